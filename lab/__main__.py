@@ -1,0 +1,70 @@
+"""Command line of the lab: python -m lab train | demo | evaluate | bench."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+OWN_PACKAGES = ("lab", "rope_core")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m lab", description="The tiny Flux: demonstration, measurements, benchmark, training.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="draw contact sheets and a page that shows every method (a few minutes)")
+    demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder to write to (default: %(default)s)")
+    demo.add_argument("--subjects", nargs="+", metavar="NAME", help="which of the photographs (default: a few of them)")
+
+    evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
+    evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
+    evaluate.add_argument("--seeds", type=int, default=3, help="pictures per subject, size and method (default: %(default)s)")
+    evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
+
+    train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
+    train.add_argument("--out", type=Path, default=FOLDER / "weights", help="folder to write to (default: lab/weights)")
+    train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
+
+    commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
+    return top
+
+
+def run(arguments: list[str]) -> None:
+    # bench has options of its own; argparse would claim those that start with a dash.
+    if arguments[:1] == ["bench"]:
+        from . import bench
+
+        bench.main(arguments[1:])
+        return
+    options = parser().parse_args(arguments)
+    if options.command == "demo":
+        from .demo import DEFAULT_SUBJECTS, demo
+
+        print(f"Page: {demo(options.out, tuple(options.subjects or DEFAULT_SUBJECTS)).resolve()}")
+    elif options.command == "evaluate":
+        from .evaluate import evaluate
+
+        command = shlex.join(["python", "-m", "lab", *arguments])
+        print(f"Tables: {evaluate(options.out, options.seeds, options.quick, command).resolve()}")
+    elif options.command == "train":
+        from .train import train
+
+        train(options.out, options.seed)
+
+
+def main() -> None:
+    try:
+        run(sys.argv[1:])
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in OWN_PACKAGES:
+            raise
+        raise SystemExit(f'The lab needs the package {error.name!r}, which is not installed. Run: pip install -e ".[lab]"') from error
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

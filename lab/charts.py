@@ -1,0 +1,182 @@
+"""Contact sheets, heat-maps and bar charts, drawn with Pillow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+INK, FAINT, GRID, PAPER = "#1b1f24", "#667080", "#d8dde3", "#ffffff"
+BAR, BAR_BELOW_ZERO = "#31688e", "#b8c1cc"
+MARGIN = 36
+# viridis at ten even places; between them colours are mixed linearly.
+VIRIDIS = np.array(
+    [
+        (68, 1, 84),
+        (72, 40, 120),
+        (62, 74, 137),
+        (49, 104, 142),
+        (38, 130, 142),
+        (31, 158, 137),
+        (53, 183, 121),
+        (109, 205, 89),
+        (180, 222, 44),
+        (253, 231, 37),
+    ],
+    dtype=np.float64,
+)
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] -> an RGB image."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels, "RGB")
+
+
+def contact_sheet(
+    title: str, row_captions: Sequence[str], column_captions: Sequence[str], pictures: Sequence[Sequence[Image.Image | None]], cell: int = 184
+) -> Image.Image:
+    """Rows and columns of pictures, each fitted into a square of `cell` pixels. Captions may hold line breaks; None leaves a gap."""
+    gap = 10
+    title_font, font = _font(30), _font(21)
+    columns = [_wrap(caption, font, cell) for caption in column_captions]
+    left = MARGIN + max(_width(caption, font) for caption in row_captions) + 20
+    top = MARGIN + 60 + max(_height(caption, font) for caption in columns) + 12
+    sheet = Image.new(
+        "RGB",
+        (left + len(columns) * (cell + gap) - gap + MARGIN, top + len(row_captions) * (cell + gap) - gap + MARGIN),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    for column, caption in enumerate(columns):
+        middle = left + column * (cell + gap) + cell / 2
+        draw.multiline_text((middle, top - 12), caption, INK, font, anchor="md", align="center")
+    for row, (caption, line) in enumerate(zip(row_captions, pictures, strict=True)):
+        y = top + row * (cell + gap)
+        draw.multiline_text((left - 20, y + cell / 2), caption, INK, font, anchor="rm", align="right")
+        for column, picture in enumerate(line):
+            if picture is not None:
+                fitted = _fit(picture, cell)
+                x = left + column * (cell + gap)
+                sheet.paste(fitted, (x + (cell - fitted.width) // 2, y + (cell - fitted.height) // 2))
+    return sheet
+
+
+def heat_maps(
+    title: str, panels: Mapping[str, np.ndarray], x_title: str, y_title: str, x_labels: Sequence[str], value_title: str
+) -> Image.Image:
+    """Panels side by side, each (rows, columns) of values, on one colour scale. Row 0 is at the top."""
+    title_font, font, small = _font(30), _font(22), _font(18)
+    step_x, step_y, between, bar_space = 46, 17, 110, 150
+    rows, columns = next(iter(panels.values())).shape
+    width, height = columns * step_x, rows * step_y
+    left, top = MARGIN + 90, MARGIN + 110
+    chart = Image.new("RGB", (left + len(panels) * (width + between) + bar_space + MARGIN, top + height + 90 + MARGIN), PAPER)
+    draw = ImageDraw.Draw(chart)
+    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    low = min(float(panel.min()) for panel in panels.values())
+    high = max(float(panel.max()) for panel in panels.values())
+    for number, (name, values) in enumerate(panels.items()):
+        x = left + number * (width + between)
+        colours = Image.fromarray(_viridis(values, low, high), "RGB").resize((width, height), Image.Resampling.NEAREST)
+        chart.paste(colours, (x, top))
+        draw.rectangle((x - 1, top - 1, x + width, top + height), outline=GRID)
+        draw.text((x + width / 2, top - 14), name, INK, font, anchor="md")
+        draw.text((x + width / 2, top + height + 46), x_title, INK, font, anchor="mt")
+        for column, label in enumerate(x_labels):
+            draw.text((x + (column + 0.5) * step_x, top + height + 12), label, FAINT, small, anchor="mt")
+        for row in sorted({*range(0, rows, 5), rows - 1}):
+            if row == rows - 1 or rows - 1 - row >= 2:
+                draw.text((x - 10, top + (row + 0.5) * step_y), str(row), FAINT, small, anchor="rm")
+        _vertical_text(chart, y_title, x - 72, top + height // 2, font)
+    _colour_bar(chart, left + len(panels) * (width + between) - 20, top, height, low, high, value_title)
+    return chart
+
+
+def bar_chart(title: str, panels: Mapping[str, Mapping[str, float]]) -> Image.Image:
+    """Horizontal bars, one panel per measure, the same labels in the same order in each."""
+    title_font, font, small = _font(30), _font(22), _font(19)
+    labels = list(next(iter(panels.values())))
+    line, bar, panel_width, between = 38, 24, 460, 70
+    left, top = MARGIN + max(_width(label, font) for label in labels) + 24, MARGIN + 110
+    size = (left + len(panels) * (panel_width + between) + MARGIN, top + len(labels) * line + MARGIN)
+    chart = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(chart)
+    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    for row, label in enumerate(labels):
+        draw.text((left - 18, top + (row + 0.5) * line), label, INK, font, anchor="rm")
+    for number, (name, values) in enumerate(panels.items()):
+        x = left + number * (panel_width + between)
+        low, high = min(0.0, *values.values()), max(*values.values(), 1e-9)
+        unit = panel_width / (high - low)
+        zero = x - low * unit
+        draw.text((x, top - 16), name, INK, font, anchor="ld")
+        draw.line((zero, top, zero, top + len(labels) * line), GRID, 2)
+        for row, label in enumerate(labels):
+            value, middle = values[label], top + (row + 0.5) * line
+            colour = BAR if value >= 0 else BAR_BELOW_ZERO
+            ends = sorted((zero, zero + value * unit))
+            draw.rectangle((ends[0], middle - bar / 2, ends[1], middle + bar / 2), fill=colour)
+            draw.text((max(ends[1], zero) + 8, middle), f"{value:.2f}", FAINT, small, anchor="lm")
+    return chart
+
+
+def _colour_bar(chart: Image.Image, x: int, top: int, height: int, low: float, high: float, title: str) -> None:
+    draw, font, small = ImageDraw.Draw(chart), _font(22), _font(18)
+    ramp = _viridis(np.linspace(high, low, height)[:, None], low, high)
+    chart.paste(Image.fromarray(ramp, "RGB").resize((26, height), Image.Resampling.NEAREST), (x, top))
+    draw.rectangle((x - 1, top - 1, x + 26, top + height), outline=GRID)
+    draw.text((x, top - 14), title, INK, font, anchor="ld")
+    for share in np.linspace(0, 1, 5):
+        y = top + (1 - share) * height
+        draw.line((x + 26, y, x + 32, y), FAINT)
+        draw.text((x + 38, y), f"{low + share * (high - low):.3f}", FAINT, small, anchor="lm")
+
+
+def _viridis(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    place = (values - low) / max(high - low, 1e-12) * (len(VIRIDIS) - 1)
+    channels = [np.interp(place, np.arange(len(VIRIDIS)), VIRIDIS[:, channel]) for channel in range(3)]
+    return np.stack(channels, -1).round().astype(np.uint8)
+
+
+def _fit(picture: Image.Image, cell: int) -> Image.Image:
+    share = cell / max(picture.size)
+    return picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)
+
+
+def _measure(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
+    return round(box[2] - box[0]), round(box[3] - box[1])
+
+
+def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return _measure(text, font)[0]
+
+
+def _height(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return _measure(text, font)[1]
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and _width(longer, font) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
+
+
+def _vertical_text(chart: Image.Image, text: str, x: int, middle: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
+    layer = Image.new("RGB", (_width(text, font) + 4, 30), PAPER)
+    ImageDraw.Draw(layer).text((2, 15), text, INK, font, anchor="lm")
+    turned = layer.rotate(90, expand=True)
+    chart.paste(turned, (x, middle - turned.height // 2))

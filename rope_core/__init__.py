@@ -1,0 +1,8 @@
+"""Rotary position embeddings of diffusion transformers, controlled without training. Pure torch, knows no host."""
+
+from .errors import RopeWorksError
+from .extrapolation import METHODS, Extrapolate
+from .sega import SEGA_METHODS, Sega
+from .stack import Call, Magnitudes, Patch, Plan, Stack, Window
+
+__all__ = ["METHODS", "SEGA_METHODS", "Call", "Extrapolate", "Magnitudes", "Patch", "Plan", "RopeWorksError", "Sega", "Stack", "Window"]

@@ -1,0 +1,74 @@
+"""The plan of the forward pass now running, as its rotary embedder sees it.
+
+Hosts replace a model's embedder by a stateless one that asks here. The answer lives in a context variable, so two
+threads that sample two differently patched clones of one model never see each other's plan, and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .layout import GridLayout, MaskLayout, plan_table
+from .stack import Call, Plan
+
+
+@dataclass
+class ActivePlan:
+    """A resolved plan and how to find its tokens in an embedder call.
+
+    locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for.
+    """
+
+    plan: Plan
+    call: Call
+    batch: int
+    locate: Callable[[Tensor], GridLayout | MaskLayout | None]
+    consulted: bool = False
+
+    def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
+        """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
+        self.consulted = True
+        layout = None if self.plan.untouched else self.locate(ids)
+        if layout is None:
+            return base(slice(None))
+        return plan_table(ids, self.plan, self.call, layout, base, base_is_plain)
+
+
+_running: ContextVar[ActivePlan | None] = ContextVar("ropeworks_running", default=None)
+
+
+@contextmanager
+def running(active: ActivePlan) -> Iterator[ActivePlan]:
+    token = _running.set(active)
+    try:
+        yield active
+    finally:
+        _running.reset(token)
+
+
+def now_running() -> ActivePlan | None:
+    return _running.get()
+
+
+# torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at
+# every run; its answer has the batch of the call, because a graph's shapes must not depend on the plan.
+@torch.library.custom_op("ropeworks::planned_table", mutates_args=())
+def planned_table(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
+    active = now_running()
+    if active is None:
+        return base_table.clone()
+    table = active.table(ids, lambda tokens: base_table[:, :, tokens], base_is_plain)
+    return table.expand(max(active.batch, len(base_table)), *table.shape[1:]).clone(memory_format=torch.contiguous_format)
+
+
+@planned_table.register_fake
+def _(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
+    active = now_running()
+    batch = base_table.shape[0] if active is None else max(active.batch, base_table.shape[0])
+    return base_table.new_empty(batch, *base_table.shape[1:])

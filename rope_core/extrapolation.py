@@ -1,0 +1,166 @@
+"""The patch behind "RoPE Patch: Extrapolate": chooses the frequencies for axes longer than trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from . import frequencies as rules
+from .errors import RopeWorksError
+from .stack import TIME, AxisSpan, Call, Magnitudes, Patch, Window
+
+Method = Literal[
+    "pi", "ntk", "ntk-sega", "yarn", "yarn-bands", "dype-pi", "dype-ntk", "dype-yarn", "dype-yarn-bands", "ultraimage", "riflex"
+]
+METHODS: tuple[str, ...] = get_args(Method)
+TITLES = {
+    "pi": "PI",
+    "ntk": "NTK",
+    "ntk-sega": "NTK as published with SEGA",
+    "yarn": "YaRN",
+    "yarn-bands": "YaRN in three bands",
+    "dype-pi": "DyPE over PI",
+    "dype-ntk": "DyPE over NTK",
+    "dype-yarn": "DyPE over YaRN",
+    "dype-yarn-bands": "DyPE over YaRN in three bands",
+    "ultraimage": "UltraImage",
+    "riflex": "RIFLEx",
+}
+WITH_TEMPERATURE = frozenset({"yarn", "yarn-bands", "dype-yarn", "dype-yarn-bands"})
+
+
+@dataclass(frozen=True)
+class Extrapolate(Patch):
+    """Frequencies for sizes beyond `native_size` pixels (0 = the model's own); each axis by its own ratio.
+
+    method: one of METHODS. "riflex" acts on the time axis alone, all others on height and width.
+    temperature: strength of YaRN's factor on cos and sin, 1 = 0.1 ln s + 1 as published, 0 = none.
+    riflex_pair: the pair RIFLEx slows down, counted from 1; 0 = the architecture's.
+    """
+
+    method: str = "yarn"
+    native_size: int = 0
+    window: Window = Window()
+    temperature: float = 1.0
+    riflex_pair: int = 0
+
+    def __post_init__(self) -> None:
+        check_method(self.method, METHODS)
+        check_native_size(self.native_size)
+        check_number("temperature", self.temperature)
+
+    @property
+    def key(self) -> str:
+        return "Extrapolate time" if self.method == "riflex" else "Extrapolate space"
+
+    def frequencies(self, call: Call) -> Mapping[int, Tensor]:
+        call = call.with_native_size(self.native_size)
+        changed = {}
+        for axis, span in self._spans(call).items():
+            value = axis_frequencies(self.method, span, call, self.riflex_pair)
+            active = call.within(self.window)
+            changed[axis] = value if active is None else torch.where(active, value, call.base(axis))
+        return changed
+
+    def magnitudes(self, call: Call) -> Magnitudes:
+        if self.method not in WITH_TEMPERATURE or self.temperature == 0:
+            return Magnitudes()
+        call = call.with_native_size(self.native_size)
+        active = call.within(self.window)
+        found = {}
+        for axis, span in self._spans(call).items():
+            factor = 1 + self.temperature * (rules.yarn_magnitude(span.scale) - 1)
+            value = torch.full((1, span.pairs), factor, dtype=torch.float64, device=call.device)
+            found[axis] = value if active is None else torch.where(active, value, torch.ones_like(value))
+        return Magnitudes(found)
+
+    def describe(self, call: Call) -> str:
+        call = call.with_native_size(self.native_size)
+        spans = self._spans(call)
+        title = f"{TITLES[self.method]} on {call.family} {call.size()} tokens"
+        if not spans:
+            return f"{title}: nothing to do, {why_nothing(call, self.method == 'riflex')}"
+        ratios = ", ".join(f"{span.role} {span.native:g} → {span.length} (s = {span.scale:.2f})" for span in spans.values())
+        return f"{title}, native → now: {ratios}"
+
+    def _spans(self, call: Call) -> dict[int, AxisSpan]:
+        if self.method != "riflex":
+            return longer_spatial_axes(call)
+        pair = self.riflex_pair or call.riflex_pair
+        if pair is None:
+            return {}
+        return {i: a for i, a in enumerate(call.axes) if a.role == TIME and a.length > a.period(pair)}
+
+
+def longer_spatial_axes(call: Call) -> dict[int, AxisSpan]:
+    return {i: axis for i, axis in enumerate(call.axes) if axis.spatial and axis.scale > 1.0}
+
+
+def with_one_ratio(call: Call) -> Call:
+    """Height and width both stretched by the larger of their ratios, as SEGA's released code does."""
+    largest = max((axis.scale for axis in call.axes if axis.spatial), default=1.0)
+    return replace(call, axes=tuple(replace(a, native=a.length / largest) if a.spatial else a for a in call.axes))
+
+
+def axis_frequencies(method: str, span: AxisSpan, call: Call, riflex_pair: int = 0) -> Tensor:
+    """The frequencies `method` gives the axis `span`, (pairs,) float64."""
+    pairs, base, scale, native = span.pairs, span.base, span.scale, span.native
+    if native is None and method != "riflex":
+        raise RopeWorksError(f"the {span.role} axis of {call.family} has no native size. Set native_size.")
+    native = native or 0.0
+    device, sigma = call.device, call.sigma
+    match method:
+        case "pi":
+            return rules.pi(pairs, base, scale, device)
+        case "ntk":
+            return rules.ntk(pairs, base, scale, device)
+        case "ntk-sega":
+            return rules.ntk_sega(pairs, base, scale, device)
+        case "yarn":
+            return rules.yarn(pairs, base, scale, native, device)
+        case "yarn-bands":
+            return rules.yarn_bands(pairs, base, scale, native, device)
+        case "dype-pi":
+            return rules.dype_pi(pairs, base, scale, sigma)
+        case "dype-ntk":
+            return rules.dype_ntk(pairs, base, scale, sigma)
+        case "dype-yarn":
+            return rules.dype_yarn(pairs, base, scale, native, sigma)
+        case "dype-yarn-bands":
+            return rules.dype_yarn_bands(pairs, base, scale, native, sigma)
+        case "ultraimage":
+            return rules.ultraimage(pairs, base, native, span.length, device)
+        case "riflex":
+            return rules.riflex(pairs, base, span.length, riflex_pair or call.riflex_pair or 1, device)
+    raise RopeWorksError(f"unknown extrapolation method {method!r}: expected one of {', '.join(METHODS)}.")
+
+
+def why_nothing(call: Call, on_time: bool) -> str:
+    if on_time:
+        if not any(axis.role == TIME for axis in call.axes):
+            return "this model has no time axis"
+        return "the clip is no longer than the period of the pair RIFLEx would slow down"
+    natives = sorted({axis.native for axis in call.axes if axis.spatial and axis.native})
+    return f"not larger than the native {'×'.join(f'{n:g}' for n in natives) or 'size'} tokens"
+
+
+def check_method(method: str, allowed: tuple[str, ...]) -> None:
+    if method not in allowed:
+        raise RopeWorksError(f"unknown method {method!r}: expected one of {', '.join(allowed)}.")
+
+
+def check_native_size(pixels: int) -> None:
+    if isinstance(pixels, bool) or not isinstance(pixels, int) or not 0 <= pixels <= 65536:
+        raise RopeWorksError(
+            f"native_size is {pixels!r}: expected whole pixels per side from 1 to 65536, or 0 for the model's own. Set it to 0 when unsure."
+        )
+
+
+def check_number(name: str, value: float, low: float = -1e6, high: float = 1e6) -> None:
+    """Refuses NaN, infinities and values outside [low, high]."""
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise RopeWorksError(f"{name} is {value!r}: expected a number from {low:g} to {high:g}. Reset the input to its default.")

@@ -1,0 +1,1 @@
+"""Adapters that execute plans on a model. They know no method."""

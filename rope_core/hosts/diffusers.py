@@ -1,0 +1,232 @@
+"""diffusers: the same patches on FluxTransformer2DModel and WanTransformer3DModel, without copying a forward.
+
+    with patched(pipe.transformer, Sega()):
+        image = pipe(prompt, height=2048, width=2048).images[0]
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..active import ActivePlan, now_running, running
+from ..architectures import Architecture, recognise
+from ..errors import RopeWorksError
+from ..layout import GridLayout
+from ..projection import probe_convolution, probe_linear, project, token_grid
+from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
+
+log = logging.getLogger("ropeworks")
+_TRAINING_STEPS = 1000.0
+_EMBEDDERS = {"FluxTransformer2DModel": "pos_embed", "WanTransformer3DModel": "rope"}
+
+
+@contextmanager
+def patched(
+    transformer: nn.Module, *patches: Patch, native_pixels: int = 0, on_plan: Callable[[Call, Plan], None] | None = None
+) -> Iterator[nn.Module]:
+    """Apply `patches` to a diffusers transformer for the length of the block; afterwards it is exactly as before.
+
+    native_pixels: trained size per side, 0 = the architecture's. on_plan: called with every resolved plan, once a forward pass.
+    Raises RopeWorksError for transformers that are not supported or patched already.
+    """
+    name = type(transformer).__name__
+    if name not in _EMBEDDERS:
+        raise RopeWorksError(f"found a {name}; expected one of {', '.join(_EMBEDDERS)}. Pass the pipeline's transformer.")
+    attribute = _EMBEDDERS[name]
+    base = getattr(transformer, attribute)
+    if isinstance(base, _Embedder):
+        raise RopeWorksError("this transformer is patched already. Leave the first block, or pass all patches to one call.")
+    stack = Stack()
+    for patch in patches:
+        stack = stack.with_patch(patch)
+    adapter = _Wan if name == "WanTransformer3DModel" else _Flux
+    setattr(transformer, attribute, adapter.embedder(base))
+    transformer.forward = adapter(transformer, stack, native_pixels, on_plan)  # type: ignore[method-assign]
+    try:
+        yield transformer
+    finally:
+        del transformer.forward
+        setattr(transformer, attribute, base)
+
+
+class _Embedder(nn.Module):
+    """The transformer's own embedder, or the running plan's table as diffusers' (cos, sin)."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+
+class _FluxEmbedder(_Embedder):
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        active = now_running()
+        if active is None or active.plan.untouched:
+            return self.base(ids)
+        table = active.table(ids[None], lambda tokens: _as_table(*self.base(ids[tokens]))[None, None], True)
+        return _as_cos_sin(table[0, 0])
+
+
+class _WanEmbedder(_Embedder):
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        active = now_running()
+        if active is None or active.plan.untouched:
+            return self.base(hidden_states)
+        grid = token_grid(tuple(hidden_states.shape), tuple(self.base.patch_size))
+        axes = [torch.arange(n, device=hidden_states.device, dtype=torch.float32) for n in grid]
+        ids = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
+        table = active.table(ids, lambda tokens: _as_table(*(part[0, tokens, 0] for part in self.base(hidden_states)))[None, None], True)
+        cos, sin = _as_cos_sin(table[:, 0])
+        return cos.unsqueeze(2), sin.unsqueeze(2)
+
+
+class _Forward:
+    """Replaces `transformer.forward`: resolves the stack, then runs the original under the plan."""
+
+    embedder: type[_Embedder]
+
+    def __init__(
+        self, transformer: nn.Module, stack: Stack, native_pixels: int, on_plan: Callable[[Call, Plan], None] | None
+    ) -> None:
+        self.original = transformer.forward
+        self.signature = inspect.signature(transformer.forward)
+        self.transformer = weakref.proxy(transformer)
+        self.config: Any = transformer.config
+        self.stack = stack
+        self.native_pixels = native_pixels
+        self.on_plan = on_plan
+        self.announced: tuple[int, ...] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = self.signature.bind(*args, **kwargs).arguments
+        call, start, grid = self.read(arguments)
+        plan = self.stack.resolve(call)
+        if self.announced != grid:
+            self.announced = grid
+            for line in self.stack.describe(call):
+                log.info(line)
+        if self.on_plan is not None:
+            self.on_plan(call, plan)
+        layout = GridLayout(grid, start)
+        return self.run(plan, call, layout, arguments)
+
+    def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
+        """The call, the first image token and the token grid of one forward pass."""
+        raise NotImplementedError
+
+    def run(self, plan: Plan, call: Call, layout: GridLayout, arguments: dict[str, Any]) -> Any:
+        with running(ActivePlan(plan, call, len(arguments["hidden_states"]), lambda ids: layout)):
+            return self.original(**arguments)
+
+    def call(
+        self, row: Architecture, axes: tuple[int, ...], theta: float, grid: tuple[int, int, int], sigma: Tensor, token_map: Callable[[], Tensor]
+    ) -> Call:
+        native = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
+        lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
+        spans = tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
+        sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
+        return Call(row.family, spans, sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair)
+
+
+class _Flux(_Forward):
+    embedder = _FluxEmbedder
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._grid: tuple[Callable[[], Tensor | None], tuple[int, int, int]] | None = None
+
+    def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
+        tokens, timestep = arguments["hidden_states"], arguments["timestep"]
+        grid = self.grid(arguments["img_ids"])
+        embedder = self.transformer.pos_embed.base
+        row = recognise("FluxTransformer2DModel", len(embedder.axes_dim))
+
+        def token_map() -> Tensor:
+            layer = self.transformer.x_embedder
+            weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
+            image = tokens[:, : grid[1] * grid[2]].float() @ weights.flatten()
+            return image.view(-1, *grid)
+
+        sigma = timestep.reshape(-1)[0].float()
+        call = self.call(row, tuple(embedder.axes_dim), float(embedder.theta), grid, sigma, token_map)
+        return call, arguments["encoder_hidden_states"].shape[1], grid
+
+    def grid(self, ids: Tensor) -> tuple[int, int, int]:
+        """Rows and columns from the position ids; pipelines pass one tensor at every step, so they are read once a run."""
+        if self._grid is not None and self._grid[0]() is ids:
+            return self._grid[1]
+        positions = (ids if ids.dim() == 2 else ids[0]).float().cpu()
+        image = positions[positions[:, 0] == positions[0, 0]]
+        rows, columns = (int(image[:, axis].max() - image[:, axis].min()) + 1 for axis in (1, 2))
+        if rows * columns != len(image):
+            raise RopeWorksError(f"img_ids name {len(image)} tokens on {rows} rows and {columns} columns: expected a full grid.")
+        self._grid = (weakref.ref(ids), (1, rows, columns))
+        return self._grid[1]
+
+    def run(self, plan: Plan, call: Call, layout: GridLayout, arguments: dict[str, Any]) -> Any:
+        """diffusers' Flux takes one table for the whole batch, so images with magnitudes of their own run one by one."""
+        images = max((len(m) for m in plan.magnitudes if m is not None), default=1)
+        if images == 1:
+            return super().run(plan, call, layout, arguments)
+        outputs = []
+        for row in range(images):
+            mine = {name: _row(value, row, images) for name, value in arguments.items() if name not in ("img_ids", "txt_ids")}
+            shared = {name: arguments[name] for name in ("img_ids", "txt_ids")}
+            outputs.append(super().run(_plan_row(plan, row), call, layout, {**mine, **shared}))
+        if isinstance(outputs[0], tuple):
+            return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+        return type(outputs[0])(sample=torch.cat([output.sample for output in outputs]))
+
+
+class _Wan(_Forward):
+    embedder = _WanEmbedder
+
+    def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
+        latent, timestep = arguments["hidden_states"], arguments["timestep"]
+        embedder = self.transformer.rope.base
+        patch = tuple(embedder.patch_size)
+        grid = token_grid(tuple(latent.shape), patch)
+        axes = (embedder.t_dim, embedder.h_dim, embedder.w_dim)
+        hidden = self.config.num_attention_heads * self.config.attention_head_dim
+        row = recognise("WanTransformer3DModel", len(axes), hidden, self.config.out_channels)
+
+        def token_map() -> Tensor:
+            layer = self.transformer.patch_embedding
+            shape = (latent.shape[1], *patch)
+            return project(latent, probe_convolution(layer, shape, latent.dtype, latent.device))
+
+        sigma = timestep.reshape(-1)[0].float() / _TRAINING_STEPS
+        # diffusers' Wan keeps theta at its default and does not store it.
+        return self.call(row, axes, 10000.0, grid, sigma, token_map), 0, grid
+
+
+def _row(value: Any, row: int, images: int) -> Any:
+    if isinstance(value, Tensor) and value.dim() and len(value) == images:
+        return value[row : row + 1]
+    if isinstance(value, (list, tuple)):
+        return [_row(item, row, images) for item in value]
+    return value
+
+
+def _plan_row(plan: Plan, row: int) -> Plan:
+    def pick(values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tuple(m[row : row + 1] if m is not None and len(m) > 1 else m for m in values)
+
+    return Plan(plan.frequencies, pick(plan.magnitudes), pick(plan.text_magnitudes))
+
+
+def _as_table(cos: Tensor, sin: Tensor) -> Tensor:
+    """diffusers' (tokens, channels) cos and sin, every value twice -> (tokens, pairs, 2, 2)."""
+    cos, sin = cos[..., ::2], sin[..., ::2]
+    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
+
+
+def _as_cos_sin(table: Tensor) -> tuple[Tensor, Tensor]:
+    return table[..., 0, 0].repeat_interleave(2, dim=-1), table[..., 1, 0].repeat_interleave(2, dim=-1)

@@ -1,0 +1,118 @@
+"""Which tokens of a sequence are image, text or reference, and the rotation table a plan gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .stack import HEIGHT, WIDTH, AxisSpan, Call, Plan
+from .table import token_table, turn, write_grid
+
+_GRID_DIMENSION = {HEIGHT: 1, WIDTH: 2}
+
+
+@dataclass(frozen=True)
+class GridLayout:
+    """Text tokens, then a (frames, rows, columns) image from token `start`, then reference tokens.
+
+    steps: distance between neighbours per axis, used only where ids arrive in half precision, which is inexact beyond 256.
+    """
+
+    grid: tuple[int, int, int]
+    start: int = 0
+    steps: tuple[float, ...] = ()
+
+    @property
+    def end(self) -> int:
+        frames, rows, columns = self.grid
+        return self.start + frames * rows * columns
+
+
+@dataclass(frozen=True)
+class MaskLayout:
+    """Tokens in any order: boolean masks (tokens,) or (batch, tokens) of text and reference tokens; the rest is image."""
+
+    text: Tensor
+    reference: Tensor | None = None
+
+
+def plan_table(
+    ids: Tensor, plan: Plan, call: Call, layout: GridLayout | MaskLayout, base: Callable[[slice], Tensor], base_is_plain: bool
+) -> Tensor:
+    """The table (1 or batch, 1, tokens, pairs, 2, 2), float32, for tokens at `ids` (batch, tokens, axes).
+
+    base: the table of a slice of the tokens without us. When another pack has changed it (`base_is_plain` False) the
+    plan is applied on top, as the difference of the angles; otherwise the table is built anew, which is exact.
+    """
+    device = call.device
+    frequencies = [value if value is not None else call.base(axis) for axis, value in enumerate(plan.frequencies)]
+    if not base_is_plain:
+        frequencies = [value - call.base(axis) for axis, value in enumerate(frequencies)]
+    where = ids.to(device)
+    if isinstance(layout, GridLayout):
+        table = _grid_table(where, plan, call.axes, layout, frequencies)
+        untouched = slice(layout.end, ids.shape[1]) if layout.end < ids.shape[1] else None
+    else:
+        table = _masked_table(where, plan, layout, frequencies)
+        untouched = None
+    table = table.to(ids.device)
+    if not base_is_plain:
+        table = turn(base(slice(None)), table)
+    if untouched is not None:
+        table[:, :, untouched] = base(untouched)[: len(table)]
+    elif isinstance(layout, MaskLayout) and layout.reference is not None:
+        mask = layout.reference.to(ids.device).expand(ids.shape[:2])[:, None, :, None, None, None]
+        table = torch.where(mask, base(slice(None)), table)
+    return table
+
+
+def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridLayout, frequencies: list[Tensor]) -> Tensor:
+    batch = max((len(m) for m in plan.magnitudes if m is not None), default=1)
+    pairs = sum(len(theta) for theta in frequencies)
+    table = torch.empty(batch, 1, ids.shape[1], pairs, 2, 2, dtype=torch.float32, device=ids.device)
+    if layout.start:
+        table[:, :, : layout.start] = token_table(ids[0, : layout.start], frequencies, plan.text_magnitudes)
+    if layout.end < ids.shape[1]:
+        table[:, :, layout.end :] = torch.eye(2, device=ids.device)
+    image = ids[0, layout.start : layout.end].view(*layout.grid, -1)
+    dimensions = [_GRID_DIMENSION.get(axis.role, 0) for axis in axes]
+    positions = [
+        _positions(image[(*(slice(None) if d == dimension else 0 for d in range(3)), axis)], layout.steps, axis)
+        for axis, dimension in enumerate(dimensions)
+    ]
+    write_grid(table[:, 0, layout.start : layout.end], layout.grid, positions, frequencies, plan.magnitudes, dimensions)
+    return table
+
+
+def _positions(found: Tensor, steps: tuple[float, ...], axis: int) -> Tensor:
+    if found.is_floating_point() and found.element_size() < 4 and steps:
+        return found[0].double() + torch.arange(len(found), device=found.device) * steps[axis]
+    return found
+
+
+def _masked_table(ids: Tensor, plan: Plan, layout: MaskLayout, frequencies: list[Tensor]) -> Tensor:
+    table = token_table(ids, frequencies, [None] * len(frequencies))
+    image = _joined(plan.magnitudes, frequencies)
+    text = _joined(plan.text_magnitudes, frequencies)
+    if image is None:
+        return table
+    text = torch.ones_like(image) if text is None else text
+    mask = layout.text.expand(ids.shape[:2])[..., None]  # (batch, tokens, 1)
+    factors = torch.where(mask, text[:, None], image[:, None])  # (batch, tokens, pairs)
+    return table * factors[:, None, :, :, None, None].float()
+
+
+def _joined(magnitudes: Sequence[Tensor | None], frequencies: Sequence[Tensor]) -> Tensor | None:
+    batch = max((len(m) for m in magnitudes if m is not None), default=0)
+    if not batch:
+        return None
+    parts = [
+        m.expand(batch, -1) if m is not None else torch.ones(batch, len(theta), dtype=torch.float64, device=theta.device)
+        for m, theta in zip(magnitudes, frequencies, strict=True)
+    ]
+    return torch.cat(parts, dim=-1)
+
+

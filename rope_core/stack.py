@@ -1,0 +1,181 @@
+"""Patches say what, a call says where and when, a plan says which angles and magnitudes: the one mechanism of the pack.
+
+A model carries a `Stack` of immutable patches. For every forward pass the stack is resolved against a `Call` into a
+`Plan`, which a host executes without knowing any method. Kinds are resolved in a fixed order (frequencies, then
+magnitudes), so the order of nodes matters only where two patches claim the same axis: the later one wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .errors import RopeWorksError
+from .frequencies import base_frequencies
+
+HEIGHT, WIDTH, TIME, INDEX = "height", "width", "time", "index"
+
+
+@dataclass(frozen=True)
+class AxisSpan:
+    """One rotary axis: `pairs` channel pairs at `base` (theta), `length` tokens now, `native` tokens when trained (None: never scaled)."""
+
+    role: str
+    pairs: int
+    base: float
+    length: int
+    native: float | None = None
+
+    @property
+    def spatial(self) -> bool:
+        return self.role in (HEIGHT, WIDTH)
+
+    @property
+    def scale(self) -> float:
+        """s = length / native, never below 1."""
+        return max(self.length / self.native, 1.0) if self.native else 1.0
+
+    def period(self, pair: int) -> float:
+        """Tokens after which pair number `pair`, counted from 1, has made one turn."""
+        return 2 * math.pi * self.base ** ((pair - 1) / self.pairs)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The share of the sampling schedule a patch acts in, 0 = first step, 1 = last."""
+
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start <= self.end <= 1.0:
+            raise RopeWorksError(
+                f"start_percent {self.start} and end_percent {self.end} do not form a range: "
+                "expected 0 <= start <= end <= 1. Swap or move them."
+            )
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a method may look at during one forward pass.
+
+    sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
+    percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
+    """
+
+    family: str
+    axes: tuple[AxisSpan, ...]
+    sigma: Tensor
+    pixels_per_token: float
+    token_map: Callable[[], Tensor]
+    percent_to_sigma: Callable[[float], float] | None = None
+    riflex_pair: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.sigma.device
+
+    def with_native_size(self, pixels: int) -> Call:
+        """The same call for a model trained on `pixels` a side; 0 keeps what the architecture says."""
+        if not pixels:
+            return self
+        tokens = pixels / self.pixels_per_token
+        return replace(self, axes=tuple(replace(a, native=tokens) if a.spatial else a for a in self.axes))
+
+    def within(self, window: Window) -> Tensor | None:
+        """Boolean scalar on the device: is this step inside `window`? None means always, without looking."""
+        if window.start <= 0.0 and window.end >= 1.0:
+            return None
+        convert = self.percent_to_sigma or (lambda percent: 1.0 - percent)
+        return (self.sigma <= convert(window.start)) & (self.sigma >= convert(window.end))
+
+    def base(self, axis: int) -> Tensor:
+        span = self.axes[axis]
+        return base_frequencies(span.pairs, span.base, self.device)
+
+    def size(self) -> str:
+        """For people: "128×128" tokens, height first, frames in front for video."""
+        lengths = [a.length for a in self.axes if a.spatial or (a.role == TIME and a.length > 1)]
+        return "×".join(str(n) for n in lengths)
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """Factors on cos and sin per axis index, each (1 or batch, pairs); `on_text` extends them to text tokens."""
+
+    per_axis: Mapping[int, Tensor] = field(default_factory=dict)
+    on_text: bool = True
+
+
+class Patch:
+    """Base of all patches: subclasses are frozen dataclasses and override what they change."""
+
+    @property
+    def key(self) -> str:
+        """Patches with equal keys replace each other on a model."""
+        return type(self).__name__
+
+    def frequencies(self, call: Call) -> Mapping[int, Tensor]:
+        """New angles per token, (pairs,) float64, for the axes this patch changes."""
+        return {}
+
+    def magnitudes(self, call: Call) -> Magnitudes:
+        return Magnitudes()
+
+    def describe(self, call: Call) -> str:
+        """One line for the log: what this patch does to this call, or why it does nothing."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a host executes. None on an axis leaves the host's own values in place."""
+
+    frequencies: tuple[Tensor | None, ...]
+    magnitudes: tuple[Tensor | None, ...]
+    text_magnitudes: tuple[Tensor | None, ...]
+
+    @property
+    def untouched(self) -> bool:
+        return all(value is None for value in (*self.frequencies, *self.magnitudes))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The patches on one model, in order of application."""
+
+    patches: tuple[Patch, ...] = ()
+
+    def with_patch(self, patch: Patch) -> Stack:
+        """A stack with `patch` on top; a patch of the same key is replaced."""
+        return Stack((*(p for p in self.patches if p.key != patch.key), patch))
+
+    def resolve(self, call: Call) -> Plan:
+        count = len(call.axes)
+        frequencies: list[Tensor | None] = [None] * count
+        magnitudes: list[Tensor | None] = [None] * count
+        text_magnitudes: list[Tensor | None] = [None] * count
+        for patch in self.patches:
+            for axis, value in patch.frequencies(call).items():
+                frequencies[axis] = value
+        for patch in self.patches:
+            found = patch.magnitudes(call)
+            for axis, value in found.per_axis.items():
+                magnitudes[axis] = _product(magnitudes[axis], value)
+                if found.on_text:
+                    text_magnitudes[axis] = _product(text_magnitudes[axis], value)
+        return Plan(tuple(frequencies), tuple(magnitudes), tuple(text_magnitudes))
+
+    def describe(self, call: Call) -> list[str]:
+        return [patch.describe(call) for patch in self.patches]
+
+    def __deepcopy__(self, memo: object) -> Stack:
+        return self  # immutable; hosts deep-copy what they find on a model
+
+
+def _product(left: Tensor | None, right: Tensor) -> Tensor:
+    return right if left is None else left * right

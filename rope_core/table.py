@@ -1,0 +1,68 @@
+"""Rotation tables: positions x frequencies x magnitudes -> (batch, 1, tokens, pairs, 2, 2), ComfyUI's layout.
+
+An entry is m * [[cos, -sin], [sin, cos]]. Angles are float64, the stored table float32. On a grid the trigonometry is
+done once per row, column and frame; tokens only copy it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rotations(positions: Tensor, frequencies: Tensor, magnitudes: Tensor | None = None) -> Tensor:
+    """(..., n) positions, (pairs,) frequencies in radians per token, (batch, pairs) magnitudes -> (batch, ..., n, pairs, 2, 2)."""
+    angles = positions.double()[..., None] * frequencies.double()
+    cos, sin = angles.cos(), angles.sin()
+    table = torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))[None]
+    if magnitudes is not None:
+        shape = (len(magnitudes), *([1] * positions.dim()), magnitudes.shape[-1], 1, 1)
+        table = table * magnitudes.double().reshape(shape)
+    return table.float()
+
+
+def token_table(ids: Tensor, frequencies: Sequence[Tensor], magnitudes: Sequence[Tensor | None]) -> Tensor:
+    """Table of tokens at arbitrary positions: ids (tokens, axes) or (batch, tokens, axes) -> (batch, 1, tokens, pairs, 2, 2)."""
+    axes = []
+    for axis, (theta, magnitude) in enumerate(zip(frequencies, magnitudes, strict=True)):
+        if ids.dim() == 2:
+            axes.append(rotations(ids[:, axis], theta, magnitude))
+        else:
+            table = rotations(ids[..., axis], theta)[0]  # (batch, tokens, pairs, 2, 2)
+            axes.append(table if magnitude is None else table * magnitude.float()[:, None, :, None, None])
+    return _join(axes).unsqueeze(1)
+
+
+def write_grid(
+    out: Tensor,
+    grid: tuple[int, int, int],
+    positions: Sequence[Tensor],
+    frequencies: Sequence[Tensor],
+    magnitudes: Sequence[Tensor | None],
+    dimensions: Sequence[int],
+) -> None:
+    """Fill `out` (batch, tokens, pairs, 2, 2) for a (frames, rows, columns) grid in row-major order.
+
+    Axis i has `positions[i]` along grid dimension `dimensions[i]` (0 frame, 1 row, 2 column).
+    """
+    canvas = out.view(out.shape[0], *grid, *out.shape[2:])
+    first = 0
+    for where, theta, magnitude, dimension in zip(positions, frequencies, magnitudes, dimensions, strict=True):
+        shape = [1, 1, 1]
+        shape[dimension] = grid[dimension]
+        table = rotations(where, theta, magnitude)
+        pairs = table.shape[-3]
+        canvas[..., first : first + pairs, :, :] = table.reshape(table.shape[0], *shape, pairs, 2, 2)
+        first += pairs
+
+
+def turn(table: Tensor, delta: Tensor) -> Tensor:
+    """Apply `delta` on top of `table`: rotations about one axis commute, so angles add and magnitudes multiply."""
+    return torch.matmul(delta, table)
+
+
+def _join(axes: Sequence[Tensor]) -> Tensor:
+    batch = max(len(axis) for axis in axes)
+    return torch.cat([axis.expand(batch, *axis.shape[1:]) for axis in axes], dim=-3)
