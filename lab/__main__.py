@@ -11,6 +11,12 @@ FOLDER = Path(__file__).parent
 OWN_PACKAGES = ("lab", "rope_core")
 
 
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m lab", description="The tiny Flux: demonstration, measurements, benchmark, training.")
     commands = top.add_subparsers(dest="command", required=True)
@@ -21,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
     evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
-    evaluate.add_argument("--seeds", type=int, default=3, help="pictures per subject, size and method (default: %(default)s)")
+    evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
@@ -39,11 +45,17 @@ def run(arguments: list[str]) -> None:
 
         bench.main(arguments[1:])
         return
-    options = parser().parse_args(arguments)
+    commands = parser()
+    options = commands.parse_args(arguments)
     if options.command == "demo":
         from .demo import DEFAULT_SUBJECTS, demo
+        from .photographs import SUBJECTS
 
-        print(f"Page: {demo(options.out, tuple(options.subjects or DEFAULT_SUBJECTS)).resolve()}")
+        subjects = tuple(options.subjects or DEFAULT_SUBJECTS)
+        unknown = [subject for subject in subjects if subject not in SUBJECTS]
+        if unknown:
+            commands.error(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
+        print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate":
         from .evaluate import evaluate
 
@@ -62,8 +74,6 @@ def main() -> None:
         if error.name is None or error.name.split(".")[0] in OWN_PACKAGES:
             raise
         raise SystemExit(f'The lab needs the package {error.name!r}, which is not installed. Run: pip install -e ".[lab]"') from error
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import Tensor
 INK, FAINT, GRID, PAPER = "#1b1f24", "#667080", "#d8dde3", "#ffffff"
 BAR, BAR_BELOW_ZERO = "#31688e", "#b8c1cc"
 MARGIN = 36
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # viridis at ten even places; between them colours are mixed linearly.
 VIRIDIS = np.array(
     [
@@ -36,32 +37,36 @@ def to_image(picture: Tensor) -> Image.Image:
 
 
 def contact_sheet(
-    title: str, row_captions: Sequence[str], column_captions: Sequence[str], pictures: Sequence[Sequence[Image.Image | None]], cell: int = 184
+    title: str,
+    row_captions: Sequence[str],
+    column_captions: Sequence[str],
+    pictures: Sequence[Sequence[Image.Image | None]],
+    cell: int = 184,
 ) -> Image.Image:
     """Rows and columns of pictures, each fitted into a square of `cell` pixels. Captions may hold line breaks; None leaves a gap."""
     gap = 10
     title_font, font = _font(30), _font(21)
+    rows = [[picture and _fit(picture, cell) for picture in row] for row in pictures]
+    heights = [max(picture.height for picture in row if picture) for row in rows]
     columns = [_wrap(caption, font, cell) for caption in column_captions]
-    left = MARGIN + max(_width(caption, font) for caption in row_captions) + 20
-    top = MARGIN + 60 + max(_height(caption, font) for caption in columns) + 12
-    sheet = Image.new(
-        "RGB",
-        (left + len(columns) * (cell + gap) - gap + MARGIN, top + len(row_captions) * (cell + gap) - gap + MARGIN),
-        PAPER,
-    )
+    captions = [_drawable(caption) for caption in row_captions]
+    left = MARGIN + max(_size(caption, font)[0] for caption in captions) + 20
+    top = MARGIN + 60 + max(_size(caption, font)[1] for caption in columns) + 12
+    width = left + len(columns) * (cell + gap) - gap + MARGIN
+    sheet = Image.new("RGB", (width, top + sum(heights) + gap * (len(rows) - 1) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    draw.text((MARGIN, MARGIN), _drawable(title), INK, title_font, anchor="lt")
     for column, caption in enumerate(columns):
         middle = left + column * (cell + gap) + cell / 2
         draw.multiline_text((middle, top - 12), caption, INK, font, anchor="md", align="center")
-    for row, (caption, line) in enumerate(zip(row_captions, pictures, strict=True)):
-        y = top + row * (cell + gap)
-        draw.multiline_text((left - 20, y + cell / 2), caption, INK, font, anchor="rm", align="right")
-        for column, picture in enumerate(line):
-            if picture is not None:
-                fitted = _fit(picture, cell)
+    y = top
+    for caption, row, height in zip(captions, rows, heights, strict=True):
+        draw.multiline_text((left - 20, y + height / 2), caption, INK, font, anchor="rm", align="right")
+        for column, picture in enumerate(row):
+            if picture:
                 x = left + column * (cell + gap)
-                sheet.paste(fitted, (x + (cell - fitted.width) // 2, y + (cell - fitted.height) // 2))
+                sheet.paste(picture, (x + (cell - picture.width) // 2, y + (height - picture.height) // 2))
+        y += height + gap
     return sheet
 
 
@@ -76,7 +81,7 @@ def heat_maps(
     left, top = MARGIN + 90, MARGIN + 110
     chart = Image.new("RGB", (left + len(panels) * (width + between) + bar_space + MARGIN, top + height + 90 + MARGIN), PAPER)
     draw = ImageDraw.Draw(chart)
-    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    draw.text((MARGIN, MARGIN), _drawable(title), INK, title_font, anchor="lt")
     low = min(float(panel.min()) for panel in panels.values())
     high = max(float(panel.max()) for panel in panels.values())
     for number, (name, values) in enumerate(panels.items()):
@@ -85,7 +90,7 @@ def heat_maps(
         chart.paste(colours, (x, top))
         draw.rectangle((x - 1, top - 1, x + width, top + height), outline=GRID)
         draw.text((x + width / 2, top - 14), name, INK, font, anchor="md")
-        draw.text((x + width / 2, top + height + 46), x_title, INK, font, anchor="mt")
+        draw.text((x + width / 2, top + height + 46), _drawable(x_title), INK, font, anchor="mt")
         for column, label in enumerate(x_labels):
             draw.text((x + (column + 0.5) * step_x, top + height + 12), label, FAINT, small, anchor="mt")
         for row in sorted({*range(0, rows, 5), rows - 1}):
@@ -96,22 +101,23 @@ def heat_maps(
     return chart
 
 
-def bar_chart(title: str, panels: Mapping[str, Mapping[str, float]]) -> Image.Image:
-    """Horizontal bars, one panel per measure, the same labels in the same order in each."""
+def bar_chart(title: str, panels: Mapping[str, Mapping[str, float]], full: float = 1.0) -> Image.Image:
+    """Horizontal bars, one panel per measure, the same labels in the same order and one scale, up to `full` or beyond, in all."""
     title_font, font, small = _font(30), _font(22), _font(19)
     labels = list(next(iter(panels.values())))
     line, bar, panel_width, between = 38, 24, 460, 70
-    left, top = MARGIN + max(_width(label, font) for label in labels) + 24, MARGIN + 110
+    left, top = MARGIN + max(_size(label, font)[0] for label in labels) + 24, MARGIN + 110
     size = (left + len(panels) * (panel_width + between) + MARGIN, top + len(labels) * line + MARGIN)
     chart = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(chart)
-    draw.text((MARGIN, MARGIN), title, INK, title_font, anchor="lt")
+    draw.text((MARGIN, MARGIN), _drawable(title), INK, title_font, anchor="lt")
+    everything = [value for values in panels.values() for value in values.values()]
+    low, high = min(0.0, *everything), max(full, *everything)
+    unit = panel_width / (high - low)
     for row, label in enumerate(labels):
         draw.text((left - 18, top + (row + 0.5) * line), label, INK, font, anchor="rm")
     for number, (name, values) in enumerate(panels.items()):
         x = left + number * (panel_width + between)
-        low, high = min(0.0, *values.values()), max(*values.values(), 1e-9)
-        unit = panel_width / (high - low)
         zero = x - low * unit
         draw.text((x, top - 16), name, INK, font, anchor="ld")
         draw.line((zero, top, zero, top + len(labels) * line), GRID, 2)
@@ -147,36 +153,33 @@ def _fit(picture: Image.Image, cell: int) -> Image.Image:
     return picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _drawable(text: str) -> str:
+    """`text` without the signs that Pillow's built-in font lacks."""
+    return text.replace("×", "x").replace("σ", "sigma")
+
+
+def _font(size: int) -> Font:
     return ImageFont.load_default(size=size)
 
 
-def _measure(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+def _size(text: str, font: Font) -> tuple[int, int]:
     box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
     return round(box[2] - box[0]), round(box[3] - box[1])
 
 
-def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return _measure(text, font)[0]
-
-
-def _height(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return _measure(text, font)[1]
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _wrap(text: str, font: Font, width: int) -> str:
     lines = [""]
-    for word in text.split(" "):
+    for word in _drawable(text).split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _width(longer, font) > width:
+        if lines[-1] and _size(longer, font)[0] > width:
             lines.append(word)
         else:
             lines[-1] = longer
     return "\n".join(lines)
 
 
-def _vertical_text(chart: Image.Image, text: str, x: int, middle: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
-    layer = Image.new("RGB", (_width(text, font) + 4, 30), PAPER)
+def _vertical_text(chart: Image.Image, text: str, x: int, middle: int, font: Font) -> None:
+    layer = Image.new("RGB", (_size(text, font)[0] + 4, 30), PAPER)
     ImageDraw.Draw(layer).text((2, 15), text, INK, font, anchor="lm")
     turned = layer.rotate(90, expand=True)
     chart.paste(turned, (x, middle - turned.height // 2))

@@ -8,7 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
@@ -36,9 +36,10 @@ subjects, so two methods are better compared subject by subject, in the JSON fil
 subjects below: the figures tell how a method treats *its* positions and say nothing about picture quality on large models.
 
 - **PSNR**, **SSIM**: against the photograph at the size of the canvas. Higher is nearer. Both reward blur.
-- **whole**: correlation of outlines (high-passed luminance) with the photograph's over the whole canvas. 1 = the subject fills the canvas.
+- **whole**: correlation of outlines (band-passed luminance) with the photograph's over the whole canvas. 1 = the subject fills the canvas.
 - **corner**: the same between the top left corner and the native-size photograph. High = a small picture sits in the corner.
-- **repetition**: correlation of the picture's outlines with themselves, one native size away. 1 = tiled.
+- **repetition**: largest correlation of the outlines with themselves, moved by a quarter of the native size or more. 1 = tiled. Photographs
+  resemble themselves too; the last row tells how much.
 - **sharpness**: variance of the Laplacian ÷ the photograph's. Below 1 = blurred, above 1 = noisy or over-sharp.
 - **stretched** (only where the canvas is not square): as *whole*, against the entire photograph squeezed into the canvas. The photograph of
   all other columns is the central crop. Scaling each axis by its own ratio aims at the squeezed one.
@@ -95,10 +96,14 @@ def measure_all(lab: Lab, what: Scope) -> list[Result]:
                         Result(canvas.name, method, subject, seed, values_of(picture, subject, canvas))
                         for subject, picture in zip(what.subjects, pictures, strict=True)
                     ]
-            for subject in what.subjects:
-                through = lab.vae.decode(lab.vae.encode(reference(subject, canvas)[None]))[0]
-                results.append(Result(canvas.name, CEILING, subject, 0, values_of(through, subject, canvas)))
+            results += [ceiling(lab, subject, canvas) for subject in what.subjects]
     return results
+
+
+def ceiling(lab: Lab, subject: str, canvas: Canvas) -> Result:
+    """The photograph encoded and decoded once: as near as any latent can come."""
+    through = lab.vae.decode(lab.vae.encode(reference(subject, canvas)[None]))[0]
+    return Result(canvas.name, CEILING, subject, 0, values_of(through, subject, canvas))
 
 
 def picture_seed(subject: str, seed: int) -> int:
@@ -135,7 +140,7 @@ def setting(command: str) -> dict[str, str]:
     """Where and with what the figures were made."""
     weights = hashlib.sha256((WEIGHTS / "tiny_flux.safetensors").read_bytes()).hexdigest()
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": f"{_processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "weights": f"sha256 {weights[:16]}…",

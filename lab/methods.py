@@ -33,8 +33,8 @@ CONTROLS: dict[str, Patches] = {
 # Columns of the demo's contact sheets; methods that look alike on so small a model are left to the evaluation.
 SHOWN = (
     PLAIN,
-    "NTK",
     "PI",
+    "NTK",
     "YaRN 1/32",
     "YaRN three bands",
     "DyPE-PI",

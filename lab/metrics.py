@@ -7,8 +7,11 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-# Gaussian that the high-pass takes away, as a share of the longer side: shading goes, outlines stay.
-SHADING = 1 / 16
+# Outlines lie between two Gaussian blurs whose sigmas are shares of the longer side. Finer than DETAIL (a quarter of a
+# token at native size) is texture, whose place no model can guess; coarser than SHADING, unlike pictures look alike.
+DETAIL, SHADING = 1 / 64, 1 / 8
+# Moves of a picture that `repetition` looks at leave at least this share of it on itself.
+OVERLAP = 0.25
 
 
 def psnr(picture: Tensor, photograph: Tensor) -> float:
@@ -36,16 +39,26 @@ def corner(picture: Tensor, small: Tensor) -> float:
     return whole(picture[:, :height, :width], small)
 
 
-def repetition(picture: Tensor, period: int) -> float | None:
-    """Largest correlation of the picture's outlines with themselves, moved by `period` pixels along either axis or both.
+def repetition(picture: Tensor, nearest: int) -> float:
+    """Largest correlation of the picture's outlines with themselves, moved by `nearest` pixels or more along an axis.
 
-    1 = tiled with that period, about 0 = no tiling; None where the canvas is no longer than one period.
+    1 = tiled, with whatever period. Every picture resembles itself a little: compare with the photograph's own value.
     """
-    height, width = picture.shape[-2:]
-    shifts = [(down, right) for down in (0, period) for right in (0, period) if down < height and right < width][1:]
-    lines = outlines(picture)
-    found = [_correlation(lines[down:, right:], lines[: height - down, : width - right]) for down, right in shifts]
-    return max(found, default=None)
+    lines = outlines(picture)[::2, ::2]  # band-limited, so every other pixel tells all
+    height, width = lines.shape
+    size = (2 * height, 2 * width)  # padding, so that nothing wraps around
+    ones, values = torch.ones_like(lines), lines - lines.mean()
+    spectra = [torch.fft.rfft2(plane, size) for plane in (ones, values, values.square())]
+
+    def against(left: Tensor, right: Tensor) -> Tensor:
+        return torch.fft.irfft2(left * right.conj(), size)
+
+    area, product = against(spectra[0], spectra[0]), against(spectra[1], spectra[1])
+    energy, other_energy = against(spectra[2], spectra[0]), against(spectra[0], spectra[2])
+    found = product / (energy.clamp(min=1e-6) * other_energy.clamp(min=1e-6)).sqrt()
+    down, right = (torch.minimum(torch.arange(2 * n), 2 * n - torch.arange(2 * n)) for n in (height, width))
+    far = 2 * torch.maximum(down[:, None], right[None, :]) >= nearest
+    return float(found[far & (area >= OVERLAP * height * width)].max())
 
 
 def sharpness(picture: Tensor, photograph: Tensor) -> float:
@@ -58,23 +71,26 @@ def measure(picture: Tensor, photograph: Tensor, small: Tensor, stretched: Tenso
 
     `stretched`, for canvases that are not square, is the whole photograph squeezed into the canvas.
     """
-    found = {
+    found: dict[str, float] = {
         "psnr": psnr(picture, photograph),
         "ssim": ssim(picture, photograph),
         "whole": whole(picture, photograph),
         "corner": corner(picture, small),
-        "repetition": repetition(picture, small.shape[-1]),
+        "repetition": repetition(picture, small.shape[-1] // 4),
         "sharpness": sharpness(picture, photograph),
-        "stretched": None if stretched is None else whole(picture, stretched),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return found if stretched is None else found | {"stretched": whole(picture, stretched)}
 
 
 def outlines(picture: Tensor) -> Tensor:
-    """High-passed luminance, (H, W): brightness and slow shading would make unlike pictures look alike."""
+    """Luminance without shading and without fine detail, (H, W), float64: what the layout consists of."""
     light = _luminance(picture)
-    sigma = SHADING * max(light.shape)
-    return light - _blur_matrix(light.shape[0], sigma) @ light @ _blur_matrix(light.shape[1], sigma).T
+    blurred = _blur(light, DETAIL * max(light.shape))
+    return blurred - _blur(light, SHADING * max(light.shape))
+
+
+def _blur(plane: Tensor, sigma: float) -> Tensor:
+    return _blur_matrix(plane.shape[0], sigma) @ plane @ _blur_matrix(plane.shape[1], sigma).T
 
 
 def _blur_matrix(length: int, sigma: float) -> Tensor:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .photographs import SUBJECTS
+from .subjects import SUBJECTS
 from .vae import LinearVAE
 
 WEIGHTS = Path(__file__).parent / "weights"

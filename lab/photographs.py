@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-SUBJECTS = ("astronaut", "cat", "coffee", "galaxies", "retina", "rocket")
+from .subjects import SUBJECTS
+
 _SKIMAGE_NAMES = {"cat": "chelsea", "galaxies": "hubble_deep_field"}
 
 

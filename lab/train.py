@@ -90,7 +90,9 @@ def velocity_loss(transformer: FluxTransformer2DModel, batch: Batch, tables: dic
     return torch.nn.functional.mse_loss(predicted, pack(noise - batch.latents))
 
 
-def run_stage(transformer: FluxTransformer2DModel, stage: Stage, latents: dict[int, Tensor], tables: dict[str, Tensor], seed: int) -> list[float]:
+def run_stage(
+    transformer: FluxTransformer2DModel, stage: Stage, latents: dict[int, Tensor], tables: dict[str, Tensor], seed: int
+) -> list[float]:
     """Trains in place and leaves the moving average of the weights in `transformer`; returns the losses."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -124,8 +126,7 @@ def train(output: Path, seed: int = 0, stages: tuple[Stage, ...] = STAGES, theta
     vae = LinearVAE.fit([photograph(s, side) for s in SUBJECTS for side in (128, 256, 512)])
     tables = subject_tables(seed)
     latents = {
-        grid: vae.encode(torch.stack([photograph(s, grid * PIXELS_PER_TOKEN) for s in SUBJECTS]))
-        for grid in (NATIVE_TOKENS, *WINDOW_GRIDS)
+        grid: vae.encode(torch.stack([photograph(s, grid * PIXELS_PER_TOKEN) for s in SUBJECTS])) for grid in (NATIVE_TOKENS, *WINDOW_GRIDS)
     }
     transformer = build_transformer(theta).train()
     log = []
@@ -135,4 +136,5 @@ def train(output: Path, seed: int = 0, stages: tuple[Stage, ...] = STAGES, theta
         means = [round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 5) for i in range(0, len(losses), 50)]
         log.append({**asdict(stage), "seconds": round(time.perf_counter() - started), "mean_loss_per_50_steps": means})
         save(transformer, vae, tables, output)
-        (output / "training.json").write_text(json.dumps({"seed": seed, "theta": theta, "torch": torch.__version__, "stages": log}, indent=1) + "\n")
+        report = {"seed": seed, "theta": theta, "torch": torch.__version__, "stages": log}
+        (output / "training.json").write_text(json.dumps(report, indent=1) + "\n")

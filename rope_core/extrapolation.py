@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import frequencies as rules
 from .errors import RopeWorksError
-from .stack import TIME, AxisSpan, Call, Magnitudes, Patch, Window
+from .stack import ALWAYS, TIME, AxisSpan, Call, Magnitudes, Patch, Window
 
 Method = Literal[
     "pi", "ntk", "ntk-sega", "yarn", "yarn-bands", "dype-pi", "dype-ntk", "dype-yarn", "dype-yarn-bands", "ultraimage", "riflex"
@@ -44,7 +44,7 @@ class Extrapolate(Patch):
 
     method: str = "yarn"
     native_size: int = 0
-    window: Window = Window()
+    window: Window = ALWAYS
     temperature: float = 1.0
     riflex_pair: int = 0
 
@@ -61,7 +61,7 @@ class Extrapolate(Patch):
         call = call.with_native_size(self.native_size)
         changed = {}
         for axis, span in self._spans(call).items():
-            value = axis_frequencies(self.method, span, call, self.riflex_pair)
+            value = self._rule(span, call)
             active = call.within(self.window)
             changed[axis] = value if active is None else torch.where(active, value, call.base(axis))
         return changed
@@ -87,6 +87,11 @@ class Extrapolate(Patch):
         ratios = ", ".join(f"{span.role} {span.native:g} → {span.length} (s = {span.scale:.2f})" for span in spans.values())
         return f"{title}, native → now: {ratios}"
 
+    def _rule(self, span: AxisSpan, call: Call) -> Tensor:
+        if self.method == "riflex":
+            return rules.riflex(span.pairs, span.base, span.length, self.riflex_pair or call.riflex_pair or 1, call.device)
+        return axis_frequencies(self.method, span, call)
+
     def _spans(self, call: Call) -> dict[int, AxisSpan]:
         if self.method != "riflex":
             return longer_spatial_axes(call)
@@ -106,37 +111,25 @@ def with_one_ratio(call: Call) -> Call:
     return replace(call, axes=tuple(replace(a, native=a.length / largest) if a.spatial else a for a in call.axes))
 
 
-def axis_frequencies(method: str, span: AxisSpan, call: Call, riflex_pair: int = 0) -> Tensor:
-    """The frequencies `method` gives the axis `span`, (pairs,) float64."""
-    pairs, base, scale, native = span.pairs, span.base, span.scale, span.native
-    if native is None and method != "riflex":
+def axis_frequencies(method: str, span: AxisSpan, call: Call) -> Tensor:
+    """The frequencies `method`, any but "riflex", gives the axis `span`; (pairs,) float64."""
+    pairs, base, scale, sigma, device = span.pairs, span.base, span.scale, call.sigma, call.device
+    if span.native is None:
         raise RopeWorksError(f"the {span.role} axis of {call.family} has no native size. Set native_size.")
-    native = native or 0.0
-    device, sigma = call.device, call.sigma
-    match method:
-        case "pi":
-            return rules.pi(pairs, base, scale, device)
-        case "ntk":
-            return rules.ntk(pairs, base, scale, device)
-        case "ntk-sega":
-            return rules.ntk_sega(pairs, base, scale, device)
-        case "yarn":
-            return rules.yarn(pairs, base, scale, native, device)
-        case "yarn-bands":
-            return rules.yarn_bands(pairs, base, scale, native, device)
-        case "dype-pi":
-            return rules.dype_pi(pairs, base, scale, sigma)
-        case "dype-ntk":
-            return rules.dype_ntk(pairs, base, scale, sigma)
-        case "dype-yarn":
-            return rules.dype_yarn(pairs, base, scale, native, sigma)
-        case "dype-yarn-bands":
-            return rules.dype_yarn_bands(pairs, base, scale, native, sigma)
-        case "ultraimage":
-            return rules.ultraimage(pairs, base, native, span.length, device)
-        case "riflex":
-            return rules.riflex(pairs, base, span.length, riflex_pair or call.riflex_pair or 1, device)
-    raise RopeWorksError(f"unknown extrapolation method {method!r}: expected one of {', '.join(METHODS)}.")
+    native = span.native
+    choices: dict[str, Callable[[], Tensor]] = {
+        "pi": lambda: rules.pi(pairs, base, scale, device),
+        "ntk": lambda: rules.ntk(pairs, base, scale, device),
+        "ntk-sega": lambda: rules.ntk_sega(pairs, base, scale, device),
+        "yarn": lambda: rules.yarn(pairs, base, scale, native, device),
+        "yarn-bands": lambda: rules.yarn_bands(pairs, base, scale, native, device),
+        "dype-pi": lambda: rules.dype_pi(pairs, base, scale, sigma),
+        "dype-ntk": lambda: rules.dype_ntk(pairs, base, scale, sigma),
+        "dype-yarn": lambda: rules.dype_yarn(pairs, base, scale, native, sigma),
+        "dype-yarn-bands": lambda: rules.dype_yarn_bands(pairs, base, scale, native, sigma),
+        "ultraimage": lambda: rules.ultraimage(pairs, base, native, span.length, device),
+    }
+    return choices[method]()
 
 
 def why_nothing(call: Call, on_time: bool) -> str:

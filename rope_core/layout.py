@@ -114,5 +114,3 @@ def _joined(magnitudes: Sequence[Tensor | None], frequencies: Sequence[Tensor]) 
         for m, theta in zip(magnitudes, frequencies, strict=True)
     ]
     return torch.cat(parts, dim=-1)
-
-

@@ -21,13 +21,13 @@ from .extrapolation import (
     with_one_ratio,
 )
 from .spectrum import ENERGY_FLOOR, axis_profile, flatness, radial_profile
-from .stack import HEIGHT, Call, Magnitudes, Patch, Window
+from .stack import ALWAYS, HEIGHT, Call, Magnitudes, Patch, Window
 
 KAPPA, ALPHA, BETA, AMPLITUDE, FLOOR = 0.08, 1.5, 1.5, 0.15, 1.0
 KEEP = "keep"
 SEGA_METHODS = ("ntk-sega", *(m for m in METHODS if m not in ("ntk-sega", "riflex")), KEEP)
 BandLookup = Literal["published", "physical"]
-TokenScope = Literal["all", "image"]
+Scope = Literal["all", "image"]
 
 
 def reference_scale(ratio: float, kappa: float = KAPPA) -> float:
@@ -74,25 +74,25 @@ class Sega(Patch):
     """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none.
 
     extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream.
-    band_lookup: "published" (by pair index) or "physical" (by wavelength). token_scope: "all" or "image".
+    band_lookup: "published" (by pair index) or "physical" (by wavelength). scope: "all" or "image".
     """
 
     strength: float = 1.0
     extrapolation: str = "ntk-sega"
     native_size: int = 0
-    window: Window = Window()
+    window: Window = ALWAYS
     kappa: float = KAPPA
     alpha: float = ALPHA
     beta: float = BETA
     amplitude: float = AMPLITUDE
     floor: float = FLOOR
     band_lookup: str = "published"
-    token_scope: str = "all"
+    scope: str = "all"
 
     def __post_init__(self) -> None:
         check_method(self.extrapolation, SEGA_METHODS)
         check_method(self.band_lookup, get_args(BandLookup))
-        check_method(self.token_scope, get_args(TokenScope))
+        check_method(self.scope, get_args(Scope))
         check_native_size(self.native_size)
         check_number("strength", self.strength, 0.0, 2.0)
         check_number("alpha", self.alpha, 1e-3, 100.0)
@@ -134,7 +134,7 @@ class Sega(Patch):
             m = magnitudes(u, g, reference_scale(ratio, self.kappa), self.amplitude, self.floor)
             m = 1.0 + self.strength * (m - 1.0)
             found[axis] = m if active is None else torch.where(active, m, torch.ones_like(m))
-        return Magnitudes(found, on_text=self.token_scope == "all")
+        return Magnitudes(found, on_text=self.scope == "all")
 
     def describe(self, call: Call) -> str:
         call = call.with_native_size(self.native_size)

@@ -59,6 +59,9 @@ class Window:
             )
 
 
+ALWAYS = Window()
+
+
 @dataclass(frozen=True)
 class Call:
     """What a method may look at during one forward pass.

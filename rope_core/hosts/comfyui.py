@@ -54,13 +54,13 @@ def architecture_of(model: Any) -> Architecture:
     if transformer is None:
         raise RopeWorksError(f"expected a MODEL with a diffusion model inside, found {type(model).__name__}. Connect a model loader.")
     name = type(transformer).__name__
-    embedder = next((getattr(transformer, a) for a in ("pe_embedder", "rope_embedder") if hasattr(transformer, a)), None)
-    axes = 0 if embedder is None else len(_rotary(embedder)[1])
+    attribute = next((a for a in ("pe_embedder", "rope_embedder") if hasattr(transformer, a)), None)
+    axes = len(_rotary(model.get_model_object(f"diffusion_model.{attribute}"))[1]) if attribute else 0
     channels = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
     return recognise(name, axes, getattr(transformer, "dim", None), channels)
 
 
-def _rotary(embedder: nn.Module) -> tuple[float, tuple[int, ...]]:
+def _rotary(embedder: Any) -> tuple[float, tuple[int, ...]]:
     """theta and the channels per axis, also from inside another pack's module around the model's own."""
     for module in embedder.modules():
         if hasattr(module, "axes_dim") and hasattr(module, "theta"):
@@ -157,7 +157,7 @@ def describe_call(
     theta, axes_dim = rotary
     if x.dim() not in (4, 5):
         raise RopeWorksError(
-            f"the latent has shape {tuple(x.shape)}; expected (batch, channels, height, width) or (batch, channels, frames, height, width). "
+            f"the latent has shape {tuple(x.shape)}; expected (batch, channels, height, width), or with frames before the height. "
             f"Connect a latent made for {architecture.family}."
         )
     if architecture.order == BY_POSITION and extra.get("ref_latents"):
@@ -170,12 +170,11 @@ def describe_call(
     native = native_pixels / architecture.pixels_per_token if native_pixels else architecture.native
     lengths = {TIME: (grid[0], architecture.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
     axes = tuple(
-        AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None)))
-        for role, dim in zip(architecture.roles, axes_dim, strict=True)
+        AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(architecture.roles, axes_dim, strict=True)
     )
 
     def token_map() -> Tensor:
-        dtype = host.get_dtype_inference()
+        dtype = host.manual_cast_dtype or host.get_dtype()
         latent = host.model_sampling.calculate_input(t, x)
         if c_concat is not None:
             latent = torch.cat([latent, c_concat.to(latent)], dim=1)
@@ -251,7 +250,7 @@ def _probe(
     return probe_convolution(layer, (channels, *kernel), dtype, device)
 
 
-def _patch_size(transformer: nn.Module) -> tuple[int, int, int]:
+def _patch_size(transformer: Any) -> tuple[int, int, int]:
     size = transformer.patch_size
     if isinstance(size, int):
         return (1, size, size)

@@ -1,7 +1,7 @@
 """diffusers: the same patches on FluxTransformer2DModel and WanTransformer3DModel, without copying a forward.
 
-    with patched(pipe.transformer, Sega()):
-        image = pipe(prompt, height=2048, width=2048).images[0]
+with patched(pipe.transformer, Sega()):
+    image = pipe(prompt, height=2048, width=2048).images[0]
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def patched(
         stack = stack.with_patch(patch)
     adapter = _Wan if name == "WanTransformer3DModel" else _Flux
     setattr(transformer, attribute, adapter.embedder(base))
-    transformer.forward = adapter(transformer, stack, native_pixels, on_plan)  # type: ignore[method-assign]
+    transformer.forward = adapter(transformer, stack, native_pixels, on_plan)
     try:
         yield transformer
     finally:
@@ -62,7 +62,7 @@ class _Embedder(nn.Module):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        self.base = base
+        self.base: Any = base
 
 
 class _FluxEmbedder(_Embedder):
@@ -92,9 +92,7 @@ class _Forward:
 
     embedder: type[_Embedder]
 
-    def __init__(
-        self, transformer: nn.Module, stack: Stack, native_pixels: int, on_plan: Callable[[Call, Plan], None] | None
-    ) -> None:
+    def __init__(self, transformer: nn.Module, stack: Stack, native_pixels: int, on_plan: Callable[[Call, Plan], None] | None) -> None:
         self.original = transformer.forward
         self.signature = inspect.signature(transformer.forward)
         self.transformer = weakref.proxy(transformer)
@@ -126,7 +124,13 @@ class _Forward:
             return self.original(**arguments)
 
     def call(
-        self, row: Architecture, axes: tuple[int, ...], theta: float, grid: tuple[int, int, int], sigma: Tensor, token_map: Callable[[], Tensor]
+        self,
+        row: Architecture,
+        axes: tuple[int, ...],
+        theta: float,
+        grid: tuple[int, int, int],
+        sigma: Tensor,
+        token_map: Callable[[], Tensor],
     ) -> Call:
         native = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
         lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}

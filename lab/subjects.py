@@ -1,0 +1,3 @@
+"""Names of the photographs the tiny model knows, in the order of its prompt table."""
+
+SUBJECTS = ("astronaut", "cat", "coffee", "galaxies", "retina", "rocket")

@@ -1,0 +1,12 @@
+"""The nodes, one file each."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .extrapolate import RopePatchExtrapolate
+from .lab_model import RopeLabModel
+from .sega import RopePatchSEGA
+
+
+class RopeWorksExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [RopePatchSEGA, RopePatchExtrapolate, RopeLabModel]

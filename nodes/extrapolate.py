@@ -1,0 +1,72 @@
+"""RoPE Patch: Extrapolate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..rope_core import METHODS, Extrapolate
+from ..rope_core.hosts.comfyui import add_patch
+from .schema import CATEGORY, advanced_float, end_percent, known, native_size, start_percent, window
+
+_ORDER = ["yarn", *(m for m in METHODS if m != "yarn")]
+
+
+class RopePatchExtrapolate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return known(
+            io.Schema,
+            node_id="RopePatchExtrapolate",
+            display_name="RoPE Patch: Extrapolate",
+            category=CATEGORY,
+            description=(
+                "Stretches the rotary frequencies of a diffusion transformer for sizes beyond its native one, by one of the published "
+                "rules. Does nothing at or below native size."
+            ),
+            search_aliases=["rope", "extrapolation", "high resolution", "4k", "pi", "ntk", "yarn", "dype", "riflex", "ultraimage", "long video"],
+            inputs=[
+                io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan, HunyuanVideo."),
+                io.Combo.Input(
+                    "method",
+                    options=_ORDER,
+                    default=_ORDER[0],
+                    tooltip=(
+                        "pi: squeeze positions. ntk: change theta. yarn: keep fast pairs, squeeze slow ones. dype-*: the same, relaxing "
+                        "as noise falls. ultraimage: one turn over the whole picture. riflex: longer clips, acts on time only."
+                    ),
+                ),
+                native_size(),
+                start_percent(),
+                end_percent(),
+                advanced_float(
+                    "temperature", 1.0, 0.0, 4.0, 0.05, "YaRN methods: strength of the factor 0.1 ln s + 1 on attention. 0 = none."
+                ),
+                known(
+                    io.Int.Input,
+                    "riflex_pair",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="riflex: the pair to slow down, counted from 1. 0 takes it from the model's family (Wan 6, HunyuanVideo 4).",
+                    optional=True,
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model with stretched frequencies.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        method: str,
+        native_size: int,
+        start_percent: float,
+        end_percent: float,
+        temperature: float = 1.0,
+        riflex_pair: int = 0,
+    ) -> io.NodeOutput:
+        patch = Extrapolate(method, native_size, window(start_percent, end_percent), temperature, riflex_pair)
+        return io.NodeOutput(add_patch(model, patch))

@@ -1,0 +1,55 @@
+"""Inputs that several nodes share, and keywords that older cores do not know yet."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..rope_core import RopeWorksError, Window
+
+CATEGORY = "RoPE Works"
+
+
+def known(kind: type, *args: Any, **options: Any) -> Any:
+    """`kind(*args, **options)` without the options the installed core's constructor lacks."""
+    accepted = inspect.signature(kind).parameters
+    return kind(*args, **{name: value for name, value in options.items() if name in accepted})
+
+
+def advanced_float(name: str, default: float, low: float, high: float, step: float, tooltip: str) -> Any:
+    return known(io.Float.Input, name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=True, advanced=True)
+
+
+def advanced_combo(name: str, options: list[str], tooltip: str) -> Any:
+    return known(io.Combo.Input, name, options=options, default=options[0], tooltip=tooltip, optional=True, advanced=True)
+
+
+def native_size() -> Any:
+    return io.Int.Input(
+        "native_size",
+        default=0,
+        min=0,
+        max=16384,
+        step=8,
+        tooltip="Pixels per side of the square the model was trained on. 0 takes it from the model's family (Flux: 1024).",
+    )
+
+
+def start_percent() -> Any:
+    return io.Float.Input(
+        "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the sampling schedule after which the patch begins."
+    )
+
+
+def end_percent() -> Any:
+    return io.Float.Input(
+        "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the sampling schedule after which the patch ends."
+    )
+
+
+def window(start: float, end: float) -> Window:
+    if start == end:
+        raise RopeWorksError(f"start_percent and end_percent are both {start:g}, so the patch would never act. Raise end_percent.")
+    return Window(start, end)
