@@ -27,12 +27,17 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
     evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
+    evaluate.add_argument("--weights", type=Path, default=FOLDER / "weights", help="folder of the trained model (default: lab/weights)")
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
+    evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
     train.add_argument("--out", type=Path, default=FOLDER / "weights", help="folder to write to (default: lab/weights)")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
+
+    train.add_argument("--theta", type=float, default=10000.0, help="rotary base (default: Flux's %(default)g)")
+    train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
     return top
@@ -57,14 +62,18 @@ def run(arguments: list[str]) -> None:
             commands.error(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
         print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate":
-        from .evaluate import evaluate
+        from .evaluate import evaluate, scope
 
+        try:
+            what = scope(options.seeds, options.quick, options.sizes)
+        except ValueError as error:
+            commands.error(str(error))
         command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate(options.out, options.seeds, options.quick, command).resolve()}")
+        print(f"Tables: {evaluate(options.out, options.weights, what, command).resolve()}")
     elif options.command == "train":
-        from .train import train
+        from .train import STAGES, train
 
-        train(options.out, options.seed)
+        train(options.out, options.seed, STAGES[: options.stages], options.theta)
 
 
 def main() -> None:

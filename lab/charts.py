@@ -119,7 +119,7 @@ def bar_chart(title: str, panels: Mapping[str, Mapping[str, float]], full: float
     for number, (name, values) in enumerate(panels.items()):
         x = left + number * (panel_width + between)
         zero = x - low * unit
-        draw.text((x, top - 16), name, INK, font, anchor="ld")
+        draw.text((zero, top - 16), name, INK, font, anchor="ld")
         draw.line((zero, top, zero, top + len(labels) * line), GRID, 2)
         for row, label in enumerate(labels):
             value, middle = values[label], top + (row + 0.5) * line

@@ -21,7 +21,7 @@ from .methods import METHODS, PLAIN, SHOWN
 from .model import NATIVE_PIXELS
 from .sample import CANVASES, STEPS, Lab, reference
 
-DEFAULT_SUBJECTS = ("astronaut", "cat", "coffee")
+DEFAULT_SUBJECTS = ("astronaut", "coffee")
 NATIVE, MEASURED = "1×", ("2×", "3×")
 HEAT_MAP_OF = ("2×", "SEGA on PI")
 PHOTOGRAPH = "photograph"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +13,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from .machine import processor
 from .methods import CONTROLS, METHODS, Patches
 from .metrics import measure
-from .model import NATIVE_PIXELS, WEIGHTS
+from .model import NATIVE_PIXELS
 from .photographs import SUBJECTS, photograph
 from .sample import CANVASES, STEPS, Canvas, Lab, reference, stretched_reference
 
@@ -72,13 +72,16 @@ FULL_CANVASES = ("1.5×", "2×", "3×", "2:1")
 QUICK_SUBJECTS = ("astronaut", "cat")
 
 
-def scope(seeds: int = 3, quick: bool = False) -> Scope:
+def scope(seeds: int = 3, quick: bool = False, sizes: Sequence[str] | None = None) -> Scope:
+    """What to cover; `sizes` are names of canvases, with x or ×."""
     if seeds < 1:
         raise ValueError(f"need at least one seed, got {seeds}")
-    methods = METHODS | CONTROLS
-    if quick:
-        return Scope(tuple(CANVASES[name] for name in ("2×", "2:1")), methods, QUICK_SUBJECTS, 1)
-    return Scope(tuple(CANVASES[name] for name in FULL_CANVASES), methods, SUBJECTS, seeds)
+    names = [size.replace("x", "×") for size in sizes or (("2×", "2:1") if quick else FULL_CANVASES)]
+    unknown = [name for name in names if name not in CANVASES]
+    if unknown:
+        raise ValueError(f"unknown size {unknown[0]!r}: choose from {', '.join(CANVASES)}")
+    canvases = tuple(CANVASES[name] for name in names)
+    return Scope(canvases, METHODS | CONTROLS, QUICK_SUBJECTS if quick else SUBJECTS, 1 if quick else seeds)
 
 
 def measure_all(lab: Lab, what: Scope) -> list[Result]:
@@ -136,24 +139,16 @@ def _mean_and_spread(values: Sequence[float], digits: int) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def setting(command: str) -> dict[str, str]:
+def setting(folder: Path, lab: Lab, command: str) -> dict[str, str]:
     """Where and with what the figures were made."""
-    weights = hashlib.sha256((WEIGHTS / "tiny_flux.safetensors").read_bytes()).hexdigest()
+    weights = hashlib.sha256((folder / "tiny_flux.safetensors").read_bytes()).hexdigest()
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "machine": f"{_processor()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
-        "weights": f"sha256 {weights[:16]}…",
+        "weights": f"sha256 {weights[:16]}…, theta {lab.transformer.pos_embed.theta:g}",
         "command": command,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def report(results: Sequence[Result], what: Scope, where: dict[str, str]) -> str:
@@ -168,12 +163,11 @@ def report(results: Sequence[Result], what: Scope, where: dict[str, str]) -> str
     return "\n\n".join(parts) + "\n"
 
 
-def evaluate(out: Path, seeds: int, quick: bool, command: str) -> Path:
+def evaluate(out: Path, weights: Path, what: Scope, command: str) -> Path:
     """Runs the evaluation and writes extrapolation.md and extrapolation.json into `out`; returns the page's path."""
-    what = scope(seeds, quick)
-    lab = Lab.load()
+    lab = Lab.load(weights)
     results = measure_all(lab, what)
-    where = setting(command)
+    where = setting(weights, lab, command)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "extrapolation.md"
     page.write_text(report(results, what, where), encoding="utf-8")

@@ -72,19 +72,22 @@ def generate(
     patches: Patches = (),
     seeds: Sequence[int],
     steps: int = STEPS,
+    noise: Tensor | None = None,
     on_plan: Callable[[Any, Any], None] | None = None,
     progress: tqdm | None = None,
 ) -> Tensor:
     """One picture per subject and seed on `height` x `width` tokens: (B, 3, 16*height, 16*width), values in [0, 1].
 
+    `noise` (B, 16, 2*height, 2*width) stands in for the seeds' own.
     `on_plan(call, plan)` sees what the patches decided at every step; `progress` advances by the tokens drawn, over all steps.
     """
     if len(subjects) != len(seeds):
         raise ValueError(f"one seed per picture: got {len(subjects)} subjects and {len(seeds)} seeds")
-    # A generator of its own for every picture: its noise must not depend on which others are drawn with it.
-    shape = (CHANNELS, 2 * height, 2 * width)
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    tokens = pack(torch.stack(noise))
+    if noise is None:
+        # A generator of its own for every picture: its noise must not depend on which others are drawn with it.
+        shape = (CHANNELS, 2 * height, 2 * width)
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    tokens = pack(noise)
     rows = [SUBJECTS.index(subject) for subject in subjects]
     context = tables["subjects.context"][rows]
     conditions = {

@@ -25,18 +25,20 @@ def load_pack(folder: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def main(core: str, pack: str, report: str, *names: str) -> None:
+def prepare(core: str, pack: str) -> None:
+    """Make this process a ComfyUI on the CPU, with attention whose bits repeat, and load the pack into it."""
     sys.argv = ["main.py", "--cpu", "--use-pytorch-cross-attention"]
     sys.path.insert(0, core)
     sys.path.insert(1, str(Path(__file__).parent))
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    import torch
-
-    torch.set_num_threads(2)
     logging.basicConfig(level=logging.WARNING)
     load_pack(Path(pack))
+
+
+def main(core: str, pack: str, report: str, *names: str) -> None:
+    prepare(core, pack)
     outcomes = {}
     for path in sorted((Path(__file__).parent / "in_core").glob("test_*.py")):
         try:

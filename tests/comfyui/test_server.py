@@ -1,0 +1,162 @@
+"""A real server: the pack is found, its workflows run from their files, and bad input costs nothing but a message."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from server import Server, running_server
+
+from lab.cores import PACK, Core
+
+EXAMPLES = sorted(path.name for path in (PACK / "example_workflows" / "api").glob("*.json"))
+OURS = {"RopePatchSEGA", "RopePatchExtrapolate", "RopeLabModel"}
+
+
+def workflow(name: str, folder: str = "api") -> dict[str, Any]:
+    return json.loads((PACK / "example_workflows" / folder / name).read_text())
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.square(one - other).mean()))
+
+
+@pytest.fixture(scope="session")
+def server(core: Core, core_environment: Callable[[Core], Path]) -> Iterator[Server]:
+    with running_server(core, core_environment(core)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def info(server: Server) -> dict[str, Any]:
+    return server.json("/object_info")
+
+
+@pytest.fixture(scope="session")
+def pictures(server: Server) -> dict[str, np.ndarray]:
+    return {name: pixels(server.images(workflow(name))[0]) for name in EXAMPLES}
+
+
+def to_api(drawn: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+    """What the browser sends for a workflow file: links and widget values by input name."""
+    source = {link[0]: [str(link[1]), link[2]] for link in drawn["links"]}
+    result = {}
+    for node in drawn["nodes"]:
+        if node["type"] not in info:
+            continue
+        linked = {slot["name"]: source[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        values = iter(node["widgets_values"])
+        inputs: dict[str, Any] = {}
+        for group in ("required", "optional"):
+            for name, spec in info[node["type"]]["input"].get(group, {}).items():
+                if name in linked:
+                    inputs[name] = linked[name]
+                elif isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN"):
+                    inputs[name] = next(values)
+                    if len(spec) > 1 and spec[1].get("control_after_generate"):
+                        next(values)
+        assert next(values, None) is None, f"{node['type']} has more widget values than inputs"
+        result[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return result
+
+
+def test_the_pack_is_loaded_with_all_its_nodes(info: dict[str, Any]) -> None:
+    assert set(info) >= OURS
+    names = {info[name]["display_name"] for name in OURS}
+    assert names == {"RoPE Patch: SEGA", "RoPE Patch: Extrapolate", "RoPE Lab: Tiny Flux"}
+
+
+@pytest.mark.parametrize("node", sorted(OURS))
+def test_every_input_and_output_has_a_tooltip_and_few_are_in_sight(info: dict[str, Any], node: str) -> None:
+    inputs = {**info[node]["input"]["required"], **info[node]["input"].get("optional", {})}
+    assert all(spec[1].get("tooltip") for spec in inputs.values())
+    assert all(info[node]["output_tooltips"])
+    assert info[node]["description"]
+    widgets_in_sight = [name for name in info[node]["input"]["required"] if name != "model"]
+    assert len(widgets_in_sight) <= 5
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
+    core: Core, pictures: dict[str, np.ndarray], name: str, tmp_path: Path
+) -> None:
+    script = PACK / "tests" / "comfyui" / "render_workflow.py"
+    source, target = PACK / "example_workflows" / "api" / name, tmp_path / "picture.png"
+    command = [str(core.python), str(script), str(core.path), str(PACK), str(source), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert target.exists(), done.stderr[-3000:]
+    assert pictures[name].shape == (512, 512, 3)
+    assert np.abs(pictures[name] - pixels(target.read_bytes())).max() <= 1
+
+
+def test_the_server_and_the_embedded_engine_draw_the_same_picture(pictures: dict[str, np.ndarray]) -> None:
+    from lab.model import load
+    from lab.sample import generate
+    from rope_core import Sega
+
+    transformer, vae, tables = load()
+    # ComfyUI's noise for a seed, in place of the engine's own.
+    noise = torch.randn(1, 16, 64, 64, generator=torch.manual_seed(7))
+    drawn = generate(transformer, vae, tables, ["astronaut"], 32, 32, patches=(Sega(extrapolation="pi"),), seeds=[7], noise=noise)
+    ours = (drawn[0].permute(1, 2, 0) * 255).round().numpy().astype(int)
+    assert psnr(ours, pictures["sega_tiny.json"]) > 30
+
+
+def test_sega_on_twice_the_native_size_differs_from_the_plain_model(server: Server, pictures: dict[str, np.ndarray]) -> None:
+    plain = workflow("sega_tiny.json")
+    plain["5"]["inputs"]["model"] = ["1", 0]
+    assert psnr(pixels(server.images(plain)[0]), pictures["sega_tiny.json"]) < 20
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_drawn_workflow_says_the_same_as_its_api_form(info: dict[str, Any], name: str) -> None:
+    drawn, told = to_api(workflow(name, ""), info), workflow(name)
+    for number, node in told.items():
+        assert drawn[number]["class_type"] == node["class_type"]
+        assert {key: drawn[number]["inputs"][key] for key in node["inputs"]} == node["inputs"]
+    assert drawn.keys() == told.keys()
+    assert (PACK / "example_workflows" / name).with_suffix(".jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent 0.8"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "never act"),
+        ({"extrapolation": "magic"}, "magic"),
+        ({"strength": 7.0}, "strength"),
+        ({"native_size": -8}, "native_size"),
+        ({"alpha": float("nan")}, "alpha"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_the_server_goes_on(server: Server, change: dict[str, Any], message: str) -> None:
+    bad = workflow("sega_tiny.json")
+    bad["2"]["inputs"].update(change)
+    answer = server.post(bad)
+    told = json.dumps(answer)
+    if "prompt_id" in answer:
+        entry = server.wait(answer["prompt_id"])
+        assert entry["status"]["status_str"] == "error"
+        told = json.dumps(entry["status"])
+    assert message in told
+    assert server.json("/system_stats")
+
+
+def test_help_pages_and_names_are_served(server: Server) -> None:
+    for node in OURS:
+        page = server.get(f"/extensions/ropeworks/docs/{node}.md").decode()
+        assert page.startswith("# ")
+    names = server.json("/i18n")["en"]["nodeDefs"]
+    assert names.keys() >= OURS
