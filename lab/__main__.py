@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> None:
     options = commands.parse_args(arguments)
     if options.command == "demo":
         from .demo import DEFAULT_SUBJECTS, demo
-        from .photographs import SUBJECTS
+        from .subjects import SUBJECTS
 
         subjects = tuple(options.subjects or DEFAULT_SUBJECTS)
         unknown = [subject for subject in subjects if subject not in SUBJECTS]

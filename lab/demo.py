@@ -18,10 +18,11 @@ from tqdm import tqdm
 from .charts import bar_chart, contact_sheet, heat_maps, to_image
 from .evaluate import CEILING, COLUMNS, Result, ceiling, picture_seed, values_of
 from .methods import METHODS, PLAIN, SHOWN
-from .model import NATIVE_PIXELS
-from .sample import CANVASES, STEPS, Lab, reference
+from .model import NATIVE_PIXELS, PIXELS_PER_TOKEN
+from .sample import CANVASES, Lab, reference
 
 DEFAULT_SUBJECTS = ("astronaut", "coffee")
+STEPS = 8  # fewer than in the evaluation: layout settles early, and the demo shall not take long
 NATIVE, MEASURED = "1×", ("2×", "3×")
 HEAT_MAP_OF = ("2×", "SEGA on PI")
 PHOTOGRAPH = "photograph"
@@ -79,7 +80,7 @@ def draw(lab: Lab, subjects: tuple[str, ...]) -> Drawn:
                 progress.set_description(f"{canvas.name}, {method}")
                 on_plan = remember if (canvas.name, method) == HEAT_MAP_OF else None
                 drawn.pictures[canvas.name, method] = lab.draw(
-                    subjects, canvas, METHODS[method], seeds=seeds, on_plan=on_plan, progress=progress
+                    subjects, canvas, METHODS[method], seeds=seeds, steps=STEPS, on_plan=on_plan, progress=progress
                 )
     return drawn
 
@@ -149,6 +150,7 @@ def page_of(drawn: Drawn, results: list[Result], figures: dict[str, Image.Image]
     """The page: nothing in it points outside."""
     subjects = ", ".join(drawn.subjects)
     sheets = "".join(_figure(figures[f"sheet_{s}"], f"Contact sheet: {s}", "sheet") for s in drawn.subjects)
+    methods = "".join(f"<li><strong>{escape(name)}</strong>: {escape(what)}</li>" for name, what in SHOWN.items())
     tables = "".join(
         f"<h3>{escape(size)} ({escape(CANVASES[size].pixels)})</h3><div class='wide'>{_table(means(results, size))}</div>"
         for size in MEASURED
@@ -170,6 +172,8 @@ some pairs of the rotation more than others, or more at some steps than at other
 shown is a crop of the right shape; no method can know that a crop was meant.</li>
 </ul>
 {sheets}
+<h2>The columns</h2>
+<ul>{methods}</ul>
 <h2>In figures</h2>
 <p>{escape(_layout_sentence(results))} Correlations are of outlines (band-passed luminance), 1 = the same layout, about 0 = another one.</p>
 {_figure(figures["layout"], f"Bars: whole and corner at {MEASURED[0]}", "chart")}
@@ -178,6 +182,8 @@ shown is a crop of the right shape; no method can know that a crop was meant.</l
 <em>repetition</em> the largest correlation of the outlines with themselves at any larger distance. The last row is no method but what
 the photographs themselves reach. On so few pictures small differences mean nothing;
 <code>python -m lab evaluate</code> measures all subjects with several seeds.</p>
+<p>The model was trained on {NATIVE_PIXELS // PIXELS_PER_TOKEN} positions along each axis; large models on several times as many. Which
+method serves those best cannot be read off here.</p>
 <h2>What SEGA does</h2>
 <p>At every step SEGA looks at the spectrum of the picture so far and gives each pair of the rotation its own magnitude: pairs whose
 band already holds much energy are held back, the others get a larger share in the attention.</p>

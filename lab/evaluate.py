@@ -17,8 +17,9 @@ from .machine import processor
 from .methods import CONTROLS, METHODS, Patches
 from .metrics import measure
 from .model import NATIVE_PIXELS
-from .photographs import SUBJECTS, photograph
+from .photographs import photograph
 from .sample import CANVASES, STEPS, Canvas, Lab, reference, stretched_reference
+from .subjects import SUBJECTS
 
 CEILING = "(photograph through the VAE)"
 COLUMNS = {

@@ -19,7 +19,8 @@ from rope_core.hosts.diffusers import patched
 
 from .methods import Patches
 from .model import NATIVE_PIXELS, PIXELS_PER_TOKEN, WEIGHTS, grid_ids, load, pack, unpack
-from .photographs import SUBJECTS, photograph
+from .photographs import photograph
+from .subjects import SUBJECTS
 from .vae import CHANNELS, LinearVAE
 
 STEPS = 12

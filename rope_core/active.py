@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,12 @@ def now_running() -> ActivePlan | None:
 
 # torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at
 # every run; its answer has the batch of the call, because a graph's shapes must not depend on the plan.
-@torch.library.custom_op("ropeworks::planned_table", mutates_args=())
+# A captured CUDA graph would replay one step's table for ever, hence the tag; torch before 2.8 has none.
+_UNSAFE_TO_CAPTURE = getattr(torch.Tag, "cudagraph_unsafe", None)
+_tags: dict[str, Any] = {"tags": (_UNSAFE_TO_CAPTURE,)} if _UNSAFE_TO_CAPTURE is not None else {}
+
+
+@torch.library.custom_op("ropeworks::planned_table", mutates_args=(), **_tags)
 def planned_table(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
     active = now_running()
     if active is None:

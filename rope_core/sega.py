@@ -117,7 +117,7 @@ class Sega(Patch):
         ratio = self._ratio(call)
         if ratio <= 1.0 or self.strength == 0:
             return Magnitudes()
-        token_map = call.token_map()
+        token_map = call.token_map().to(call.device)
         g = gate(radial_profile(token_map), self.alpha)
         active = call.within(self.window)
         found = {}

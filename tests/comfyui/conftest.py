@@ -10,6 +10,9 @@ from lab.cores import HOW_TO, Core, find_cores
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+collect_ignore = ["in_core"]  # run by a core's own interpreter, see test_in_core.py
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "core" in metafunc.fixturenames:
         cores = find_cores()

@@ -12,7 +12,8 @@ from torch.nn import functional
 pytest.importorskip("skimage", reason="the lab needs scikit-image")
 
 from lab import metrics
-from lab.photographs import SUBJECTS, photograph
+from lab.photographs import photograph
+from lab.subjects import SUBJECTS
 
 NATIVE = 256
 

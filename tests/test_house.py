@@ -1,0 +1,57 @@
+"""The rules of the house that a machine can check."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+@pytest.mark.parametrize("arguments", [["check", "."], ["format", "--check", "."]], ids=["lint", "format"])
+def test_ruff(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "ruff", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_types_of_rope_core() -> None:
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modules_stay_readable() -> None:
+    long = {path.name: count for path in tracked("*.py") if (count := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_every_node_has_help_a_name_and_a_workflow() -> None:
+    ids = {match for path in (ROOT / "nodes").glob("*.py") for match in re.findall(r'node_id="(\w+)"', path.read_text())}
+    names = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text())
+    used = {
+        node["class_type"] for path in (ROOT / "example_workflows" / "api").glob("*.json") for node in json.loads(path.read_text()).values()
+    }
+    assert ids
+    assert ids == names.keys()
+    assert ids <= used
+    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == ids
+
+
+def test_ci_runs_the_commands_that_the_readme_gives() -> None:
+    readme, script = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    command = next(line for line in script.splitlines() if "pytest" in line and not line.startswith("#"))
+    assert command.replace(" -q", "") in readme
+
+
+def test_links_in_the_readme_lead_to_files() -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
