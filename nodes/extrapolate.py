@@ -25,7 +25,19 @@ class RopePatchExtrapolate(io.ComfyNode):
                 "Stretches the rotary frequencies of a diffusion transformer for sizes beyond its native one, by one of the published "
                 "rules. Does nothing at or below native size."
             ),
-            search_aliases=["rope", "extrapolation", "high resolution", "4k", "pi", "ntk", "yarn", "dype", "riflex", "ultraimage", "long video"],
+            search_aliases=[
+                "rope",
+                "extrapolation",
+                "high resolution",
+                "4k",
+                "pi",
+                "ntk",
+                "yarn",
+                "dype",
+                "riflex",
+                "ultraimage",
+                "long video",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan, HunyuanVideo."),
                 io.Combo.Input(

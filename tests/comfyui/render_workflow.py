@@ -15,13 +15,12 @@ from run_in_core import prepare
 
 def main(core: str, pack: str, workflow: str, picture: str) -> None:
     prepare(core, pack)
+    import nodes
     import numpy
     import torch
     from comfy_extras.nodes_sd3 import EmptySD3LatentImage
     from PIL import Image
     from ropeworks_pack.nodes import RopeWorksExtension
-
-    import nodes
 
     ours = {cls.define_schema().node_id: cls for cls in asyncio.run(RopeWorksExtension().get_node_list())}
     graph = json.loads(Path(workflow).read_text())
