@@ -39,7 +39,7 @@ class RopePatchSEGA(io.ComfyNode):
                     "extrapolation",
                     options=list(SEGA_METHODS),
                     default=SEGA_METHODS[0],
-                    tooltip="How the frequencies are stretched. ntk-sega = as published; keep = leave them as they come from upstream nodes.",
+                    tooltip="How the frequencies are stretched. ntk-sega = as published; keep = leave what upstream nodes made.",
                 ),
                 native_size(),
                 start_percent(),
