@@ -35,9 +35,10 @@ def radial_profile(token_map: Tensor) -> Tensor:
     power = torch.fft.fftshift(torch.fft.fft2(_centred(token_map)).abs().square().mean(dim=1), dim=(-2, -1))
     rows = torch.arange(height, device=power.device, dtype=torch.float64) - height // 2
     columns = torch.arange(width, device=power.device, dtype=torch.float64) - width // 2
-    radius = torch.hypot(rows[:, None], columns[None, :])
+    square = rows[:, None] ** 2 + columns[None, :] ** 2
     bins = max(max(height, width) // 2, 1)
-    ring = (radius / radius.max().clamp(min=1) * bins).long().clamp(max=bins - 1)
+    # floor(bins r / r_max), by squares: whole numbers stay whole, so a point on the edge of two rings never slips inwards.
+    ring = (square * bins**2 / square.max().clamp(min=1)).sqrt().long().clamp(max=bins - 1)
     return _mean_per_bin(power.flatten(1), ring.flatten(), bins)
 
 
@@ -48,7 +49,7 @@ def flatness(profile: Tensor) -> Tensor:
 
 
 def _centred(token_map: Tensor) -> Tensor:
-    token_map = token_map.float()
+    token_map = token_map.double()
     return token_map - token_map.mean(dim=(-2, -1), keepdim=True)
 
 
