@@ -30,7 +30,8 @@ def test_types_of_rope_core() -> None:
 
 
 def test_modules_stay_readable() -> None:
-    long = {path.name: count for path in tracked("*.py") if (count := len(path.read_text().splitlines())) > 400}
+    modules = [path for path in tracked("*.py") if "tests" not in path.relative_to(ROOT).parts]
+    long = {path.name: count for path in modules if (count := len(path.read_text().splitlines())) > 300}
     assert not long
 
 

@@ -1,0 +1,64 @@
+"""The probed projection equals the model's own patch embedding, averaged over channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from rope_core.projection import probe_convolution, probe_linear, project, token_grid
+
+CPU = torch.device("cpu")
+
+
+def centred(values: torch.Tensor) -> torch.Tensor:
+    return values - values.mean()
+
+
+@pytest.mark.parametrize(("order", "permutation"), [("c h w", (0, 2, 4, 1, 3, 5)), ("h w c", (0, 2, 4, 3, 5, 1))])
+def test_a_linear_embedding_of_flattened_patches(order, permutation):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 96)
+    latent = torch.randn(1, 16, 12, 20)
+    patches = latent.view(1, 16, 6, 2, 10, 2).permute(permutation).reshape(1, 60, 64)
+    expected = layer(patches).mean(-1).view(1, 1, 6, 10)
+    with torch.no_grad():
+        found = project(latent, probe_linear(layer, 16, (1, 2, 2), order, torch.float32, CPU))
+    torch.testing.assert_close(centred(found), centred(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_convolution_whose_stride_is_its_patch(dimensions):
+    torch.manual_seed(0)
+    kernel = (1, 2, 2)[-dimensions:]
+    kind = torch.nn.Conv2d if dimensions == 2 else torch.nn.Conv3d
+    layer = kind(16, 96, kernel, stride=kernel)
+    latent = torch.randn(2, 16, *((12, 20) if dimensions == 2 else (3, 12, 20)))
+    with torch.no_grad():
+        expected = layer(latent).mean(1).view(2, -1, 6, 10)
+        found = project(latent, probe_convolution(layer, (16, *kernel), torch.float32, CPU))
+    for row in range(2):
+        torch.testing.assert_close(centred(found[row]), centred(expected[row]), rtol=0, atol=1e-5)
+
+
+def test_the_projection_follows_the_layers_weights():
+    layer = torch.nn.Linear(64, 96).requires_grad_(False)
+    before = probe_linear(layer, 16, (1, 2, 2), "c h w", torch.float32, CPU)
+    layer.weight.mul_(2)
+    torch.testing.assert_close(probe_linear(layer, 16, (1, 2, 2), "c h w", torch.float32, CPU), 2 * before, rtol=0, atol=1e-5)
+
+
+def test_odd_sizes_are_padded_around_as_flux_pads_them():
+    weights = torch.randn(16, 1, 2, 2)
+    latent = torch.randn(1, 16, 5, 7)
+    padded = functional.pad(latent, (0, 1, 0, 1), mode="circular")
+    assert torch.equal(project(latent, weights), project(padded, weights))
+    assert project(latent, weights).shape == (1, 1, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "grid"),
+    [((1, 16, 5, 8), (1, 2, 2), (1, 3, 4)), ((2, 16, 3, 8, 9), (1, 2, 2), (3, 4, 5)), ((1, 128, 7, 9), (1, 1, 1), (1, 7, 9))],
+)
+def test_the_token_grid_rounds_up(shape, patch, grid):
+    assert token_grid(shape, patch) == grid
