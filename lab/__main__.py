@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -77,6 +78,8 @@ def run(arguments: list[str]) -> None:
 
 
 def main() -> None:
+    # Threads that spin while they wait make torch ten times slower beside any other load. Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         run(sys.argv[1:])
     except ModuleNotFoundError as error:

@@ -51,41 +51,39 @@ class Extrapolate(Patch):
     def __post_init__(self) -> None:
         check_method(self.method, METHODS)
         check_native_size(self.native_size)
-        check_number("temperature", self.temperature)
+        check_number("temperature", self.temperature, 0.0, 10.0)
+        if isinstance(self.riflex_pair, bool) or not isinstance(self.riflex_pair, int) or self.riflex_pair < 0:
+            raise RopeWorksError(f"riflex_pair is {self.riflex_pair!r}: expected a pair counted from 1, or 0 for the model's own.")
 
     @property
     def key(self) -> str:
         return "Extrapolate time" if self.method == "riflex" else "Extrapolate space"
 
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
-        call = call.with_native_size(self.native_size)
-        changed = {}
-        for axis, span in self._spans(call).items():
-            value = self._rule(span, call)
-            active = call.within(self.window)
-            changed[axis] = value if active is None else torch.where(active, value, call.base(axis))
-        return changed
+        call = self._seen(call)
+        return {axis: self._rule(span, call) for axis, span in self._spans(call).items()}
 
     def magnitudes(self, call: Call) -> Magnitudes:
         if self.method not in WITH_TEMPERATURE or self.temperature == 0:
             return Magnitudes()
-        call = call.with_native_size(self.native_size)
-        active = call.within(self.window)
         found = {}
-        for axis, span in self._spans(call).items():
+        for axis, span in self._spans(self._seen(call)).items():
             factor = 1 + self.temperature * (rules.yarn_magnitude(span.scale) - 1)
-            value = torch.full((1, span.pairs), factor, dtype=torch.float64, device=call.device)
-            found[axis] = value if active is None else torch.where(active, value, torch.ones_like(value))
+            found[axis] = torch.full((1, span.pairs), factor, dtype=torch.float64, device=call.device)
         return Magnitudes(found)
 
     def describe(self, call: Call) -> str:
-        call = call.with_native_size(self.native_size)
+        call = self._seen(call)
         spans = self._spans(call)
         title = f"{TITLES[self.method]} on {call.family} {call.size()} tokens"
         if not spans:
             return f"{title}: nothing to do, {why_nothing(call, self.method == 'riflex')}"
         ratios = ", ".join(f"{span.role} {span.native:g} → {span.length} (s = {span.scale:.2f})" for span in spans.values())
         return f"{title}, native → now: {ratios}"
+
+    def _seen(self, call: Call) -> Call:
+        call = call.with_native_size(self.native_size)
+        return with_one_ratio(call) if self.method == "ntk-sega" else call
 
     def _rule(self, span: AxisSpan, call: Call) -> Tensor:
         if self.method == "riflex":
@@ -98,6 +96,11 @@ class Extrapolate(Patch):
         pair = self.riflex_pair or call.riflex_pair
         if pair is None:
             return {}
+        for axis in call.axes:
+            if axis.role == TIME and pair > axis.pairs:
+                raise RopeWorksError(
+                    f"riflex_pair is {pair}, but the time axis of {call.family} has {axis.pairs} pairs. Choose a smaller one."
+                )
         return {i: a for i, a in enumerate(call.axes) if a.role == TIME and a.length > a.period(pair)}
 
 
@@ -136,6 +139,8 @@ def why_nothing(call: Call, on_time: bool) -> str:
     if on_time:
         if not any(axis.role == TIME for axis in call.axes):
             return "this model has no time axis"
+        if call.riflex_pair is None:
+            return "no pair is known for this model; set riflex_pair"
         return "the clip is no longer than the period of the pair RIFLEx would slow down"
     natives = sorted({axis.native for axis in call.axes if axis.spatial and axis.native})
     return f"not larger than the native {'×'.join(f'{n:g}' for n in natives) or 'size'} tokens"
@@ -155,5 +160,5 @@ def check_native_size(pixels: int) -> None:
 
 def check_number(name: str, value: float, low: float = -1e6, high: float = 1e6) -> None:
     """Refuses NaN, infinities and values outside [low, high]."""
-    if not isinstance(value, (int, float)) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise RopeWorksError(f"{name} is {value!r}: expected a number from {low:g} to {high:g}. Reset the input to its default.")

@@ -105,12 +105,7 @@ class Sega(Patch):
         call = call.with_native_size(self.native_size)
         if self.extrapolation == "ntk-sega":
             call = with_one_ratio(call)
-        active = call.within(self.window)
-        changed = {}
-        for axis, span in longer_spatial_axes(call).items():
-            value = axis_frequencies(self.extrapolation, span, call)
-            changed[axis] = value if active is None else torch.where(active, value, call.base(axis))
-        return changed
+        return {axis: axis_frequencies(self.extrapolation, span, call) for axis, span in longer_spatial_axes(call).items()}
 
     def magnitudes(self, call: Call) -> Magnitudes:
         call = call.with_native_size(self.native_size)
@@ -119,7 +114,6 @@ class Sega(Patch):
             return Magnitudes()
         token_map = call.token_map().to(call.device)
         g = gate(radial_profile(token_map), self.alpha)
-        active = call.within(self.window)
         found = {}
         for axis, span in enumerate(call.axes):
             if not span.spatial:
@@ -132,8 +126,7 @@ class Sega(Patch):
                 band = published_band(span.pairs, bins, call.device)
             u = correction(profile, band, self.beta)
             m = magnitudes(u, g, reference_scale(ratio, self.kappa), self.amplitude, self.floor)
-            m = 1.0 + self.strength * (m - 1.0)
-            found[axis] = m if active is None else torch.where(active, m, torch.ones_like(m))
+            found[axis] = 1.0 + self.strength * (m - 1.0)
         return Magnitudes(found, on_text=self.scope == "all")
 
     def describe(self, call: Call) -> str:

@@ -52,9 +52,10 @@ class Window:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.start <= self.end <= 1.0:
+        numbers = all(isinstance(value, (int, float)) for value in (self.start, self.end))
+        if not numbers or not 0.0 <= self.start <= self.end <= 1.0:
             raise RopeWorksError(
-                f"start_percent {self.start} and end_percent {self.end} do not form a range: "
+                f"start_percent {self.start!r} and end_percent {self.end!r} do not form a range: "
                 "expected 0 <= start <= end <= 1. Swap or move them."
             )
 
@@ -115,7 +116,12 @@ class Magnitudes:
 
 
 class Patch:
-    """Base of all patches: subclasses are frozen dataclasses and override what they change."""
+    """Base of all patches: subclasses are frozen dataclasses and override what they change.
+
+    `window` limits a patch to a part of the schedule; outside it, whatever stands upstream holds.
+    """
+
+    window: Window = ALWAYS
 
     @property
     def key(self) -> str:
@@ -163,14 +169,18 @@ class Stack:
         magnitudes: list[Tensor | None] = [None] * count
         text_magnitudes: list[Tensor | None] = [None] * count
         for patch in self.patches:
+            active = call.within(patch.window)
             for axis, value in patch.frequencies(call).items():
-                frequencies[axis] = value
+                upstream = frequencies[axis]
+                frequencies[axis] = _where(active, value, call.base(axis) if upstream is None else upstream)
         for patch in self.patches:
+            active = call.within(patch.window)
             found = patch.magnitudes(call)
             for axis, value in found.per_axis.items():
-                magnitudes[axis] = _product(magnitudes[axis], value)
+                factor = _where(active, value, torch.ones_like(value))
+                magnitudes[axis] = _product(magnitudes[axis], factor)
                 if found.on_text:
-                    text_magnitudes[axis] = _product(text_magnitudes[axis], value)
+                    text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
         return Plan(tuple(frequencies), tuple(magnitudes), tuple(text_magnitudes))
 
     def describe(self, call: Call) -> list[str]:
@@ -178,6 +188,10 @@ class Stack:
 
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model
+
+
+def _where(active: Tensor | None, inside: Tensor, outside: Tensor) -> Tensor:
+    return inside if active is None else torch.where(active, inside, outside)
 
 
 def _product(left: Tensor | None, right: Tensor) -> Tensor:

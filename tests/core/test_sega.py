@@ -59,8 +59,8 @@ def naive_flatness(frames: np.ndarray) -> float:
     height, width = frames.shape[1:]
     power = (np.abs(np.fft.fftshift(np.fft.fft2(frames - frames.mean((1, 2), keepdims=True)), axes=(1, 2))) ** 2).mean(0)
     bins = max(height, width) // 2
-    radius = np.hypot(np.arange(height)[:, None] - height // 2, np.arange(width)[None] - width // 2)
-    ring = np.minimum(np.floor(radius / radius.max() * bins), bins - 1)
+    square = (np.arange(height)[:, None] - height // 2) ** 2 + (np.arange(width)[None] - width // 2) ** 2
+    ring = np.minimum(np.vectorize(math.isqrt)(square * bins**2 // square.max()), bins - 1)  # floor(r / r_max * bins)
     energy = np.maximum([power[ring == b].mean() if (ring == b).any() else 0.0 for b in range(bins)], 1e-8)
     return float(np.clip(np.exp(np.log(energy).mean()) / (energy.mean() + 1e-8), 0, 1))
 
@@ -318,8 +318,9 @@ def test_a_window_follows_the_schedule_of_the_model_where_there_is_one():
 
     call = image_call(sigma=0.8, percent_to_sigma=shifted)
     patch = Extrapolate("pi", window=Window(0.0, 0.5))
-    close(patch.frequencies(call)[1], plain() / 2, rtol=1e-12)
-    assert torch.equal(patch.frequencies(image_call(sigma=0.7, percent_to_sigma=shifted))[1], call.base(1))
+    close(Stack((patch,)).resolve(call).frequencies[1], plain() / 2, rtol=1e-12)
+    outside = Stack((patch,)).resolve(image_call(sigma=0.7, percent_to_sigma=shifted))
+    assert torch.equal(outside.frequencies[1], call.base(1))
 
 
 # ------------------------------------------------------------------------------------------------------ Extrapolate
@@ -487,3 +488,35 @@ def test_the_log_tells_what_happens_otherwise():
     assert "height 64 → 96 (s = 1.50)" in extrapolate
     assert "width 64 → 160 (s = 2.50)" in extrapolate
     assert "nothing" not in sega + extrapolate
+
+
+def test_outside_its_window_a_patch_leaves_what_stands_upstream():
+    upstream = Extrapolate("pi")
+    call = image_call(sigma=0.9, token_map=torch.rand(1, 1, 128, 128))
+    alone = Stack((upstream,)).resolve(call)
+    under = Stack((upstream, Sega(window=Window(0.4, 0.6)))).resolve(call)
+    inside = Stack((upstream, Sega(window=Window(0.0, 0.6)))).resolve(call)
+    for axis in (1, 2):
+        assert torch.equal(under.frequencies[axis], alone.frequencies[axis])
+        assert not torch.equal(inside.frequencies[axis], alone.frequencies[axis])
+        assert (under.magnitudes[axis] == 1).all()
+
+
+def test_segas_ntk_uses_one_ratio_wherever_it_is_chosen():
+    call = image_call(64, 128)
+    by_sega = Sega(strength=0.0).frequencies(call)
+    by_extrapolate = Extrapolate("ntk-sega").frequencies(call)
+    assert by_sega.keys() == by_extrapolate.keys() == {1, 2}
+    assert all(torch.equal(by_sega[axis], by_extrapolate[axis]) for axis in by_sega)
+
+
+@pytest.mark.parametrize("pair", [-1, 2.5, "6", True])
+def test_a_riflex_pair_that_is_no_pair_is_refused(pair):
+    with pytest.raises(RopeWorksError, match="riflex_pair"):
+        Extrapolate("riflex", riflex_pair=pair)
+
+
+@pytest.mark.parametrize("make", [lambda: Sega(strength=True), lambda: Extrapolate("yarn", temperature=-1.0), lambda: Window("0", 1.0)])
+def test_more_bad_numbers_are_refused(make):
+    with pytest.raises(RopeWorksError, match="expected"):
+        make()
