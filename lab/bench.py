@@ -115,18 +115,21 @@ def report(host: str, found: dict, command: str) -> str:
         f"- command: `{command}`",
         "",
         "Each ratio is of two steps measured one after the other; the median is over the pairs. *Rotary part* is what the patch replaces,",
-        "measured alone: the host's own table against all of ours (plan, SEGA's spectrum, table), as shares of a plain step.",
+        "measured alone: the host's own table against all of ours (plan, SEGA's spectrum, table), as shares of a plain step. The last",
+        "column puts these in place of one another: what the ratio would be on a machine without noise.",
         "",
-        "| tokens | method | plain step, s | patched ÷ plain, median | min | max | host's rotary part | ours |",
-        "|---|---|---|---|---|---|---|---|",
+        "| tokens | method | plain step, s | patched ÷ plain, median | min | max | fastest ÷ fastest | host's table | ours | by parts |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         ratios = [b / a for a, b in zip(row["plain"], row["patched"], strict=True)]
         step = statistics.median(row["plain"])
         parts = [f"{100 * row[name] / step:.3f} %" if name in row else "–" for name in ("host_table", "our_table")]
+        fastest = min(row["patched"]) / min(row["plain"])
+        by_parts = f"{1 + (row['our_table'] - row['host_table']) / step:.4f}" if "our_table" in row else "–"
         lines.append(
             f"| {row['tokens']}×{row['tokens']} | {row['method']} | {step:.3f} | {statistics.median(ratios):.3f} | {min(ratios):.3f} "
-            f"| {max(ratios):.3f} | {parts[0]} | {parts[1]} |"
+            f"| {max(ratios):.3f} | {fastest:.3f} | {parts[0]} | {parts[1]} | {by_parts} |"
         )
     extra = found.get("cuda")
     if extra:

@@ -73,12 +73,12 @@ class Extrapolate(Patch):
         return Magnitudes(found)
 
     def describe(self, call: Call) -> str:
-        call = self._seen(call)
-        spans = self._spans(call)
+        own = call.with_native_size(self.native_size)
+        spans = self._spans(self._seen(call))
         title = f"{TITLES[self.method]} on {call.family} {call.size()} tokens"
         if not spans:
-            return f"{title}: nothing to do, {why_nothing(call, self.method == 'riflex')}"
-        ratios = ", ".join(f"{span.role} {span.native:g} → {span.length} (s = {span.scale:.2f})" for span in spans.values())
+            return f"{title}: nothing to do, {why_nothing(own, self.method == 'riflex')}"
+        ratios = ", ".join(f"{a.role} {own.axes[i].native:g} → {a.length} (s = {a.scale:.2f})" for i, a in spans.items())
         return f"{title}, native → now: {ratios}"
 
     def _seen(self, call: Call) -> Call:

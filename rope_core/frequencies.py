@@ -37,25 +37,27 @@ def ntk_base_published_sega(pairs: int, base: float, scale: float) -> float:
 
 def correction_range(
     pairs: int, base: float, native: float, turns: tuple[float, float], factor: Tensor | float = 1.0
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | float, Tensor | float]:
     """First and last pair of a ramp between `turns` rotations over the `native` trained tokens (YaRN's find_correction_range).
 
-    `factor` multiplies the turns. Returns two float64 scalars, rounded outwards and clamped to [0, pairs].
+    `factor` multiplies the turns; with a tensor the answers are tensors on its device. Rounded outwards, clamped to [0, pairs].
     """
-    factor = torch.as_tensor(factor, dtype=torch.float64)
+    if isinstance(factor, Tensor):
+        low, high = (pairs * torch.log(native / (2 * math.pi * t * factor.double())) / math.log(base) for t in turns)
+        return low.floor().clamp(0, pairs), high.ceil().clamp(0, pairs)
+    if factor == 0:
+        return float(pairs), float(pairs)
+    first, last = (pairs * math.log(native / (2 * math.pi * t * factor)) / math.log(base) for t in turns)
+    return float(min(max(math.floor(first), 0), pairs)), float(min(max(math.ceil(last), 0), pairs))
 
-    def pair_at(rotations: float) -> Tensor:
-        return pairs * torch.log(native / (2 * math.pi * rotations * factor)) / math.log(base)
 
-    low = pair_at(turns[0]).floor().clamp(0, pairs)
-    high = pair_at(turns[1]).ceil().clamp(0, pairs)
-    return low, high
-
-
-def ramp(pairs: int, low: Tensor, high: Tensor) -> Tensor:
+def ramp(pairs: int, low: Tensor | float, high: Tensor | float, device: torch.device | str | None = None) -> Tensor:
     """0 up to pair `low`, 1 from pair `high` on, linear between; (pairs,)."""
-    index = torch.arange(pairs, dtype=torch.float64, device=low.device)
-    return ((index - low) / (high - low).clamp(min=1e-3)).clamp(0, 1)
+    index = torch.arange(pairs, dtype=torch.float64, device=device)
+    length = high - low
+    shortest = 1e-3  # a ramp without length is a step
+    length = length.clamp(min=shortest) if isinstance(length, Tensor) else max(length, shortest)
+    return ((index - low) / length).clamp(0, 1)
 
 
 def pi(pairs: int, base: float, scale: float | Tensor, device: torch.device | str | None = None) -> Tensor:
@@ -76,7 +78,7 @@ def yarn(
 ) -> Tensor:
     """YaRN (Peng 2023), turns 32 and 1: fast pairs kept, slow pairs interpolated, a ramp between."""
     plain = base_frequencies(pairs, base, device)
-    blend = ramp(pairs, *correction_range(pairs, base, native, YARN_TURNS, _on(turns_factor, device)))
+    blend = ramp(pairs, *correction_range(pairs, base, native, YARN_TURNS, turns_factor), device)
     return plain * (1 - blend) + (plain / scale) * blend
 
 
@@ -85,9 +87,8 @@ def yarn_bands(
 ) -> Tensor:
     """YaRN in three bands (FiT, DyPE): fastest pairs kept, middle ones NTK, slow ones interpolated."""
     plain = base_frequencies(pairs, base, device)
-    factor = _on(turns_factor, device)
-    beta = ramp(pairs, *correction_range(pairs, base, native, BAND_BETA, factor))
-    gamma = ramp(pairs, *correction_range(pairs, base, native, BAND_GAMMA, factor))
+    beta = ramp(pairs, *correction_range(pairs, base, native, BAND_BETA, turns_factor), device)
+    gamma = ramp(pairs, *correction_range(pairs, base, native, BAND_GAMMA, turns_factor), device)
     slow = ntk(pairs, base, scale, device) * (1 - beta) + (plain / scale) * beta
     return plain * (1 - gamma) + slow * gamma
 
@@ -149,7 +150,3 @@ def yarn_magnitude(scale: float) -> float:
 
 def _period(pair: int, pairs: int, base: float) -> float:
     return 2 * math.pi * base ** (pair / pairs)
-
-
-def _on(value: Tensor | float, device: torch.device | str | None) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64, device=device)

@@ -100,7 +100,7 @@ def _masked_table(ids: Tensor, plan: Plan, layout: MaskLayout, frequencies: list
     if image is None:
         return table
     text = torch.ones_like(image) if text is None else text
-    mask = layout.text.expand(ids.shape[:2])[..., None]  # (batch, tokens, 1)
+    mask = layout.text.to(image.device).expand(ids.shape[:2])[..., None]  # (batch, tokens, 1)
     factors = torch.where(mask, text[:, None], image[:, None])  # (batch, tokens, pairs)
     return table * factors[:, None, :, :, None, None].float()
 

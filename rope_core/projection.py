@@ -20,8 +20,7 @@ def probe_linear(
     """w (channels, frames, height, width) of a linear layer on flattened patches; order "c h w" or "h w c"."""
     _, height, width = patch
     size = channels * height * width
-    basis = torch.cat([torch.zeros(1, size), torch.eye(size)]).to(device=device, dtype=dtype)
-    answers = layer(basis[None])[0].float().mean(-1)
+    answers = layer(_zero_and_basis(size, dtype, device)[None])[0].float().mean(-1)
     weights = answers[1:] - answers[0]
     if order == "h w c":
         return weights.view(height, width, channels).permute(2, 0, 1)[:, None]
@@ -31,10 +30,14 @@ def probe_linear(
 def probe_convolution(layer: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """w of a convolution whose kernel and stride are one patch; shape is (channels, [frames,] height, width)."""
     size = torch.Size(shape).numel()
-    basis = torch.cat([torch.zeros(1, size), torch.eye(size)]).to(device=device, dtype=dtype)
-    answers = layer(basis.view(size + 1, *shape)).float().flatten(1).mean(-1)
+    answers = layer(_zero_and_basis(size, dtype, device).view(size + 1, *shape)).float().flatten(1).mean(-1)
     weights = (answers[1:] - answers[0]).view(shape)
     return weights if len(shape) == 4 else weights[:, None]
+
+
+def _zero_and_basis(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Built where it is needed: a copy from the host would make a GPU wait.
+    return torch.cat([torch.zeros(1, size, dtype=dtype, device=device), torch.eye(size, dtype=dtype, device=device)])
 
 
 def project(latent: Tensor, weights: Tensor) -> Tensor:

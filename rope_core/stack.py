@@ -52,7 +52,7 @@ class Window:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(value, (int, float)) for value in (self.start, self.end))
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (self.start, self.end))
         if not numbers or not 0.0 <= self.start <= self.end <= 1.0:
             raise RopeWorksError(
                 f"start_percent {self.start!r} and end_percent {self.end!r} do not form a range: "

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ..active import ActivePlan, now_running, running
 from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
+from ..extrapolation import check_native_size
 from ..layout import GridLayout
-from ..projection import probe_convolution, probe_linear, project, token_grid
+from ..projection import probe_convolution, probe_linear, project
 from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
 
 log = logging.getLogger("ropeworks")
@@ -40,6 +41,7 @@ def patched(
     name = type(transformer).__name__
     if name not in _EMBEDDERS:
         raise RopeWorksError(f"found a {name}; expected one of {', '.join(_EMBEDDERS)}. Pass the pipeline's transformer.")
+    check_native_size(native_pixels)
     attribute = _EMBEDDERS[name]
     base = getattr(transformer, attribute)
     if isinstance(base, _Embedder):
@@ -48,12 +50,17 @@ def patched(
     for patch in patches:
         stack = stack.with_patch(patch)
     adapter = _Wan if name == "WanTransformer3DModel" else _Flux
+    # Behind accelerate's hooks, where offloaded weights have arrived.
+    forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
+    own_forward = vars(transformer).get(forward)
     setattr(transformer, attribute, adapter.embedder(base))
-    transformer.forward = adapter(transformer, stack, native_pixels, on_plan)
+    setattr(transformer, forward, adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan))
     try:
         yield transformer
     finally:
-        del transformer.forward
+        delattr(transformer, forward)
+        if own_forward is not None:
+            setattr(transformer, forward, own_forward)
         setattr(transformer, attribute, base)
 
 
@@ -79,7 +86,7 @@ class _WanEmbedder(_Embedder):
         active = now_running()
         if active is None or active.plan.untouched:
             return self.base(hidden_states)
-        grid = token_grid(tuple(hidden_states.shape), tuple(self.base.patch_size))
+        grid = _whole_patches(hidden_states, tuple(self.base.patch_size))
         axes = [torch.arange(n, device=hidden_states.device, dtype=torch.float32) for n in grid]
         ids = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
         table = active.table(ids, lambda tokens: _as_table(*(part[0, tokens, 0] for part in self.base(hidden_states)))[None, None], True)
@@ -92,9 +99,16 @@ class _Forward:
 
     embedder: type[_Embedder]
 
-    def __init__(self, transformer: nn.Module, stack: Stack, native_pixels: int, on_plan: Callable[[Call, Plan], None] | None) -> None:
-        self.original = transformer.forward
-        self.signature = inspect.signature(transformer.forward)
+    def __init__(
+        self,
+        transformer: nn.Module,
+        original: Callable[..., Any],
+        stack: Stack,
+        native_pixels: int,
+        on_plan: Callable[[Call, Plan], None] | None,
+    ) -> None:
+        self.original = original
+        self.signature = inspect.signature(original)
         self.transformer = weakref.proxy(transformer)
         self.config: Any = transformer.config
         self.stack = stack
@@ -112,7 +126,7 @@ class _Forward:
                 log.info(line)
         if self.on_plan is not None:
             self.on_plan(call, plan)
-        layout = GridLayout(grid, start)
+        layout = GridLayout(grid, start, steps=(1.0,) * len(call.axes))
         return self.run(plan, call, layout, arguments)
 
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
@@ -166,11 +180,13 @@ class _Flux(_Forward):
         """Rows and columns from the position ids; pipelines pass one tensor at every step, so they are read once a run."""
         if self._grid is not None and self._grid[0]() is ids:
             return self._grid[1]
-        positions = (ids if ids.dim() == 2 else ids[0]).float().cpu()
+        positions = (ids if ids.dim() == 2 else ids[0]).cpu()
         image = positions[positions[:, 0] == positions[0, 0]]
-        rows, columns = (int(image[:, axis].max() - image[:, axis].min()) + 1 for axis in (1, 2))
-        if rows * columns != len(image):
-            raise RopeWorksError(f"img_ids name {len(image)} tokens on {rows} rows and {columns} columns: expected a full grid.")
+        # Counted, not read off the largest id, which half precision rounds beyond 256.
+        columns = int((image[:, 1] == image[0, 1]).sum())
+        rows, rest = divmod(len(image), columns)
+        if rest:
+            raise RopeWorksError(f"img_ids name {len(image)} tokens with {columns} in their first row: expected a full grid.")
         self._grid = (weakref.ref(ids), (1, rows, columns))
         return self._grid[1]
 
@@ -196,7 +212,7 @@ class _Wan(_Forward):
         latent, timestep = arguments["hidden_states"], arguments["timestep"]
         embedder = self.transformer.rope.base
         patch = tuple(embedder.patch_size)
-        grid = token_grid(tuple(latent.shape), patch)
+        grid = _whole_patches(latent, patch)
         axes = (embedder.t_dim, embedder.h_dim, embedder.w_dim)
         hidden = self.config.num_attention_heads * self.config.attention_head_dim
         row = recognise("WanTransformer3DModel", len(axes), hidden, self.config.out_channels)
@@ -204,16 +220,27 @@ class _Wan(_Forward):
         def token_map() -> Tensor:
             layer = self.transformer.patch_embedding
             shape = (latent.shape[1], *patch)
-            return project(latent, probe_convolution(layer, shape, latent.dtype, latent.device))
+            frames, rows, columns = (n * p for n, p in zip(grid, patch, strict=True))
+            weights = probe_convolution(layer, shape, latent.dtype, latent.device)
+            return project(latent[:, :, :frames, :rows, :columns], weights)
 
-        sigma = timestep.reshape(-1)[0].float() / _TRAINING_STEPS
+        # Per-token times hold 0 for frames that are given; the clip's own time is the largest.
+        sigma = timestep.max().float() / _TRAINING_STEPS
         # diffusers' Wan keeps theta at its default and does not store it.
         return self.call(row, axes, 10000.0, grid, sigma, token_map), 0, grid
+
+
+def _whole_patches(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, int, int]:
+    """Token grid (frames, rows, columns); diffusers' Wan drops what does not fill a patch."""
+    frames, rows, columns = (size // p for size, p in zip(latent.shape[2:], patch, strict=True))
+    return frames, rows, columns
 
 
 def _row(value: Any, row: int, images: int) -> Any:
     if isinstance(value, Tensor) and value.dim() and len(value) == images:
         return value[row : row + 1]
+    if isinstance(value, dict):
+        return {name: _row(item, row, images) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_row(item, row, images) for item in value]
     return value

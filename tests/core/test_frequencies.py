@@ -1,5 +1,6 @@
 """Every extrapolation rule against plain Python written from the published formulas."""
 
+import itertools
 import math
 
 import numpy as np
@@ -127,7 +128,7 @@ class TestEachRuleFollowsItsFormula:
 )
 def test_correction_ranges_on_flux_are_the_golden_ones(turns, factor, expected):
     low, high = rules.correction_range(*FLUX, turns, factor)
-    assert (low.item(), high.item()) == expected
+    assert (float(low), float(high)) == expected
 
 
 def test_the_published_thresholds_stand_unchanged():
@@ -162,6 +163,34 @@ def test_nothing_changes_at_the_native_size(pairs, base, native):
     ):
         close(found, expected)
     assert rules.yarn_magnitude(1.0) == 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.integers(2, 64), base=st.floats(10.0, 1e6), native=st.floats(2.0, 1000.0), time=st.floats(0.0, 1.0))
+def test_dype_changes_nothing_at_the_native_size_whatever_the_time(pairs, base, native, time):
+    sigma, expected = torch.tensor(time, dtype=torch.float64), plain(pairs, base)
+    for found in (
+        rules.dype_pi(pairs, base, 1.0, sigma),
+        rules.dype_ntk(pairs, base, 1.0, sigma),
+        rules.dype_yarn(pairs, base, 1.0, native, sigma),
+        rules.dype_yarn_bands(pairs, base, 1.0, native, sigma),
+    ):
+        close(found, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=st.integers(2, 64), base=st.floats(10.0, 1e6), native=st.floats(2.0, 1000.0), scale=st.floats(1.01, 16.0))
+def test_dype_moves_away_from_plain_rope_the_noisier_the_image(pairs, base, native, scale):
+    times = [torch.tensor(t, dtype=torch.float64) for t in (0.0, 0.2, 0.5, 0.8, 1.0)]
+    for rule in (
+        lambda t: rules.dype_pi(pairs, base, scale, t),
+        lambda t: rules.dype_ntk(pairs, base, scale, t),
+        lambda t: rules.dype_yarn(pairs, base, scale, native, t),
+        lambda t: rules.dype_yarn_bands(pairs, base, scale, native, t),
+    ):
+        found = [rule(t) for t in times]
+        for earlier, later in itertools.pairwise(found):
+            assert (later <= earlier * (1 + 1e-12)).all()
 
 
 @settings(max_examples=60, deadline=None)

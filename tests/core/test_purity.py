@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
-from rope_core import Plan
-from rope_core.active import ActivePlan, planned_table, running
+from rope_core import Plan, Sega, Stack
+from rope_core.active import ActivePlan, now_running, planned_table, running
 from rope_core.layout import GridLayout
 from rope_core.stack import HEIGHT, INDEX, WIDTH, AxisSpan, Call
 
@@ -64,3 +65,63 @@ def test_a_compiled_graph_follows_the_plan_without_recompiling():
         torch.testing.assert_close(found[0, 0, :, 5, 0, 0].double(), expected, rtol=0, atol=1e-6)
     assert torch.equal(doubled(base, ids), 2 * base)
     assert len(graphs) == 1
+
+
+def batched_plan() -> tuple[Plan, Call, torch.Tensor]:
+    axes = (AxisSpan(INDEX, 2, 100.0, 1), AxisSpan(HEIGHT, 3, 100.0, 4, 2.0), AxisSpan(WIDTH, 3, 100.0, 4, 2.0))
+    maps = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    call = Call("test", axes, torch.tensor(0.5, dtype=torch.float64), 16, lambda: maps)
+    ids = torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0))[None]
+    return Stack((Sega(),)).resolve(call), call, ids
+
+
+def test_the_operator_keeps_the_promises_that_torch_checks():
+    plan, call, ids = batched_plan()
+    with running(ActivePlan(plan, call, 2, lambda _: GridLayout((1, 4, 4)))):
+        torch.library.opcheck(planned_table, (torch.zeros(1, 1, 16, 8, 2, 2), ids, True))
+    torch.library.opcheck(planned_table, (torch.zeros(1, 1, 16, 8, 2, 2), ids, True))
+
+
+@pytest.mark.parametrize("base_is_plain", [True, False])
+def test_the_operator_answers_as_the_plan_itself_does(base_is_plain):
+    plan, call, ids = batched_plan()
+    base = torch.rand(1, 1, 16, 8, 2, 2, generator=torch.Generator().manual_seed(5))
+    with running(ActivePlan(plan, call, 2, lambda _: GridLayout((1, 4, 4)))) as active:
+        compiled = torch.compile(planned_table, backend="eager", fullgraph=True)(base, ids, base_is_plain)
+        assert active.consulted
+        assert torch.equal(compiled, active.table(ids, lambda tokens: base[:, :, tokens], base_is_plain))
+    assert compiled.shape[0] == 2
+    assert not torch.equal(compiled[0], compiled[1])
+
+
+def test_the_answer_of_a_call_has_the_batch_of_the_call_even_where_images_share_a_table():
+    plan, call, ids = batched_plan()
+    shared = Plan(plan.frequencies, (None,) * 3, (None,) * 3)
+    with running(ActivePlan(shared, call, 2, lambda _: GridLayout((1, 4, 4)))):
+        found = planned_table(torch.zeros(1, 1, 16, 8, 2, 2), ids, True)
+    assert found.shape[0] == 2
+    assert torch.equal(found[0], found[1])
+
+
+def test_tokens_the_plan_does_not_speak_of_keep_the_base():
+    plan, call, ids = batched_plan()
+    base = torch.rand(1, 1, 16, 8, 2, 2)
+    active = ActivePlan(plan, call, 1, lambda _: None)
+    assert torch.equal(active.table(ids, lambda tokens: base[:, :, tokens], True), base)
+    assert active.consulted
+
+
+def test_a_plan_runs_only_within_its_block_and_only_on_its_thread():
+    plan, call, _ = batched_plan()
+    outer, inner = (ActivePlan(plan, call, 1, lambda _: None) for _ in range(2))
+    elsewhere = []
+    with running(outer):
+        with pytest.raises(ZeroDivisionError), running(inner):
+            assert now_running() is inner
+            raise ZeroDivisionError
+        assert now_running() is outer
+        thread = threading.Thread(target=lambda: elsewhere.append(now_running()))
+        thread.start()
+        thread.join()
+    assert elsewhere == [None]
+    assert now_running() is None

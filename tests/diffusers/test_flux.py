@@ -7,6 +7,8 @@ import threading
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
 from lab.model import build_transformer, grid_ids
 from rope_core import METHODS, Extrapolate, RopeWorksError, Sega, Window
@@ -14,6 +16,7 @@ from rope_core.hosts.diffusers import patched
 
 NATIVE = 64  # pixels: 4 tokens a side
 TEXT = 6
+SHARED = ("img_ids", "txt_ids", "return_dict")
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +85,8 @@ def test_afterwards_the_transformer_is_as_before(transformer):
 def test_an_image_does_not_change_with_its_batch_mates(transformer):
     arguments = inputs(8, 8, batch=3)
     together = run(transformer, (Sega(),), **arguments)
-    shared = ("img_ids", "txt_ids", "return_dict")
     for row in range(3):
-        alone = {name: value if name in shared else value[row : row + 1] for name, value in arguments.items()}
+        alone = {name: value if name in SHARED else value[row : row + 1] for name, value in arguments.items()}
         torch.testing.assert_close(run(transformer, (Sega(),), **alone), together[row : row + 1], rtol=0, atol=1e-6)
 
 
@@ -161,6 +163,146 @@ def test_misuse_is_refused_with_what_was_found(transformer):
         patched(transformer, Sega()),
     ):
         pass
-    holes = {**inputs(8, 8), "img_ids": grid_ids(8, 8) * 2}
-    with pytest.raises(RopeWorksError, match="64 tokens on 15 rows"):
-        run(transformer, (Sega(),), **holes)
+    ragged = {**inputs(8, 8), "img_ids": grid_ids(8, 8)[:-1]}
+    with pytest.raises(RopeWorksError, match="63 tokens with 8 in their first row"):
+        run(transformer, (Sega(),), **ragged)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (12, 6)], ids=str)
+def test_position_interpolation_divides_each_axis_by_its_own_ratio(transformer, size):
+    arguments = inputs(*size)
+    divided = {**arguments, "img_ids": arguments["img_ids"] / torch.tensor([1, size[0] / 4, size[1] / 4])}
+    torch.testing.assert_close(run(transformer, (Extrapolate("pi"),), **arguments), run(transformer, **divided), rtol=0, atol=1e-5)
+
+
+def test_every_image_of_a_batch_has_exactly_the_plan_it_has_alone(transformer):
+    arguments = inputs(8, 8, batch=3)
+    plans = []
+
+    def look(call, plan):
+        plans.append(plan)
+
+    with patched(transformer, Sega(), native_pixels=NATIVE, on_plan=look):
+        transformer(**arguments)
+        for row in range(3):
+            transformer(**{name: value[row : row + 1] if name not in SHARED else value for name, value in arguments.items()})
+    together, *alone = plans
+    for axis in (1, 2):
+        assert together.magnitudes[axis].shape[0] == 3
+        assert not torch.equal(together.magnitudes[axis][0], together.magnitudes[axis][1])
+        for row in range(3):
+            torch.testing.assert_close(together.magnitudes[axis][row : row + 1], alone[row].magnitudes[axis], rtol=1e-6, atol=0)
+
+
+def test_what_a_controlnet_adds_stays_with_its_image(transformer):
+    arguments = inputs(8, 8, batch=2)
+    generator = torch.Generator().manual_seed(3)
+    residuals = {
+        "controlnet_block_samples": [torch.randn(2, 64, 256, generator=generator)],
+        "controlnet_single_block_samples": (torch.randn(2, 64, 256, generator=generator),),
+    }
+    together = run(transformer, (Sega(),), **arguments, **residuals)
+    assert not torch.allclose(together, run(transformer, (Sega(),), **arguments))
+    for row in range(2):
+        mine = {name: value[row : row + 1] if name not in SHARED else value for name, value in arguments.items()}
+        theirs = {name: [part[row : row + 1] for part in value] for name, value in residuals.items()}
+        torch.testing.assert_close(run(transformer, (Sega(),), **mine, **theirs), together[row : row + 1], rtol=0, atol=1e-5)
+
+
+def test_what_attention_is_told_stays_with_its_image(transformer):
+    seen = []
+
+    class Noting(FluxAttnProcessor):
+        def __call__(self, *given, note=None, **named):
+            seen.append(note)
+            return super().__call__(*given, **named)
+
+    listening = copy.deepcopy(transformer)
+    listening.set_attn_processor(Noting())
+    notes = torch.tensor([[1.0], [2.0]])
+    run(listening, (Sega(),), **inputs(8, 8, batch=2), joint_attention_kwargs={"note": notes})
+    assert [note.tolist() for note in seen[:: len(seen) // 2]] == [[[1.0]], [[2.0]]]
+
+
+def test_ids_with_a_batch_dimension_mean_the_same(transformer):
+    arguments = inputs(8, 8)
+    with_batch = {**arguments, "img_ids": arguments["img_ids"][None], "txt_ids": arguments["txt_ids"][None]}
+    assert torch.equal(run(transformer, (Sega(),), **with_batch), run(transformer, (Sega(),), **arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("columns", [255, 260, 300])
+def test_half_precision_ids_as_pipelines_pass_them_mean_the_same(transformer, columns, dtype):
+    arguments = inputs(2, columns)
+    half = {**arguments, **{name: arguments[name].to(dtype) for name in ("img_ids", "txt_ids")}}
+    assert torch.equal(run(transformer, (Extrapolate("pi"),), **half), run(transformer, (Extrapolate("pi"),), **arguments))
+
+
+def test_a_new_size_in_the_same_block_is_read_anew(transformer):
+    small, wide = inputs(8, 8), inputs(8, 12)
+    with patched(transformer, Sega(), native_pixels=NATIVE):
+        found = [transformer(**arguments)[0] for arguments in (small, wide, small)]
+    for one, arguments in zip(found, (small, wide, small), strict=True):
+        assert torch.equal(one, run(transformer, (Sega(),), **arguments))
+
+
+def test_plans_are_shown_once_a_pass_with_the_flow_time_and_the_size(transformer):
+    seen = []
+    with patched(transformer, Sega(), native_pixels=NATIVE, on_plan=lambda call, plan: seen.append((call, plan))):
+        transformer(**inputs(8, 12, batch=2))
+        transformer(**{**inputs(8, 12), "timestep": torch.tensor([0.25])})
+    assert [call.sigma.item() for call, _ in seen] == pytest.approx([0.7, 0.25])
+    call, plan = seen[0]
+    assert (call.family, call.size()) == ("Flux.1", "8×12")
+    assert [(axis.pairs, axis.length, axis.native) for axis in call.axes] == [(8, 1, None), (28, 8, 4.0), (28, 12, 4.0)]
+    assert plan.magnitudes[1].shape == (2, 28)
+
+
+def test_without_a_native_size_the_architecture_decides(transformer):
+    seen = []
+    with patched(transformer, Sega(), on_plan=lambda call, plan: seen.append((call, plan))):
+        transformer(**inputs(8, 8))
+    assert seen[0][0].axes[1].native == 64.0
+    assert seen[0][1].untouched
+
+
+@pytest.mark.parametrize("pixels", [-64, True, float("nan"), 0.5])
+def test_a_native_size_that_is_no_number_of_pixels_is_refused(transformer, pixels):
+    with pytest.raises(RopeWorksError, match="expected"), patched(transformer, Sega(), native_pixels=pixels):
+        pass
+
+
+def test_a_refused_patch_leaves_the_first_one_standing(transformer):
+    arguments = inputs(8, 8)
+    expected = run(transformer, (Sega(),), **arguments)
+    with patched(transformer, Sega(), native_pixels=NATIVE):
+        with pytest.raises(RopeWorksError, match="patched already"), patched(transformer, Extrapolate("pi")):
+            pass
+        assert torch.equal(transformer(**arguments)[0], expected)
+
+
+def test_hooks_of_accelerate_survive_the_block(transformer):
+    class Counting(ModelHook):
+        passes = 0
+
+        def pre_forward(self, module, *given, **named):
+            self.passes += 1
+            return given, named
+
+    hooked, hook, arguments = copy.deepcopy(transformer), Counting(), inputs(8, 8)
+    add_hook_to_module(hooked, hook)
+    before = vars(hooked)["forward"]
+    run(hooked, (Sega(),), **arguments)
+    assert hook.passes == 1
+    assert vars(hooked).get("forward") is before
+    run(hooked, **arguments)
+    assert hook.passes == 2
+
+
+def test_sega_works_on_a_transformer_whose_weights_arrive_with_the_forward_pass(transformer):
+    offloaded, arguments = copy.deepcopy(transformer), inputs(8, 8)
+    weights = {name: value.clone() for name, value in offloaded.state_dict().items()}
+    add_hook_to_module(offloaded, AlignDevicesHook(execution_device="cpu", offload=True, place_submodules=True, weights_map=weights))
+    assert next(offloaded.parameters()).device.type == "meta"
+    assert torch.equal(run(offloaded, **arguments), run(transformer, **arguments))
+    assert torch.equal(run(offloaded, (Sega(),), **arguments), run(transformer, (Sega(),), **arguments))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from rope_core import Extrapolate, Sega
+from rope_core import Extrapolate, RopeWorksError, Sega
 from rope_core.hosts.diffusers import patched
 
 NATIVE = 64
@@ -83,3 +85,97 @@ def test_riflex_slows_the_sixth_pair_of_long_clips_only(transformer):
     short, long = inputs(21, 4, 4), inputs(60, 4, 4)
     assert torch.equal(run(transformer, Extrapolate("riflex"), **short), run(transformer, **short))
     assert not torch.equal(run(transformer, Extrapolate("riflex"), **long), run(transformer, **long))
+
+
+class HalfPositions(torch.nn.Module):
+    """The rotary embedder of Wan with rows and columns at 0, 1/2, 1, ..., written from the formula."""
+
+    def __init__(self, frames: int, rows: int, columns: int) -> None:
+        super().__init__()
+        where = torch.cartesian_prod(*(torch.arange(n).double() for n in (frames, rows, columns))) / torch.tensor([1, 2, 2])
+        angles = [where[:, axis : axis + 1] * 1e4 ** -(torch.arange(n).double() / n) for axis, n in enumerate((22, 21, 21))]
+        self.angles = torch.cat(angles, dim=-1).repeat_interleave(2, dim=-1)[None, :, None]
+
+    def forward(self, latent):
+        return self.angles.cos().float(), self.angles.sin().float()
+
+
+def test_position_interpolation_equals_the_plain_model_at_half_positions(transformer):
+    arguments = inputs()
+    by_hand = copy.deepcopy(transformer)
+    by_hand.rope = HalfPositions(3, 8, 8)
+    expected = run(by_hand, **arguments)
+    torch.testing.assert_close(run(transformer, Extrapolate("pi"), **arguments), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(run(transformer, **arguments), expected, rtol=0, atol=1e-3)
+
+
+def test_strength_zero_over_upstream_frequencies_is_bit_identical(transformer):
+    arguments = inputs()
+    patch = Sega(strength=0.0, extrapolation="keep")
+    assert torch.equal(run(transformer, patch, **arguments), run(transformer, **arguments))
+
+
+def test_after_an_error_the_transformer_is_as_before(transformer):
+    arguments = inputs()
+    before, embedder = run(transformer, **arguments), transformer.rope
+    with pytest.raises(ZeroDivisionError), patched(transformer, Sega(), native_pixels=NATIVE):
+        assert transformer.rope is not embedder
+        raise ZeroDivisionError
+    assert transformer.rope is embedder
+    assert "forward" not in vars(transformer)
+    assert torch.equal(run(transformer, **arguments), before)
+
+
+def test_a_transformer_is_patched_once_at_a_time(transformer):
+    with (
+        pytest.raises(RopeWorksError, match="patched already"),
+        patched(transformer, Sega()),
+        patched(transformer, Extrapolate("pi")),
+    ):
+        pass
+    assert "forward" not in vars(transformer)
+
+
+def test_segas_map_is_the_embedding_averaged_over_channels_frame_by_frame(transformer):
+    arguments = inputs(3, 16, 24, batch=2)
+    embedded, maps = [], []
+    hook = transformer.patch_embedding.register_forward_hook(lambda module, given, answer: embedded.append(answer))
+    with patched(transformer, Extrapolate("pi"), native_pixels=NATIVE, on_plan=lambda call, plan: maps.append(call.token_map())):
+        transformer(**arguments)
+    hook.remove()
+    real = embedded[-1].mean(1)
+    assert maps[0].shape == real.shape == (2, 3, 8, 12)
+    for frame in range(3):
+        for clip in range(2):
+            found, expected = maps[0][clip, frame], real[clip, frame]
+            torch.testing.assert_close(found - found.mean(), expected - expected.mean(), rtol=0, atol=1e-5)
+
+
+def test_calls_tell_frames_rows_columns_and_the_flow_time(transformer):
+    seen = []
+    with patched(transformer, Sega(), native_pixels=NATIVE, on_plan=lambda call, plan: seen.append(call)):
+        transformer(**inputs(5, 8, 16))
+    (call,) = seen
+    assert [(axis.role, axis.pairs, axis.length, axis.native) for axis in call.axes] == [
+        ("time", 22, 5, 21),
+        ("height", 21, 4, 4.0),
+        ("width", 21, 8, 4.0),
+    ]
+    assert call.sigma.item() == pytest.approx(0.7)
+
+
+def test_a_first_frame_free_of_noise_does_not_hide_the_flow_time_of_the_clip(transformer):
+    arguments = inputs()
+    times = torch.full((1, 3 * 64), 700.0)
+    times[:, :64] = 0
+    seen = []
+    with patched(transformer, Extrapolate("dype-pi"), native_pixels=NATIVE, on_plan=lambda call, plan: seen.append(call.sigma.item())):
+        transformer(**{**arguments, "timestep": times})
+    assert seen == pytest.approx([0.7])
+
+
+def test_a_latent_of_odd_size_is_cut_as_the_model_cuts_it(transformer):
+    arguments = inputs(3, 17, 19)
+    plain = run(transformer, **arguments)
+    for patch in (Extrapolate("pi"), Sega()):
+        assert run(transformer, patch, **arguments).shape == plain.shape

@@ -1,0 +1,47 @@
+"""Which row of data a transformer gets."""
+
+import pytest
+
+from rope_core import RopeWorksError
+from rope_core.architectures import ARCHITECTURES, recognise
+from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH
+
+
+@pytest.mark.parametrize(
+    ("found", "family", "native"),
+    [
+        (("Flux", 3), "Flux.1", 1024 / 16),
+        (("FluxTransformer2DModel", 3), "Flux.1", 1024 / 16),
+        (("Flux", 4), "Flux.2", 1024 / 16),
+        (("Chroma", 3), "Chroma", 1024 / 16),
+        (("QwenImageTransformer2DModel", 3), "Qwen-Image", 1328 / 16),
+        (("NextDiT", 3), "Lumina2 / Z-Image", 1024 / 16),
+        (("WanModel", 3, 1536, 16), "Wan 480p", 832 / 16),
+        (("WanTransformer3DModel", 3, 5120, 16), "Wan 720p", 1280 / 16),
+        (("WanTransformer3DModel", 3, 3072, 48), "Wan 2.2 5B", 1280 / 32),
+        (("HunyuanVideo", 3, 3072, 16), "HunyuanVideo", 1280 / 16),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_each_family_is_known_by_class_axes_width_and_channels(found, family, native):
+    row = recognise(*found)
+    assert (row.family, row.native) == (family, native)
+
+
+def test_height_and_width_stand_once_in_every_row_and_video_has_a_time_axis():
+    for row in ARCHITECTURES:
+        assert row.roles.count(HEIGHT) == row.roles.count(WIDTH) == 1
+        assert row.roles.index(HEIGHT) < row.roles.index(WIDTH)
+        assert (TIME in row.roles) == (row.riflex_pair is not None) == (row.native_frames is not None)
+        assert (TIME in row.roles) != (INDEX in row.roles)
+
+
+def test_riflex_slows_the_published_pairs():
+    assert {row.family.split()[0]: row.riflex_pair for row in ARCHITECTURES if row.riflex_pair} == {"Wan": 6, "HunyuanVideo": 4}
+
+
+@pytest.mark.parametrize("found", [("UNetModel", 3), ("Flux", 2), ("Chroma", 4), ("WanModel", 4)], ids=str)
+def test_other_models_are_refused_with_what_was_found_and_what_is_known(found):
+    name, axes = found
+    with pytest.raises(RopeWorksError, match=rf"{name} with {axes} rotary axes.*Supported: Flux\.1, .*HunyuanVideo.*Connect"):
+        recognise(name, axes)
