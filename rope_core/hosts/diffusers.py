@@ -169,7 +169,8 @@ class _Flux(_Forward):
         def token_map() -> Tensor:
             layer = self.transformer.x_embedder
             weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
-            image = tokens[:, : grid[1] * grid[2]].float() @ weights.flatten()
+            # A matrix product would round differently in different batches.
+            image = (tokens[:, : grid[1] * grid[2]].float() * weights.flatten()).sum(-1)
             return image.view(-1, *grid)
 
         sigma = timestep.reshape(-1)[0].float()

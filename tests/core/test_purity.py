@@ -125,3 +125,18 @@ def test_a_plan_runs_only_within_its_block_and_only_on_its_thread():
         thread.join()
     assert elsewhere == [None]
     assert now_running() is None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
+def test_nothing_is_printed_and_no_error_is_swallowed_unnamed(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", where
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, where
+
+
+def test_every_module_outside_hosts_is_looked_at():
+    assert {path for path in CORE.rglob("*.py") if "hosts" not in path.relative_to(CORE).parts} == set(FILES)
+    assert len(FILES) >= 10

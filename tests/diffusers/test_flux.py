@@ -11,7 +11,8 @@ from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
 from lab.model import build_transformer, grid_ids
-from rope_core import METHODS, Extrapolate, RopeWorksError, Sega, Window
+from rope_core import METHODS, SEGA_METHODS, Extrapolate, RopeWorksError, Sega, Window
+from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
 
 NATIVE = 64  # pixels: 4 tokens a side
@@ -306,3 +307,57 @@ def test_sega_works_on_a_transformer_whose_weights_arrive_with_the_forward_pass(
     assert next(offloaded.parameters()).device.type == "meta"
     assert torch.equal(run(offloaded, **arguments), run(transformer, **arguments))
     assert torch.equal(run(offloaded, (Sega(),), **arguments), run(transformer, (Sega(),), **arguments))
+
+
+@pytest.mark.parametrize("extrapolation", SEGA_METHODS)
+def test_sega_at_native_size_is_bit_identical_over_every_extrapolation(transformer, extrapolation):
+    arguments = inputs(4, 4)
+    assert torch.equal(run(transformer, (Sega(extrapolation=extrapolation),), **arguments), run(transformer, **arguments))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 7), (9, 16), (33, 17)], ids=str)
+def test_an_image_is_bit_for_bit_the_same_alone_and_in_a_batch(transformer, size):
+    arguments = inputs(*size, batch=3)
+    together = run(transformer, (Sega(),), **arguments)
+    for row in range(3):
+        alone = {name: value if name in SHARED else value[row : row + 1] for name, value in arguments.items()}
+        assert torch.equal(run(transformer, (Sega(),), **alone), together[row : row + 1]), row
+
+
+def test_leaving_the_block_quietly_restores_the_transformer(transformer):
+    arguments = inputs(8, 8)
+    before, embedder = run(transformer, **arguments), transformer.pos_embed
+    with patched(transformer, Sega(), Extrapolate("yarn"), native_pixels=NATIVE) as given:
+        assert given is transformer
+        assert not torch.equal(transformer(**arguments)[0], before)
+    assert transformer.pos_embed is embedder
+    assert "forward" not in vars(transformer)
+    assert torch.equal(run(transformer, **arguments), before)
+
+
+def test_an_error_inside_a_forward_pass_leaves_no_plan_running(transformer):
+    arguments = inputs(8, 8)
+    before = run(transformer, **arguments)
+    broken = {**arguments, "encoder_hidden_states": torch.zeros(1, TEXT, 65)}
+    with pytest.raises(RuntimeError), patched(transformer, Sega(), native_pixels=NATIVE):
+        transformer(**broken)
+    assert now_running() is None
+    assert torch.equal(run(transformer, **arguments), before)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_reference_tokens_of_a_batch_are_left_out_of_the_map(transformer, batch):
+    arguments = inputs(8, 8, batch=batch)
+    reference = grid_ids(4, 6)
+    reference[:, 0] = 1
+    generator = torch.Generator().manual_seed(6)
+    more = {
+        **arguments,
+        "img_ids": torch.cat([arguments["img_ids"], reference]),
+        "hidden_states": torch.cat([arguments["hidden_states"], torch.randn(batch, 24, 64, generator=generator)], dim=1),
+    }
+    maps = []
+    with patched(transformer, Sega(), native_pixels=NATIVE, on_plan=lambda call, plan: maps.append(call.token_map())):
+        transformer(**arguments)
+        assert transformer(**more)[0].shape == (batch, 88, 64)
+    torch.testing.assert_close(maps[1], maps[0], rtol=0, atol=1e-6)

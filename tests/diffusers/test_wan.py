@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from rope_core import Extrapolate, RopeWorksError, Sega
+from rope_core import METHODS, Extrapolate, RopeWorksError, Sega
 from rope_core.hosts.diffusers import patched
 
 NATIVE = 64
@@ -179,3 +179,37 @@ def test_a_latent_of_odd_size_is_cut_as_the_model_cuts_it(transformer):
     plain = run(transformer, **arguments)
     for patch in (Extrapolate("pi"), Sega()):
         assert run(transformer, patch, **arguments).shape == plain.shape
+
+
+@pytest.mark.parametrize("patch", [Sega(), *(Extrapolate(m) for m in METHODS)], ids=lambda p: getattr(p, "method", "sega"))
+def test_native_size_is_bit_identical_for_every_method(transformer, patch):
+    arguments = inputs()
+    assert torch.equal(run(transformer, patch, native=128, **arguments), run(transformer, **arguments))
+
+
+@pytest.mark.parametrize(("frames", "changes"), [(50, False), (51, True)])  # the sixth pair turns once in 2 pi 10000^(5/22) = 50.97 frames
+def test_riflex_begins_at_the_first_clip_longer_than_the_pairs_period(transformer, frames, changes):
+    arguments = inputs(frames, 4, 4)
+    assert torch.equal(run(transformer, Extrapolate("riflex"), **arguments), run(transformer, **arguments)) is not changes
+
+
+@pytest.mark.parametrize("size", [(16, 16), (10, 14)], ids=str)
+def test_every_clip_of_a_batch_has_the_plan_and_the_answer_it_has_alone(transformer, size):
+    arguments = inputs(3, *size, batch=3)
+    plans = []
+    with patched(transformer, Sega(), native_pixels=NATIVE, on_plan=lambda call, plan: plans.append(plan)):
+        together = transformer(**arguments)[0]
+        for row in range(3):
+            alone = {name: value[row : row + 1] if isinstance(value, torch.Tensor) else value for name, value in arguments.items()}
+            torch.testing.assert_close(transformer(**alone)[0], together[row : row + 1], rtol=0, atol=1e-5)
+            for axis in (1, 2):
+                torch.testing.assert_close(plans[-1].magnitudes[axis], plans[0].magnitudes[axis][row : row + 1], rtol=1e-5, atol=0)
+    assert not torch.allclose(plans[0].magnitudes[1][0], plans[0].magnitudes[1][1], rtol=1e-5, atol=0)
+
+
+def test_both_forms_of_answer_agree(transformer):
+    arguments = inputs(batch=2)
+    with patched(transformer, Sega(), native_pixels=NATIVE):
+        plain = transformer(**arguments)[0]
+        wrapped = transformer(**{**arguments, "return_dict": True}).sample
+    assert torch.equal(plain, wrapped)

@@ -140,3 +140,59 @@ def test_an_unknown_subject_is_refused_with_the_known_ones():
     assert done.returncode == 2
     assert "unicorn" in done.stderr
     assert "astronaut" in done.stderr
+
+
+def test_the_weights_come_ready_to_draw(lab):
+    assert not lab.transformer.training
+    assert all(torch.isfinite(p).all() and not p.requires_grad for p in lab.transformer.parameters())
+
+
+def test_one_training_step_moves_the_weights_and_has_a_finite_loss(lab):
+    latents = {NATIVE_TOKENS: lab.vae.encode(torch.stack([photograph(subject, 256) for subject in SUBJECTS]))}
+    transformer = build_transformer()
+    before = transformer.x_embedder.weight.detach().clone()
+    (loss,) = run_stage(transformer, Stage(steps=1, learning_rate=1e-2, batch=2), latents, subject_tables(), seed=0)
+    assert 0 < loss < 10
+    assert not torch.equal(transformer.x_embedder.weight, before)
+
+
+def test_training_follows_its_seed_down_to_the_weights(lab):
+    latents = {NATIVE_TOKENS: lab.vae.encode(torch.stack([photograph(subject, 256) for subject in SUBJECTS]))}
+
+    def trained(seed: int) -> torch.Tensor:
+        torch.manual_seed(1)
+        transformer = build_transformer()
+        run_stage(transformer, Stage(steps=2, learning_rate=1e-3, batch=1, warmup=1), latents, subject_tables(), seed=seed)
+        return transformer.x_embedder.weight.detach()
+
+    first = trained(5)
+    assert torch.equal(trained(5), first)
+    assert not torch.equal(trained(6), first)
+
+
+def test_windows_hold_what_stands_at_their_positions():
+    def numbered(grid: int) -> torch.Tensor:
+        rows, columns = torch.meshgrid(torch.arange(2.0 * grid), torch.arange(2.0 * grid), indexing="ij")
+        return torch.stack([rows, columns]).repeat(8, 1, 1).expand(6, -1, -1, -1)
+
+    batches = draw_batches(STAGES[1], {grid: numbered(grid) for grid in (NATIVE_TOKENS, *WINDOW_GRIDS)}, torch.Generator().manual_seed(1))
+    corners = set()
+    for _ in range(60):
+        batch = next(batches)
+        corner = tuple(batch.ids[0, 1:].tolist())
+        corners.add(corner)
+        assert min(corner) >= 0
+        assert batch.ids[-1, 1:].tolist() == [n + NATIVE_TOKENS - 1 for n in corner]
+        assert (batch.latents[:, :2, 0, 0] == 2 * torch.tensor(corner)).all()
+    assert len(corners) > 10
+
+
+def test_a_table_leaves_out_columns_without_values_and_marks_gaps():
+    whole = Result("2:1", "PI", "cat", 0, {"psnr": 12.345, "stretched": 0.5})
+    part = Result("2:1", "NTK", "cat", 0, {"psnr": 10.0})
+    assert table([whole, part]).splitlines() == [
+        "| method | PSNR, dB | stretched |",
+        "|---|---|---|",
+        "| PI | 12.35 | 0.500 |",
+        "| NTK | 10.00 | – |",
+    ]
