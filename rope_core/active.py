@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .layout import GridLayout, MaskLayout, plan_table
+from .phase import QueryGroups, rotate_keys
 from .stack import Call, Plan
 
 
@@ -24,6 +25,8 @@ class ActivePlan:
     """A resolved plan and how to find its tokens in an embedder call.
 
     locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for.
+    groups: the query groups of a mixed-resolution call, which then make the tables. attend: what a compiled model's
+    attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer.
     """
 
     plan: Plan
@@ -31,10 +34,15 @@ class ActivePlan:
     batch: int
     locate: Callable[[Tensor], GridLayout | MaskLayout | None]
     consulted: bool = False
+    groups: QueryGroups | None = None
+    attend: Callable[[Tensor, Tensor, Tensor, int, Tensor | None, bool], Tensor] | None = None
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
         self.consulted = True
+        if self.groups is not None:
+            table = self.groups.table(ids)
+            return base(slice(None)) if table is None else table
         layout = None if self.plan.untouched else self.locate(ids)
         if layout is None:
             return base(slice(None))
@@ -55,6 +63,34 @@ def running(active: ActivePlan) -> Iterator[ActivePlan]:
 
 def now_running() -> ActivePlan | None:
     return _running.get()
+
+
+def grouped_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    skip_reshape: bool,
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    out_tokens_at: int = 1,
+    rotate: Callable[[Tensor, Tensor], Tensor] = rotate_keys,
+) -> Tensor:
+    """One attention call of the running model; two, by query group, where the running plan has such.
+
+    q, k, v: (batch, heads, tokens, channels) with `skip_reshape`, else (batch, tokens, heads * channels).
+    """
+    active = now_running()
+    if active is None or active.groups is None:
+        return attend(q, k, v, mask)
+    if skip_reshape:
+        return active.groups.attention(q, k, v, mask, attend, rotate, 2, out_tokens_at)
+
+    def rotate_flat(keys: Tensor, table: Tensor) -> Tensor:
+        split = keys.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return rotate(split, table).transpose(1, 2).flatten(2)
+
+    return active.groups.attention(q, k, v, mask, attend, rotate_flat, 1, out_tokens_at)
 
 
 # torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at
@@ -78,3 +114,20 @@ def _(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
     active = now_running()
     batch = base_table.shape[0] if active is None else max(active.batch, base_table.shape[0])
     return base_table.new_empty(batch, *base_table.shape[1:])
+
+
+@torch.library.custom_op("ropeworks::planned_attention", mutates_args=(), **_tags)
+def planned_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool) -> Tensor:
+    active = now_running()
+    if active is None or active.attend is None:
+        raise RuntimeError("a model compiled with a mixed-resolution patch was run outside of its sampler")
+    attend = active.attend
+    answer = grouped_attention(q, k, v, mask, heads, skip_reshape, lambda q, k, v, mask: attend(q, k, v, heads, mask, skip_reshape))
+    return answer.contiguous()
+
+
+@planned_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool) -> Tensor:
+    if skip_reshape:
+        return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[-1])
+    return q.new_empty(q.shape)

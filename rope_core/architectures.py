@@ -22,6 +22,8 @@ class Architecture:
     classes: names of the transformer's class, in ComfyUI or diffusers. roles: meaning of each rotary axis.
     embedder, patch_layer: attributes of the transformer. patch_order: how a patch is flattened for a linear layer.
     order: what an embedder call holds. native: tokens per side at the trained size; native_frames: latent frames.
+    centred: positions count from the image's middle, and text begins where the longer side ends.
+    mixed_refusal: why mixed resolution is not possible yet, empty where it is.
     hidden, channels: further marks that tell variants of one class apart.
     """
 
@@ -36,6 +38,8 @@ class Architecture:
     patch_order: str = "c h w"
     native_frames: int | None = None
     riflex_pair: int | None = None
+    centred: bool = False
+    mixed_refusal: str = ""
     hidden: int | None = None
     channels: int | None = None
 
@@ -49,7 +53,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Flux.2", ("Flux",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
     Architecture("Chroma", ("Chroma",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
     Architecture(
-        "Qwen-Image", ("QwenImageTransformer2DModel",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1328 / 16
+        "Qwen-Image", ("QwenImageTransformer2DModel",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1328 / 16, centred=True
     ),
     Architecture("Lumina2 / Z-Image", ("NextDiT",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION, 1024 / 16, patch_order="h w c"),
     Architecture(
@@ -64,7 +68,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "Wan 720p", _WAN_CLASSES, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 16, native_frames=21, riflex_pair=6
     ),
     Architecture(
-        "HunyuanVideo", ("HunyuanVideo",), _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16, native_frames=33, riflex_pair=4
+        "HunyuanVideo", ("HunyuanVideo",), _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16, native_frames=33, riflex_pair=4,
+        mixed_refusal="its text refiner and its reference frames have not been separated from the image yet",
     ),
 )  # fmt: skip
 

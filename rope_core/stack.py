@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -140,6 +141,9 @@ class Patch:
         raise NotImplementedError
 
 
+AnyPatch = TypeVar("AnyPatch", bound=Patch)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a host executes. None on an axis leaves the host's own values in place."""
@@ -162,6 +166,9 @@ class Stack:
     def with_patch(self, patch: Patch) -> Stack:
         """A stack with `patch` on top; a patch of the same key is replaced."""
         return Stack((*(p for p in self.patches if p.key != patch.key), patch))
+
+    def find(self, kind: type[AnyPatch]) -> AnyPatch | None:
+        return next((patch for patch in self.patches if isinstance(patch, kind)), None)
 
     def resolve(self, call: Call) -> Plan:
         count = len(call.axes)

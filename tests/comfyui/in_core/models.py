@@ -220,10 +220,11 @@ def sample(
     denoise: float = 1.0,
     latent: torch.Tensor | None = None,
     noise_mask: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The latent a real sampler run of `model` ends with; shape as in an empty latent."""
     latent = torch.zeros(shape) if latent is None else latent
-    noise = comfy.sample.prepare_noise(latent, seed)
+    noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
     positive = conditioning() if positive is None else positive
     negative = conditioning(seed=6) if negative is None else negative
     return comfy.sample.sample(

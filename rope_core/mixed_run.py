@@ -1,0 +1,147 @@
+"""What one sampling run with mixed resolution remembers: its region, once known, and the strips made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .mixed import COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
+from .phase import GroupGrid, QueryGroups
+from .regions import CellGrid, TokenLayout
+from .saliency import most_salient, saliency
+from .stack import Stack
+from .strip import Strip, interpolated, padded
+
+CONDITIONAL, UNCONDITIONAL = 0, 1
+
+
+@dataclass
+class MixedRun:
+    """State of one run of a sampler; hosts keep one per run and drop it afterwards.
+
+    grid: the cells, in pixels of the picture. patch: side of a token in latent pixels.
+    """
+
+    stack: Stack
+    stages: Stages
+    grid: CellGrid
+    patch: int
+    region: Tensor | None = None
+    _seen: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
+    _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.settings.automatic:
+            self.region = self.settings.region(self.grid)
+
+    @property
+    def settings(self) -> MixedResolution:
+        found = self.stack.find(MixedResolution)
+        if found is None:
+            raise RuntimeError("a mixed run without a mixed-resolution patch")
+        return found
+
+    @property
+    def all_high(self) -> bool:
+        return self.region is not None and bool(self.region.all())
+
+    @property
+    def reads_sigma(self) -> bool:
+        """False where every step is of one stage, so that the host need not fetch sigma from the device."""
+        return not self.all_high and (self.region is None or self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0)
+
+    def stage(self, sigma: Callable[[], float]) -> str:
+        """COARSE, MIXED or FINE for a step at `sigma`; an automatic region is chosen at the first mixed step."""
+        if self.all_high:
+            return FINE
+        now = sigma() if self.reads_sigma else self.stages.fine_from
+        stage = self.stages.at(now)
+        if stage == MIXED and self.region is None:
+            self._choose(now)
+        if stage == MIXED and (self.region is None or not self.region.any()):
+            return COARSE
+        return stage
+
+    def observe(self, sigma: Callable[[], float], denoised: Tensor, kind: int) -> None:
+        """A coarse answer, (B, C, [T,] h, w) at low resolution, to choose an automatic region by."""
+        if self.region is None:
+            self._seen[kind] = (sigma(), denoised)
+
+    def _choose(self, sigma: float) -> None:
+        """From the answers of the last coarse step; while there is none, the run stays coarse."""
+        last = min((at for at, _ in self._seen.values()), default=sigma)
+        if last <= sigma:
+            return
+        answers = {kind: answer for kind, (at, answer) in self._seen.items() if at == last}
+        if CONDITIONAL not in answers:
+            return
+        found = saliency(answers[CONDITIONAL], answers.get(UNCONDITIONAL), self.patch)
+        settings = self.settings
+        self.region = most_salient(found, settings.share(self.grid.frames), settings.grow, settings.minimum)
+        self._seen.clear()
+        if settings.on_region is not None:
+            settings.on_region(self.layout)
+
+    @property
+    def layout(self) -> TokenLayout:
+        if self.region is None:
+            raise RuntimeError("the region is not chosen yet")
+        return token_layout(self.stack, self.region)
+
+    def describe(self, hidden: int, text: int) -> str:
+        """One line: what the region costs and when each stage runs. hidden: the model's width, text: its text tokens."""
+        stages = f"coarse while sigma >= {self.stages.coarse_until:.3g}, fine below {self.stages.fine_from:.3g}"
+        if self.region is None:
+            return f"Mixed resolution: the region is chosen after the coarse stage; {stages}"
+        if self.all_high:
+            return "Mixed resolution: the region is the whole picture, so there is nothing to save and the model runs unchanged"
+        if not self.region.any():
+            return f"Mixed resolution: the region is empty, so all steps before the fine stage are coarse; {stages}"
+        layout = self.layout
+        return (
+            f"Mixed resolution: {layout.area:.0%} of the area in {layout.token_share:.0%} of the tokens, "
+            f"a mixed step about {layout.speedup(hidden, text):.1f}x faster; {stages}"
+        )
+
+    def strip(self, device: torch.device, longer_than: int) -> Strip:
+        """The strip on `device`, padded where needed to more than `longer_than` tokens."""
+        key = (device, longer_than)
+        if key not in self._strips:
+            self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.patch, device)
+        return self._strips[key]
+
+    def filled(self, low: Tensor, size: tuple[int, int]) -> Tensor:
+        """A coarse answer interpolated to the carrier's (height, width)."""
+        return interpolated(low, self.settings.ratio)[..., : size[0], : size[1]]
+
+    def low_carrier(self, carrier: Tensor) -> Tensor:
+        """The low-resolution latent within the carrier."""
+        ratio = self.settings.ratio
+        return padded(carrier, self.patch * ratio)[..., ::ratio, ::ratio].contiguous()
+
+
+def query_groups(
+    settings: MixedResolution,
+    layout: TokenLayout,
+    high: GroupGrid,
+    low: GroupGrid,
+    *,
+    start: Callable[[int], int | None],
+    base: Callable[[Tensor], Tensor],
+    base_is_plain: bool,
+    tail_is_text: bool = False,
+) -> QueryGroups:
+    return QueryGroups(
+        layout,
+        high,
+        low,
+        start=start,
+        base=base,
+        base_is_plain=base_is_plain,
+        text_group=settings.text_group,
+        centred=settings.alignment == "centre",
+        tail_is_text=tail_is_text,
+    )

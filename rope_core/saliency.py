@@ -1,0 +1,54 @@
+"""An automatic region: the cells where the coarse picture holds detail, or where the prompt pulls hardest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .regions import tidied
+
+SMALLEST_ISLAND = 0.01  # of all cells
+OVERSHOOT = 1.05
+
+
+def saliency(denoised: Tensor, unconditional: Tensor | None, patch: int) -> Tensor:
+    """(frames, rows, columns) of low-resolution tokens, mean 1 or 2.
+
+    denoised: coarse x0, (B, C, [T,] h, w). The Laplacian's energy, plus |x0 - unconditional x0| where guidance runs, which
+    is |v - v_unconditional| up to a factor. Each part is divided by its mean; a batch shares one region.
+    """
+    picture = denoised.float() if denoised.dim() == 5 else denoised.float().unsqueeze(2)
+    framed = functional.pad(picture, (1, 1, 1, 1, 0, 0), mode="replicate")
+    centre = framed[..., 1:-1, 1:-1]
+    neighbours = framed[..., :-2, 1:-1] + framed[..., 2:, 1:-1] + framed[..., 1:-1, :-2] + framed[..., 1:-1, 2:]
+    found = _normalised((neighbours - 4 * centre).square(), patch)
+    if unconditional is not None:
+        found = found + _normalised((denoised - unconditional).float().abs().view_as(picture), patch)
+    return found
+
+
+def most_salient(found: Tensor, share: float, grow: int, minimum: int) -> Tensor:
+    """The most salient `share` of the cells in compact blobs, (frames, rows, columns) bool on the CPU."""
+    smooth = functional.avg_pool3d(found[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0].cpu()
+    smallest = max(minimum, round(SMALLEST_ISLAND * smooth[0].numel()))
+    order = smooth.flatten().argsort(descending=True)
+    cells = torch.zeros(smooth.numel(), dtype=torch.bool)
+    wanted = share
+    while True:
+        cells = torch.zeros(smooth.numel(), dtype=torch.bool)
+        cells[order[: max(round(wanted * smooth.numel()), 1)]] = True
+        shaped = cells.view(smooth.shape)
+        compact = tidied(shaped, max(grow, 1), smallest)
+        if not compact.any():
+            compact = tidied(shaped, max(grow, 1), 1)
+        # Closing gaps adds cells: ask for fewer until the budget holds.
+        if compact.float().mean() <= share * OVERSHOOT or wanted < share / 2:
+            return compact
+        wanted *= 0.95
+
+
+def _normalised(values: Tensor, patch: int) -> Tensor:
+    """(B, C, T, h, w) -> mean over batch, channels and each token's pixels, divided by the overall mean."""
+    tokens = functional.avg_pool2d(values.mean((0, 1))[:, None], patch, ceil_mode=True)[:, 0]
+    return tokens / tokens.mean().clamp(min=1e-12)

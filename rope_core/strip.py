@@ -1,0 +1,125 @@
+"""A mixed-resolution call as one row of patches: gather from the latent, take the answer apart, fill what had no token.
+
+The sampler's latent keeps its full size, the carrier. Its low-resolution version is `carrier[..., ::ratio, ::ratio]`, so
+every elementwise sampler carries a true low-resolution latent there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .regions import TokenLayout
+
+
+def padded(latent: Tensor, multiple: int) -> Tensor:
+    """Height and width filled up to a multiple, wrapping around as the hosts do when a patch is incomplete."""
+    for dimension in (-2, -1):
+        size = latent.shape[dimension]
+        missing = -size % multiple
+        if missing:
+            wrapped = torch.arange(size + missing, device=latent.device) % size
+            latent = latent.index_select(dimension, wrapped)
+    return latent
+
+
+def decimated(latent: Tensor, ratio: int) -> Tensor:
+    return latent[..., ::ratio, ::ratio].contiguous()
+
+
+def interpolated(low: Tensor, ratio: int) -> Tensor:
+    """(..., h, w) -> (..., h * ratio, w * ratio), co-sited: [..., ::ratio, ::ratio] of the answer is `low` itself.
+
+    Catmull-Rom between the samples along each axis, the edge repeated.
+    """
+    return _interpolated(_interpolated(low, ratio, -1), ratio, -2)
+
+
+def _interpolated(low: Tensor, ratio: int, dimension: int) -> Tensor:
+    length = low.shape[dimension]
+    index = torch.arange(length, device=low.device)
+    before, after, beyond = (low.index_select(dimension, (index + shift).clamp(0, length - 1)) for shift in (-1, 1, 2))
+    phases = [low]
+    for phase in range(1, ratio):
+        t = phase / ratio
+        weights = (
+            0.5 * (-t + 2 * t**2 - t**3),
+            0.5 * (2 - 5 * t**2 + 3 * t**3),
+            0.5 * (t + 4 * t**2 - 3 * t**3),
+            0.5 * (-(t**2) + t**3),
+        )
+        phases.append(weights[0] * before + weights[1] * low + weights[2] * after + weights[3] * beyond)
+    return torch.stack(phases, dim=dimension).flatten(dimension - 1, dimension)
+
+
+class Strip:
+    """Gathers tensors shaped like the carrier into one row of patches, and takes an answer of that shape apart.
+
+    patch: side of a token in latent pixels. The carrier is (batch, channels, [frames,] height, width).
+    """
+
+    def __init__(self, layout: TokenLayout, patch: int, device: torch.device) -> None:
+        self.layout = layout
+        self.patch = patch
+        self.low, self.high = layout.low.to(device), layout.high.to(device)
+        self.frame_of_token = layout.places[:, 0].to(device)
+        cells = layout.region.to(device)
+        self.region_low = cells.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+        side = patch * layout.ratio
+        self.region_high = cells.repeat_interleave(side, 1).repeat_interleave(side, 2)
+
+    def gather(self, carrier: Tensor) -> Tensor:
+        """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens). H and W may end within a cell."""
+        video = carrier.dim() == 5
+        full = padded(carrier if video else carrier.unsqueeze(2), self.patch * self.layout.ratio)
+        parts = [
+            self._tokens(decimated(full, self.layout.ratio)).index_select(-1, self.low),
+            self._tokens(full).index_select(-1, self.high),
+        ]
+        if self.layout.padding:
+            parts.append(torch.zeros_like(parts[1][..., :1]).expand(*parts[1].shape[:-1], self.layout.padding))
+        tokens = torch.cat(parts, dim=-1)  # (B, C, ph, pw, N)
+        row = tokens.transpose(-1, -2).flatten(-2)
+        return row.unsqueeze(2) if video else row
+
+    def sources(self, grid: tuple[int, int]) -> Tensor:
+        """For per-token values on a grid of (rows, columns) per frame: index of the one that stands at each token's place."""
+        rows, columns = grid
+        frame, row, column = self.layout.places.unbind(-1)
+        return ((frame * rows + row % rows) * columns + column % columns).to(self.low.device)
+
+    def scatter(self, answer: Tensor, size: tuple[int, int]) -> Tensor:
+        """Inverse of `gather` for a denoised answer: (B, C, [T,] H, W) with the rest interpolated; `size` is (H, W)."""
+        low, high = self._canvases(answer)
+        low = torch.where(self.region_low, decimated(high, self.layout.ratio), low)
+        full = torch.where(self.region_high, high, interpolated(low, self.layout.ratio))
+        full = full[..., : size[0], : size[1]]
+        return full if answer.dim() == 5 else full.squeeze(2)
+
+    def known(self, size: tuple[int, int]) -> Tensor:
+        """([T,] H, W) bool: latent pixels that some token answers for, i.e. that `scatter` does not interpolate."""
+        known = self.region_high.clone()
+        known[..., :: self.layout.ratio, :: self.layout.ratio] = True
+        return known[..., : size[0], : size[1]]
+
+    def _canvases(self, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """The low- and the high-resolution latent, (B, C, T, h, w) each, zero where there is no token."""
+        row = answer if answer.dim() == 4 else answer[:, :, 0]
+        tokens = row.unflatten(-1, (-1, self.patch)).transpose(-1, -2)  # (B, C, ph, pw, N)
+        low_count, high_count = len(self.low), len(self.high)
+        frames, rows, columns = self.layout.region.shape
+        return (
+            self._canvas(tokens[..., :low_count], self.low, (frames, rows, columns)),
+            self._canvas(tokens[..., low_count : low_count + high_count], self.high, self.layout.high_grid),
+        )
+
+    def _canvas(self, tokens: Tensor, index: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        canvas = tokens.new_zeros(*tokens.shape[:-1], grid[0] * grid[1] * grid[2])
+        canvas.index_copy_(-1, index, tokens)
+        canvas = canvas.unflatten(-1, grid)  # (B, C, ph, pw, T, rows, columns)
+        return canvas.permute(0, 1, 4, 5, 2, 6, 3).flatten(3, 4).flatten(4, 5)
+
+    def _tokens(self, latent: Tensor) -> Tensor:
+        """(B, C, T, h, w) -> (B, C, ph, pw, tokens), tokens in row-major order."""
+        split = latent.unflatten(-1, (-1, self.patch)).unflatten(-3, (-1, self.patch))  # (B, C, T, rows, ph, columns, pw)
+        return split.permute(0, 1, 4, 6, 2, 3, 5).flatten(4)
