@@ -22,6 +22,10 @@ def advanced_float(name: str, default: float, low: float, high: float, step: flo
     return known(io.Float.Input, name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=True, advanced=True)
 
 
+def advanced_int(name: str, default: int, low: int, high: int, tooltip: str) -> Any:
+    return known(io.Int.Input, name, default=default, min=low, max=high, tooltip=tooltip, optional=True, advanced=True)
+
+
 def advanced_combo(name: str, options: list[str], tooltip: str) -> Any:
     return known(io.Combo.Input, name, options=options, default=options[0], tooltip=tooltip, optional=True, advanced=True)
 

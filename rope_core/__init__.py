@@ -2,7 +2,24 @@
 
 from .errors import RopeWorksError
 from .extrapolation import METHODS, Extrapolate
+from .mixed import BoundaryExpandReplace, MixedResolution
+from .regions import Box
 from .sega import SEGA_METHODS, Sega
 from .stack import Call, Magnitudes, Patch, Plan, Stack, Window
 
-__all__ = ["METHODS", "SEGA_METHODS", "Call", "Extrapolate", "Magnitudes", "Patch", "Plan", "RopeWorksError", "Sega", "Stack", "Window"]
+__all__ = [
+    "METHODS",
+    "SEGA_METHODS",
+    "BoundaryExpandReplace",
+    "Box",
+    "Call",
+    "Extrapolate",
+    "Magnitudes",
+    "MixedResolution",
+    "Patch",
+    "Plan",
+    "RopeWorksError",
+    "Sega",
+    "Stack",
+    "Window",
+]

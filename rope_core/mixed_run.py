@@ -70,6 +70,10 @@ class MixedRun:
         if self.region is None:
             self._seen[kind] = (sigma(), denoised)
 
+    def saw(self, sigma: Callable[[], float]) -> bool:
+        """Whether a coarse answer at this very step was observed already."""
+        return self.region is None and any(at == sigma() for at, _ in self._seen.values())
+
     def _choose(self, sigma: float) -> None:
         """From the answers of the last coarse step; while there is none, the run stays coarse."""
         last = min((at for at, _ in self._seen.values()), default=sigma)

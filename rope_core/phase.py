@@ -80,7 +80,7 @@ class QueryGroups:
         first = self.start(length)
         if first is None:
             return self._text_table(ids[:1].float()) if self.tail_is_text else None
-        if batch > 1 and not bool((ids == ids[:1]).all()):
+        if self.tail_is_text and batch > 1 and not bool((ids == ids[:1]).all()):
             raise RopeWorksError(
                 "the prompts of one batch have different lengths, so their tokens stand at different places, which mixed resolution "
                 "cannot follow on this version. Update ComfyUI, or use prompts of one length."

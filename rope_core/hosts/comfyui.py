@@ -18,7 +18,7 @@ from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
 from ..mixed import MixedResolution
 from ..stack import Call, Patch, Stack
-from .comfyui_call import NATIVE_KEY, ModelCall, describe_call
+from .comfyui_call import NATIVE_KEY, ModelCall, describe_call, hidden_width
 from .comfyui_embedder import RopeEmbedder, rotary_facts
 from .comfyui_mixed import MixedCalls
 
@@ -70,6 +70,14 @@ def architecture_of(model: Any) -> Architecture:
     axes = len(rotary_facts(model.get_model_object(f"diffusion_model.{attribute}"))[1]) if attribute else 0
     channels = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
     return recognise(name, axes, getattr(transformer, "dim", None), channels)
+
+
+def facts_of(model: Any) -> tuple[Architecture, int, float]:
+    """(architecture, channels per token, native pixels per side) of a MODEL."""
+    architecture = architecture_of(model)
+    carried = model.model_options.get("transformer_options", {}).get(NATIVE_KEY)
+    native = carried or architecture.native * architecture.pixels_per_token
+    return architecture, hidden_width(model.model.diffusion_model), float(native)
 
 
 def set_native_pixels(model: Any, pixels: int) -> Any:

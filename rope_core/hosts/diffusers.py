@@ -21,8 +21,10 @@ from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
 from ..extrapolation import check_native_size
 from ..layout import GridLayout
+from ..mixed import MixedResolution
 from ..projection import probe_convolution, probe_linear, project
 from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
+from .diffusers_mixed import MixedFlux
 
 log = logging.getLogger("ropeworks")
 _TRAINING_STEPS = 1000.0
@@ -49,6 +51,8 @@ def patched(
     stack = Stack()
     for patch in patches:
         stack = stack.with_patch(patch)
+    if name != "FluxTransformer2DModel" and stack.find(MixedResolution):
+        raise RopeWorksError(f"mixed resolution on a diffusers {name} is not supported yet: use it in ComfyUI, or leave the patch out.")
     adapter = _Wan if name == "WanTransformer3DModel" else _Flux
     # Behind accelerate's hooks, where offloaded weights have arrived.
     forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
@@ -75,7 +79,7 @@ class _Embedder(nn.Module):
 class _FluxEmbedder(_Embedder):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         active = now_running()
-        if active is None or active.plan.untouched:
+        if active is None or (active.plan.untouched and active.groups is None):
             return self.base(ids)
         table = active.table(ids[None], lambda tokens: _as_table(*self.base(ids[tokens]))[None, None], True)
         return _as_cos_sin(table[0, 0])
@@ -115,6 +119,7 @@ class _Forward:
         self.native_pixels = native_pixels
         self.on_plan = on_plan
         self.announced: tuple[int, ...] | None = None
+        self.mixed: Callable[[Plan, dict[str, Any], tuple[int, int, int]], Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         arguments = self.signature.bind(*args, **kwargs).arguments
@@ -126,8 +131,9 @@ class _Forward:
                 log.info(line)
         if self.on_plan is not None:
             self.on_plan(call, plan)
-        layout = GridLayout(grid, start, steps=(1.0,) * len(call.axes))
-        return self.run(plan, call, layout, arguments)
+        if self.mixed is not None:
+            return self.mixed(plan, arguments, grid)
+        return self.run(plan, call, GridLayout(grid, start, steps=(1.0,) * len(call.axes)), arguments)
 
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
         """The call, the first image token and the token grid of one forward pass."""
@@ -158,11 +164,36 @@ class _Flux(_Forward):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        settings = self.stack.find(MixedResolution)
+        if settings is not None:
+            calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table)
+
+            def mixed(plan: Plan, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Any:
+                if settings.automatic and max((len(m) for m in plan.magnitudes if m is not None), default=1) > 1:
+                    raise RopeWorksError(
+                        "images of one batch share an automatic region, but SEGA makes diffusers run them one by one. "
+                        "Give a mask, or draw one image at a time."
+                    )
+                return _by_image(plan, arguments, lambda rows, _: calls.answer(rows, self.call_of(rows, grid), grid))
+
+            self.mixed = mixed
         self._grid: tuple[Callable[[], Tensor | None], tuple[int, int, int]] | None = None
 
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
-        tokens, timestep = arguments["hidden_states"], arguments["timestep"]
         grid = self.grid(arguments["img_ids"])
+        return self.call_of(arguments, grid), arguments["encoder_hidden_states"].shape[1], grid
+
+    def plain(self, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Any:
+        """An ordinary call on `grid` tokens."""
+        call = self.call_of(arguments, grid)
+        layout = GridLayout(grid, arguments["encoder_hidden_states"].shape[1], steps=(1.0,) * len(call.axes))
+        return self.run(self.stack.resolve(call), call, layout, arguments)
+
+    def base_table(self, ids: Tensor) -> Tensor:
+        return _as_table(*self.transformer.pos_embed.base(ids[0]))[None, None]
+
+    def call_of(self, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Call:
+        tokens, timestep = arguments["hidden_states"], arguments["timestep"]
         embedder = self.transformer.pos_embed.base
         row = recognise("FluxTransformer2DModel", len(embedder.axes_dim))
 
@@ -174,8 +205,7 @@ class _Flux(_Forward):
             return image.view(-1, *grid)
 
         sigma = timestep.reshape(-1)[0].float()
-        call = self.call(row, tuple(embedder.axes_dim), float(embedder.theta), grid, sigma, token_map)
-        return call, arguments["encoder_hidden_states"].shape[1], grid
+        return self.call(row, tuple(embedder.axes_dim), float(embedder.theta), grid, sigma, token_map)
 
     def grid(self, ids: Tensor) -> tuple[int, int, int]:
         """Rows and columns from the position ids; pipelines pass one tensor at every step, so they are read once a run."""
@@ -193,17 +223,11 @@ class _Flux(_Forward):
 
     def run(self, plan: Plan, call: Call, layout: GridLayout, arguments: dict[str, Any]) -> Any:
         """diffusers' Flux takes one table for the whole batch, so images with magnitudes of their own run one by one."""
-        images = max((len(m) for m in plan.magnitudes if m is not None), default=1)
-        if images == 1:
-            return super().run(plan, call, layout, arguments)
-        outputs = []
-        for row in range(images):
-            mine = {name: _row(value, row, images) for name, value in arguments.items() if name not in ("img_ids", "txt_ids")}
-            shared = {name: arguments[name] for name in ("img_ids", "txt_ids")}
-            outputs.append(super().run(_plan_row(plan, row), call, layout, {**mine, **shared}))
-        if isinstance(outputs[0], tuple):
-            return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-        return type(outputs[0])(sample=torch.cat([output.sample for output in outputs]))
+
+        def run(rows: dict[str, Any], mine: Plan) -> Any:
+            return super(_Flux, self).run(mine, call, layout, rows)
+
+        return _by_image(plan, arguments, run)
 
 
 class _Wan(_Forward):
@@ -235,6 +259,21 @@ def _whole_patches(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, int, in
     """Token grid (frames, rows, columns); diffusers' Wan drops what does not fill a patch."""
     frames, rows, columns = (size // p for size, p in zip(latent.shape[2:], patch, strict=True))
     return frames, rows, columns
+
+
+def _by_image(plan: Plan, arguments: dict[str, Any], run: Callable[[dict[str, Any], Plan], Any]) -> Any:
+    """`run` once, or once per image where the images of a batch have magnitudes of their own."""
+    images = max((len(m) for m in plan.magnitudes if m is not None), default=1)
+    if images == 1:
+        return run(arguments, plan)
+    outputs = []
+    for row in range(images):
+        mine = {name: _row(value, row, images) for name, value in arguments.items() if name not in ("img_ids", "txt_ids")}
+        shared = {name: arguments[name] for name in ("img_ids", "txt_ids")}
+        outputs.append(run({**mine, **shared}, _plan_row(plan, row)))
+    if isinstance(outputs[0], tuple):
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return type(outputs[0])(sample=torch.cat([output.sample for output in outputs]))
 
 
 def _row(value: Any, row: int, images: int) -> Any:

@@ -1,0 +1,170 @@
+"""Mixed-Res Region (CRPA)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..rope_core import MixedResolution, RopeWorksError
+from ..rope_core.hosts.comfyui import add_patch, facts_of
+from ..rope_core.mixed import token_layout
+from ..rope_core.regions import Box, CellGrid, TokenLayout
+from ..rope_core.saliency import most_salient
+from ..rope_core.stack import Stack
+from .layout_picture import as_image, layout_picture
+from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known
+
+# The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
+PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image": 0.3, "paper: 45 % of an image": 0.45,
+           "paper: 60 % of an image": 0.6, "custom": None}  # fmt: skip
+MOST_BOXES = 1000
+SHOWN_TEXT_TOKENS = 512
+
+
+class MixedResRegionCRPA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return known(
+            io.Schema,
+            node_id="MixedResRegionCRPA",
+            display_name="Mixed-Res Region (CRPA)",
+            category=CATEGORY,
+            description=(
+                "Spends tokens where they matter: the region at full resolution, the rest at 1/ratio per side, in one ordinary sampler "
+                "run. Without mask and regions the region is found during sampling. No training, no LoRA."
+            ),
+            search_aliases=["rope", "crpa", "pma", "mixed resolution", "region", "faster", "speed", "high resolution", "foveated", "video"],
+            inputs=[
+                io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan."),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip=(
+                        "Where to be sharp, any size; a touched cell is sharp. A batch of masks is one per frame. "
+                        "Without mask and regions the region is found automatically."
+                    ),
+                ),
+                io.Int.Input(
+                    "ratio", default=2, min=2, max=4, tooltip="How much coarser the rest is, per side. 2 = a quarter of the tokens there."
+                ),
+                io.Float.Input(
+                    "coarse_until", default=-1.0, min=-1.0, max=1.0, step=0.01,
+                    tooltip="Share of the schedule that runs coarse everywhere, before detail: 0 = none, -1 = until sigma 0.8.",
+                ),
+                io.Float.Input(
+                    "fine_from", default=-1.0, min=-1.0, max=1.0, step=0.01,
+                    tooltip="Share of the schedule after which everything runs at full resolution: 1 = never, -1 = from sigma 0.25.",
+                ),
+                io.Custom("BOUNDING_BOX").Input(
+                    "regions", optional=True, extra_dict={"forceInput": True},
+                    tooltip="Rectangles in pixels of the picture, in addition to the mask.",
+                ),
+                advanced_combo("preset", list(PRESETS), "Share of an automatic region: as in the paper, or budget with 'custom'."),
+                advanced_float("budget", 0.3, 0.01, 1.0, 0.01, "Share of an automatic region under preset 'custom'."),
+                advanced_combo("text_group", ["high", "low"], "Which resolution's positions text tokens look at the picture with."),
+                advanced_combo(
+                    "alignment", ["corner", "centre"],
+                    "Where a coarse token stands among the fine ones it replaces: at the first (as published), or in the middle.",
+                ),
+                advanced_int("grow", 0, 0, 32, "Closes gaps in the region narrower than twice this many cells, for compact blobs."),
+                advanced_int("minimum_region", 1, 0, 4096, "Islands of fewer cells than this are left out."),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with mixed resolution. Connect it to Boundary Expand-Replace or to a sampler."),
+                io.Image.Output(display_name="layout", tooltip="The token layout, with token share and predicted speed-up."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        ratio: int,
+        coarse_until: float,
+        fine_from: float,
+        mask: Tensor | None = None,
+        regions: Any = None,
+        preset: str = "auto",
+        budget: float = 0.3,
+        text_group: str = "high",
+        alignment: str = "corner",
+        grow: int = 0,
+        minimum_region: int = 1,
+    ) -> io.NodeOutput:
+        if preset not in PRESETS:
+            raise RopeWorksError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}.")
+        share = PRESETS[preset]
+        architecture, hidden, native = facts_of(model)
+        node = getattr(cls.hidden, "unique_id", None)
+
+        def show(layout: TokenLayout) -> None:
+            picture = layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, "chosen automatically")
+            comfy.utils.ProgressBar(1, node_id=node).update_absolute(1, 1, ("JPEG", picture, 768))
+
+        patch = MixedResolution(
+            mask=_mask(mask),
+            boxes=boxes_of(regions),
+            ratio=ratio,
+            coarse_until=coarse_until,
+            fine_from=fine_from,
+            budget=budget if share is None else share,
+            text_group=text_group,
+            alignment=alignment,
+            grow=grow,
+            minimum=minimum_region,
+            on_region=show if node is not None else None,
+        )
+        patched = add_patch(model, patch)
+        layout = _shown_layout(patch, architecture.pixels_per_token, native, 2 if architecture.native_frames else 1)
+        note = "an example: the region is chosen during sampling" if patch.automatic else ""
+        return io.NodeOutput(patched, as_image(layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, note)))
+
+
+def boxes_of(regions: Any) -> tuple[Box, ...]:
+    """ComfyUI's BOUNDING_BOX, one or (nested) lists of {x, y, width, height} in pixels. Raises RopeWorksError for anything else."""
+    if regions is None:
+        return ()
+    if isinstance(regions, (list, tuple)):
+        if len(regions) > MOST_BOXES:
+            raise RopeWorksError(f"found {len(regions)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
+        found = tuple(box for item in regions for box in boxes_of(item))
+        if len(found) > MOST_BOXES:
+            raise RopeWorksError(f"found {len(found)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
+        return found
+    names = ("x", "y", "width", "height")
+    values = [regions.get(name) for name in names] if isinstance(regions, dict) else []
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)]
+    if len(numbers) != 4 or numbers[2] <= 0 or numbers[3] <= 0:
+        raise RopeWorksError(f"found the region {str(regions)[:120]}; expected x, y, width and height in pixels, the last two above 0.")
+    return (Box(*numbers),)
+
+
+def _mask(mask: Tensor | None) -> Tensor | None:
+    if mask is None:
+        return None
+    return mask[None] if mask.dim() == 2 else mask.flatten(0, -3)
+
+
+def _shown_layout(patch: MixedResolution, pixels_per_token: int, native: float, frames: int) -> TokenLayout:
+    """The layout on a picture of the mask's size, or, where that is no picture's, of the model's native size."""
+    height = width = native
+    if patch.mask is not None:
+        height, width = patch.mask.shape[-2:]
+        if max(height, width) < 16 * pixels_per_token:
+            height, width = (side * native / max(height, width) for side in (height, width))
+    elif patch.boxes:
+        height = max(native, *(box.y + box.height for box in patch.boxes))
+        width = max(native, *(box.x + box.width for box in patch.boxes))
+    if patch.automatic:
+        side = round(native / pixels_per_token / patch.ratio)
+        away = (torch.arange(side) - (side - 1) / 2).square()
+        region = most_salient(-(away[:, None] + away)[None], patch.share(frames), 1, 1)
+    else:
+        masks = 1 if patch.mask is None else len(patch.mask)
+        region = patch.region(CellGrid(masks, height, width, pixels_per_token * patch.ratio))
+    return token_layout(Stack((patch,)), region)

@@ -1,0 +1,206 @@
+"""diffusers: mixed resolution on FluxTransformer2DModel, inside any pipeline or loop that calls it with packed latents."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..active import ActivePlan, grouped_attention, running
+from ..errors import RopeWorksError
+from ..mixed import COARSE, FINE, MixedResolution
+from ..mixed_run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
+from ..phase import GroupGrid
+from ..regions import CellGrid
+from ..stack import Call, Stack
+from ..strip import Strip
+
+log = logging.getLogger("ropeworks")
+PATCH = 2  # a packed token is 2 x 2 latent pixels
+_SDPA = inspect.signature(lambda query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False: None)
+Velocity = Callable[[dict[str, Any]], Tensor]
+
+
+class GroupedAttention(TorchFunctionMode):
+    """While it is active, torch's attention runs by query groups: diffusers' native attention comes down to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        self.used = True
+        given = _SDPA.bind(*args, **(kwargs or {})).arguments
+        q, k, v, mask = given.pop("query"), given.pop("key"), given.pop("value"), given.pop("attn_mask", None)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask, **given)
+
+        with torch._C.DisableTorchFunction():
+            return grouped_attention(q, k, v, mask, q.shape[1], True, attend, out_tokens_at=2)
+
+
+class MixedFlux:
+    """Mixed-resolution calls of one patched Flux.
+
+    plain(arguments, grid) answers an ordinary call on `grid` tokens; original is the transformer's own forward; base: its
+    embedder as ids (1, tokens, 3) -> table. describe(arguments, grid) is the Call of such a call.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        original: Callable[..., Any],
+        plain: Callable[[dict[str, Any], tuple[int, int, int]], Any],
+        describe: Callable[[dict[str, Any], tuple[int, int, int]], Call],
+        base: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.stack = stack
+        self.original = original
+        self.plain = plain
+        self.describe = describe
+        self.base = base
+        self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def answer(self, arguments: dict[str, Any], call: Call, grid: tuple[int, int, int]) -> Any:
+        run = self._run_of(arguments["img_ids"], call, grid)
+
+        def sigma() -> float:
+            return float(call.sigma)
+
+        stage = run.stage(sigma)
+        if stage == FINE:
+            return self.plain(arguments, grid)
+        carrier = unpacked(arguments["hidden_states"][:, : grid[1] * grid[2]], grid)
+        size = (carrier.shape[-2], carrier.shape[-1])
+        low_arguments, low_grid = self._at_low(arguments, run, carrier, grid)
+        level = call.sigma.to(carrier)
+        if stage == COARSE:
+            output = self.plain(low_arguments, low_grid)
+            low = low_arguments["hidden_states"][:, : low_grid[1] * low_grid[2]]
+            velocity = unpacked(_sample(output)[:, : low.shape[1]], low_grid)
+            denoised = unpacked(low, low_grid) - level * velocity
+            kind = UNCONDITIONAL if run.saw(sigma) else CONDITIONAL
+            run.observe(sigma, denoised, kind)
+            known = torch.zeros(size, dtype=torch.bool, device=carrier.device)
+            known[:: run.settings.ratio, :: run.settings.ratio] = True
+            return _like(output, packed(_velocity(carrier, run.filled(denoised, size), run.filled(velocity, size), known, level)))
+        strip = run.strip(carrier.device, 0)
+        output, velocity, denoised = self._on_strip(arguments, call, run, strip, carrier, low_arguments, low_grid, level)
+        answer = _velocity(carrier, strip.scatter(denoised, size), strip.scatter(velocity, size), strip.known(size)[0], level)
+        return _like(output, packed(answer))
+
+    def _on_strip(
+        self,
+        arguments: dict[str, Any],
+        call: Call,
+        run: MixedRun,
+        strip: Strip,
+        carrier: Tensor,
+        low_arguments: dict[str, Any],
+        low_grid: tuple[int, int, int],
+        level: Tensor,
+    ) -> tuple[Any, Tensor, Tensor]:
+        text = arguments["encoder_hidden_states"].shape[1]
+        tokens = strip.layout.tokens
+        low_call = self.describe(low_arguments, low_grid)
+        high_plan, low_plan = self.stack.resolve(call), self.stack.resolve(low_call)
+        zero, one = (0.0,) * len(call.axes), (1.0,) * len(call.axes)
+        groups = query_groups(
+            run.settings,
+            strip.layout,
+            GroupGrid(high_plan, call, zero, one),
+            GroupGrid(low_plan, low_call, zero, one),
+            start=lambda length: text if length >= text + tokens else None,
+            base=self.base,
+            base_is_plain=True,
+        )
+        row = strip.gather(carrier)
+        full = arguments["hidden_states"].shape[1] - carrier.shape[-1] * carrier.shape[-2] // PATCH**2
+        references = arguments["hidden_states"][:, arguments["hidden_states"].shape[1] - full :]
+        mine = {
+            **arguments,
+            "hidden_states": torch.cat([packed(row), references], 1),
+            "img_ids": _ids_of(arguments["img_ids"], tokens, full),
+        }
+        with running(ActivePlan(high_plan, call, len(row), lambda ids: None, groups=groups)), GroupedAttention() as attention:
+            output = self.original(**mine)
+        if not attention.used:
+            raise RopeWorksError(
+                "this transformer's attention does not go through torch's scaled_dot_product_attention, so mixed resolution cannot "
+                'act. Call transformer.set_attention_backend("native").'
+            )
+        velocity = unpacked(_sample(output)[:, :tokens], (1, 1, tokens))
+        return output, velocity, row - level * velocity
+
+    def _at_low(
+        self, arguments: dict[str, Any], run: MixedRun, carrier: Tensor, grid: tuple[int, int, int]
+    ) -> tuple[dict[str, Any], tuple[int, int, int]]:
+        low = run.low_carrier(carrier)
+        low_grid = (1, low.shape[-2] // PATCH, low.shape[-1] // PATCH)
+        count = grid[1] * grid[2]
+        references = arguments["hidden_states"][:, count:]
+        ids = arguments["img_ids"]
+        flat = ids if ids.dim() == 2 else ids[0]
+        image = flat[:1].repeat(low_grid[1] * low_grid[2], 1)
+        image[:, 1] += torch.arange(low_grid[1], device=ids.device).repeat_interleave(low_grid[2])
+        image[:, 2] += torch.arange(low_grid[2], device=ids.device).repeat(low_grid[1])
+        return {
+            **arguments,
+            "hidden_states": torch.cat([packed(low), references], 1),
+            "img_ids": torch.cat([image, flat[count:]]),
+        }, low_grid
+
+    def _run_of(self, ids: Tensor, call: Call, grid: tuple[int, int, int]) -> MixedRun:
+        """One run per position ids: pipelines pass one tensor at every step."""
+        run = self._runs.get(ids)
+        if run is None:
+            settings = self.stack.find(MixedResolution)
+            if settings is None:
+                raise RuntimeError("mixed calls without a mixed-resolution patch")
+            pixels = call.pixels_per_token
+            cells = CellGrid(1, grid[1] * pixels, grid[2] * pixels, pixels * settings.ratio)
+            run = MixedRun(self.stack, settings.stages(lambda percent: 1.0 - percent if percent else 1e9), cells, PATCH)
+            self._runs[ids] = run
+            log.info(run.describe(3072, 512))
+        return run
+
+
+def unpacked(tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """(B, rows * columns, 4 C) -> (B, C, 2 rows, 2 columns), as Flux packs them."""
+    _, rows, columns = grid
+    split = tokens.unflatten(1, (rows, columns)).unflatten(-1, (-1, PATCH, PATCH))
+    return split.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def packed(latent: Tensor) -> Tensor:
+    split = latent.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # (B, C, rows, 2, columns, 2)
+    return split.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def _velocity(carrier: Tensor, denoised: Tensor, velocity: Tensor, known: Tensor, level: Tensor) -> Tensor:
+    """Where a token answered, its own velocity; elsewhere the one that leads to the interpolated picture."""
+    return torch.where(known, velocity, (carrier - denoised) / level)
+
+
+def _ids_of(ids: Tensor, tokens: int, references: int) -> Tensor:
+    """Ids for a strip: the image's are set by our table, the references keep theirs."""
+    flat = ids if ids.dim() == 2 else ids[0]
+    return torch.cat([flat[:1].expand(tokens, -1), flat[len(flat) - references :]])
+
+
+def _sample(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample
+
+
+def _like(output: Any, sample: Tensor) -> Any:
+    return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
