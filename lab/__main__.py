@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", type=Path, default=FOLDER / "weights", help="folder of the trained model (default: lab/weights)")
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
+    evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
 
     train.add_argument("--theta", type=float, default=10000.0, help="rotary base (default: Flux's %(default)g)")
+    train.add_argument("--model", choices=("flux", "wan"), default="flux", help="which tiny model (default: %(default)s)")
     train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
@@ -54,14 +56,20 @@ def run(arguments: list[str]) -> None:
     commands = parser()
     options = commands.parse_args(arguments)
     if options.command == "demo":
-        from .demo import DEFAULT_SUBJECTS, demo
-        from .subjects import SUBJECTS
+        from .subjects import SHOWN_SUBJECTS, SUBJECTS
 
-        subjects = tuple(options.subjects or DEFAULT_SUBJECTS)
+        subjects = tuple(options.subjects or SHOWN_SUBJECTS)
         unknown = [subject for subject in subjects if subject not in SUBJECTS]
         if unknown:
             commands.error(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
+        from .demo import demo
+
         print(f"Page: {demo(options.out, subjects).resolve()}")
+    elif options.command == "evaluate" and options.mixed:
+        from .evaluate_mixed import evaluate_mixed
+
+        command = shlex.join(["python", "-m", "lab", *arguments])
+        print(f"Tables: {evaluate_mixed(options.out, options.weights, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate":
         from .evaluate import evaluate, scope
 
@@ -71,6 +79,10 @@ def run(arguments: list[str]) -> None:
             commands.error(str(error))
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate(options.out, options.weights, what, command).resolve()}")
+    elif options.command == "train" and options.model == "wan":
+        from .train_wan import train_wan
+
+        train_wan(options.out, options.seed)
     elif options.command == "train":
         from .train import STAGES, train
 

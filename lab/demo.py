@@ -20,8 +20,8 @@ from .evaluate import CEILING, COLUMNS, Result, ceiling, picture_seed, values_of
 from .methods import METHODS, PLAIN, SHOWN
 from .model import NATIVE_PIXELS, PIXELS_PER_TOKEN
 from .sample import CANVASES, Lab, reference
+from .subjects import SHOWN_SUBJECTS
 
-DEFAULT_SUBJECTS = ("astronaut", "coffee")
 STEPS = 8  # fewer than in the evaluation: layout settles early, and the demo shall not take long
 NATIVE, MEASURED = "1×", ("2×", "3×")
 HEAT_MAP_OF = ("2×", "SEGA on PI")
@@ -129,7 +129,7 @@ def bars_of(results: list[Result], size: str) -> Image.Image:
     return bar_chart(f"Layout at {size}", panels)
 
 
-def demo(out: Path, subjects: tuple[str, ...] = DEFAULT_SUBJECTS) -> Path:
+def demo(out: Path, subjects: tuple[str, ...] = SHOWN_SUBJECTS) -> Path:
     """Draws, measures and writes PNG files and index.html into `out`; returns the page's path."""
     subjects = tuple(dict.fromkeys(subjects))
     lab = Lab.load()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rope_core import Extrapolate, Sega
+from rope_core import Extrapolate, Patch, Sega
 
-Patches = tuple[Extrapolate | Sega, ...]
+Patches = tuple[Patch, ...]
 
 PLAIN = "plain"
 SEGA_PUBLISHED = "SEGA"

@@ -84,7 +84,7 @@ def measure(picture: Tensor, photograph: Tensor, small: Tensor, stretched: Tenso
 
 def outlines(picture: Tensor) -> Tensor:
     """Luminance without shading and without fine detail, (H, W), float64: what the layout consists of."""
-    light = _luminance(picture)
+    light = luminance(picture)
     blurred = _blur(light, DETAIL * max(light.shape))
     return blurred - _blur(light, SHADING * max(light.shape))
 
@@ -100,12 +100,12 @@ def _blur_matrix(length: int, sigma: float) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _luminance(picture: Tensor) -> Tensor:
+def luminance(picture: Tensor) -> Tensor:
     return torch.tensordot(torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64), picture.double(), dims=1)
 
 
 def _laplacian_variance(picture: Tensor) -> float:
-    light = _luminance(picture)
+    light = luminance(picture)
     centre = light[1:-1, 1:-1]
     return float((light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:] - 4 * centre).var())
 

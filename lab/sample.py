@@ -84,11 +84,10 @@ def generate(
     """
     if len(subjects) != len(seeds):
         raise ValueError(f"one seed per picture: got {len(subjects)} subjects and {len(seeds)} seeds")
-    if noise is None:
-        # A generator of its own for every picture: its noise must not depend on which others are drawn with it.
-        shape = (CHANNELS, 2 * height, 2 * width)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    tokens = pack(noise)
+    unknown = [subject for subject in subjects if subject not in SUBJECTS]
+    if unknown:
+        raise ValueError(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
+    tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise)
     rows = [SUBJECTS.index(subject) for subject in subjects]
     context = tables["subjects.context"][rows]
     conditions = {
@@ -108,6 +107,12 @@ def generate(
             if progress is not None:
                 progress.update(len(rows) * height * width)
     return vae.decode(unpack(tokens, height, width))
+
+
+def seeded_noise(seeds: Sequence[int], height: int, width: int) -> Tensor:
+    """(B, 16, 2*height, 2*width). A generator for every picture: its noise must not depend on which others are drawn with it."""
+    shape = (CHANNELS, 2 * height, 2 * width)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .model import FLUX_THETA, PIXELS_PER_TOKEN, build_transformer, grid_ids, pack, save, subject_tables
@@ -90,20 +90,16 @@ def velocity_loss(transformer: FluxTransformer2DModel, batch: Batch, tables: dic
     return torch.nn.functional.mse_loss(predicted, pack(noise - batch.latents))
 
 
-def run_stage(
-    transformer: FluxTransformer2DModel, stage: Stage, latents: dict[int, Tensor], tables: dict[str, Tensor], seed: int
-) -> list[float]:
+def optimise(transformer: nn.Module, stage: Stage, loss_of_step: Callable[[], Tensor]) -> list[float]:
     """Trains in place and leaves the moving average of the weights in `transformer`; returns the losses."""
-    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     average = [p.detach().clone() for p in transformer.parameters()]
     losses = []
-    batches = draw_batches(stage, latents, generator)
     progress = tqdm(range(stage.steps), unit="step")
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = stage.rate(step)
-        loss = velocity_loss(transformer, next(batches), tables, generator)
+        loss = loss_of_step()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
@@ -118,6 +114,14 @@ def run_stage(
         for parameter, value in zip(transformer.parameters(), average, strict=True):
             parameter.copy_(value)
     return losses
+
+
+def run_stage(
+    transformer: FluxTransformer2DModel, stage: Stage, latents: dict[int, Tensor], tables: dict[str, Tensor], seed: int
+) -> list[float]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = draw_batches(stage, latents, generator)
+    return optimise(transformer, stage, lambda: velocity_loss(transformer, next(batches), tables, generator))
 
 
 def train(output: Path, seed: int = 0, stages: tuple[Stage, ...] = STAGES, theta: float = FLUX_THETA) -> None:

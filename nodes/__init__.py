@@ -5,10 +5,18 @@ from comfy_api.latest import ComfyExtension, io
 from .boundary import BoundaryExpandReplace
 from .extrapolate import RopePatchExtrapolate
 from .lab_model import RopeLabModel
+from .lab_video_model import RopeLabVideoModel
 from .mixed_res import MixedResRegionCRPA
 from .sega import RopePatchSEGA
 
 
 class RopeWorksExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [RopePatchSEGA, RopePatchExtrapolate, MixedResRegionCRPA, BoundaryExpandReplace, RopeLabModel]
+        return [
+            RopePatchSEGA,
+            RopePatchExtrapolate,
+            MixedResRegionCRPA,
+            BoundaryExpandReplace,
+            RopeLabModel,
+            RopeLabVideoModel,
+        ]

@@ -122,7 +122,7 @@ class LabVAE:
     def spacial_compression_decode(self) -> int:
         return PATCH
 
-    def temporal_compression_decode(self) -> None:
+    def temporal_compression_decode(self) -> int | None:
         return None
 
     def throw_exception_if_invalid(self) -> None:

@@ -22,9 +22,11 @@ AUTOMATIC = -1.0
 COARSE_UNTIL_SIGMA, FINE_FROM_SIGMA = 0.8, 0.25
 # The paper: 15 % of a video, 30-60 % of an image.
 VIDEO_BUDGET, IMAGE_BUDGET = 0.15, 0.45
+ALIGNED = "aligned"
 COARSE, MIXED, FINE = "coarse", "mixed", "fine"
 TextGroup = Literal["high", "low"]
 Alignment = Literal["corner", "centre"]
+Positions = Literal["aligned", "low", "high"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class MixedResolution(Patch):
 
     coarse_until, fine_from: percent of the schedule, AUTOMATIC = sigma 0.8 and 0.25. budget: share of an automatic region,
     0 = the paper's. text_group: which queries text tokens join. alignment: a low-resolution token stands at the first or in the
-    centre of its places. grow, minimum: see `regions.tidied`. on_region: told the region once it is chosen.
+    centre of its places. positions: "aligned", or "low" and "high" for the baselines that put everything on one grid.
+    grow, minimum: see `regions.tidied`. on_region: told the region once it is chosen.
     """
 
     mask: Tensor | None = None
@@ -57,6 +60,7 @@ class MixedResolution(Patch):
     budget: float = 0.0
     text_group: str = HIGH
     alignment: str = "corner"
+    positions: str = ALIGNED
     grow: int = 0
     minimum: int = 1
     on_region: Callable[[TokenLayout], None] | None = field(default=None, repr=False)
@@ -73,6 +77,7 @@ class MixedResolution(Patch):
         check_number("minimum_region", self.minimum, 0, 1_000_000)
         check_method(self.text_group, get_args(TextGroup))
         check_method(self.alignment, get_args(Alignment))
+        check_method(self.positions, get_args(Positions))
         if 0 <= self.fine_from < self.coarse_until:
             raise RopeWorksError(
                 f"the fine stage begins at {self.fine_from:g} of the schedule, before the coarse one ends at {self.coarse_until:g}. "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .mixed import COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
-from .phase import GroupGrid, QueryGroups
+from .mixed import ALIGNED, COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
+from .phase import GroupGrid, OneGrid, QueryGroups
 from .regions import CellGrid, TokenLayout
 from .saliency import most_salient, saliency
 from .stack import Stack
@@ -138,14 +139,14 @@ def query_groups(
     base_is_plain: bool,
     tail_is_text: bool = False,
 ) -> QueryGroups:
-    return QueryGroups(
-        layout,
-        high,
-        low,
-        start=start,
-        base=base,
-        base_is_plain=base_is_plain,
-        text_group=settings.text_group,
-        centred=settings.alignment == "centre",
-        tail_is_text=tail_is_text,
-    )
+    options: dict[str, Any] = {
+        "start": start,
+        "base": base,
+        "base_is_plain": base_is_plain,
+        "text_group": settings.text_group,
+        "centred": settings.alignment == "centre",
+        "tail_is_text": tail_is_text,
+    }
+    if settings.positions == ALIGNED:
+        return QueryGroups(layout, high, low, **options)
+    return OneGrid(settings.positions, layout, high, low, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -234,6 +235,21 @@ class QueryGroups:
         high, low = answers
         parts = [high.narrow(out_tokens_at, 0, low_first), low, high.narrow(out_tokens_at, low_first, length - middle)]
         return torch.cat(parts, dim=out_tokens_at)
+
+
+class OneGrid(QueryGroups):
+    """The baseline that fails: linear positions on one group's grid for everyone, and one attention call over all tokens."""
+
+    def __init__(self, grid: str, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.grid = grid
+
+    def table(self, ids: Tensor) -> Tensor | None:
+        first = self.start(ids.shape[1])
+        return None if first is None else self._group_table(ids[:1].float(), first, self.grid)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attend: Attend, *args: Any) -> Tensor:
+        return attend(q, k, v, mask)
 
 
 def _pieces(values: Tensor, pieces: Sequence[Piece], dimension: int, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

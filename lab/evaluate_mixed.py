@@ -1,0 +1,169 @@
+"""Measures mixed resolution on the tiny Flux: regions, ratios and controls, against the photographs and the full-resolution run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from .evaluate import QUICK_SUBJECTS, picture_seed, setting
+from .metrics_mixed import measure_mixed
+from .mixed import (
+    BANDS,
+    BANDS_FINE,
+    CANVAS_OF_RATIO,
+    CRPA,
+    FINE_FROM,
+    FULL,
+    LOW,
+    LOW_ENLARGED,
+    MIXED_FROM,
+    ON_HIGH,
+    ON_LOW,
+    compared,
+    low_enlarged,
+    pixels,
+    shapes,
+)
+from .model import NATIVE_PIXELS
+from .sample import STEPS, Lab, reference
+from .subjects import SUBJECTS
+
+COLUMNS = {
+    "inside": ("PSNR inside", 2),
+    "ssim_inside": ("SSIM inside", 3),
+    "outside": ("PSNR outside", 2),
+    "ssim_outside": ("SSIM outside", 3),
+    "inside_full": ("inside, against full", 2),
+    "seam": ("seam", 3),
+}
+SHORT = (FULL, LOW, LOW_ENLARGED, ON_LOW, ON_HIGH, CRPA, BANDS, BANDS_FINE)
+HOW_TO_READ = f"""\
+Every run is coarse down to sigma {MIXED_FROM:g}. "{FULL}" then runs at full resolution everywhere, the two "low" rows stay coarse to the
+end, all others keep a region at full resolution and the rest coarse; "fine stage" ends at full resolution below sigma {FINE_FROM:g}.
+
+- **PSNR**, **SSIM** inside and outside the region: against the photograph. PSNR rewards blur; SSIM wants texture too.
+- **inside, against full**: PSNR inside the region against the full-resolution run of the same seed.
+- **seam**: jump of brightness across the boundary (means of 4 pixels on either side), divided by the same jump 16 pixels aside, divided by
+  the photograph's own ratio. 1 = no edge. The rows without a boundary tell how far from 1 chance leads.
+
+"{ON_LOW}" and "{ON_HIGH}" are the controls: linear positions on one grid for all tokens, one attention over all of them."""
+
+
+@dataclass(frozen=True)
+class MixedResult:
+    ratio: int
+    region: str
+    method: str
+    subject: str
+    seed: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One region at one ratio, with the methods to compare on it."""
+
+    ratio: int
+    region: str
+    methods: tuple[str, ...]
+    subjects: tuple[str, ...]
+    seeds: int
+
+
+def cases(seeds: int, quick: bool) -> list[Case]:
+    everything = (FULL, LOW, LOW_ENLARGED, *[name for name in compared(shapes()["box"], 2) if name not in (FULL, LOW)])
+    if quick:
+        return [Case(2, "box", everything, QUICK_SUBJECTS, 1)]
+    others = [name for name in shapes() if name != "box"]
+    return [
+        Case(2, "box", everything, SUBJECTS, seeds),
+        *[Case(2, name, SHORT, SUBJECTS, 1) for name in others],
+        Case(3, "box", SHORT, SUBJECTS, 1),
+        Case(4, "box", (FULL, LOW, LOW_ENLARGED, CRPA, BANDS), QUICK_SUBJECTS, 1),
+    ]
+
+
+def draw(lab: Lab, case: Case, method: str, seeds: Sequence[int], progress: tqdm | None = None) -> Tensor:
+    """(B, 3, H, W): one picture per subject of the case."""
+    if method == LOW_ENLARGED:
+        return low_enlarged(lab, case.subjects, case.ratio, seeds)
+    patches = compared(shapes()[case.region], case.ratio)[method]
+    return lab.draw(case.subjects, CANVAS_OF_RATIO[case.ratio], patches, seeds=seeds, progress=progress)
+
+
+def measure_case(lab: Lab, case: Case, progress: tqdm) -> list[MixedResult]:
+    region = pixels(shapes()[case.region], case.ratio)
+    photographs = [reference(subject, CANVAS_OF_RATIO[case.ratio]) for subject in case.subjects]
+    results = []
+    for seed in range(case.seeds):
+        seeds = [picture_seed(subject, seed) for subject in case.subjects]
+        full: Tensor | None = None
+        for method in case.methods:
+            progress.set_description(f"{case.ratio}×, {case.region}, {method}")
+            pictures = draw(lab, case, method, seeds)
+            full = pictures if full is None else full
+            for subject, picture, photograph, whole in zip(case.subjects, pictures, photographs, full, strict=True):
+                values = measure_mixed(picture, photograph, whole, region)
+                results.append(MixedResult(case.ratio, case.region, method, subject, seed, values))
+            progress.update()
+    return results
+
+
+def table(results: Sequence[MixedResult]) -> str:
+    methods = list(dict.fromkeys(result.method for result in results))
+    lines = ["| method | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for method in methods:
+        found = [result.values for result in results if result.method == method]
+        cells = []
+        for name, (_, digits) in COLUMNS.items():
+            mean = statistics.fmean(values[name] for values in found)
+            cells.append("–" if mean == float("inf") else f"{mean:.{digits}f}")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def per_subject(results: Sequence[MixedResult]) -> str:
+    """PSNR and SSIM inside the region, subject by subject: the mean hides that smooth photographs behave unlike others."""
+    methods = (LOW_ENLARGED, CRPA, BANDS, FULL)
+    subjects = list(dict.fromkeys(result.subject for result in results))
+    lines = ["| subject | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for subject in subjects:
+        cells = []
+        for method in methods:
+            found = [r.values for r in results if r.subject == subject and r.method == method]
+            psnr, ssim = (statistics.fmean(values[name] for values in found) for name in ("inside", "ssim_inside"))
+            cells.append(f"{psnr:.2f} / {ssim:.3f}")
+        lines.append(f"| {subject} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def evaluate_mixed(out: Path, weights: Path, seeds: int, quick: bool, command: str) -> Path:
+    """Runs the evaluation and writes mixed.md and mixed.json into `out`; returns the page's path."""
+    lab = Lab.load(weights)
+    work = cases(seeds, quick)
+    results: list[MixedResult] = []
+    with tqdm(total=sum(len(case.methods) * case.seeds for case in work), unit="batch") as progress:
+        for case in work:
+            results += measure_case(lab, case, progress)
+    where = setting(weights, lab, command)
+    facts = "\n".join(f"- {name}: {f'`{value}`' if name == 'command' else value}" for name, value in where.items())
+    parts = ["# Mixed resolution on the tiny Flux", f"{facts}\n- Euler steps: {STEPS}; coarse grid: {NATIVE_PIXELS} px", HOW_TO_READ]
+    for case in work:
+        share = float(shapes()[case.region].mean())
+        mine = [r for r in results if (r.ratio, r.region) == (case.ratio, case.region)]
+        pictures = len(case.subjects) * case.seeds
+        parts += [f"## {case.region}, ratio {case.ratio} ({share:.0%} of the area, {pictures} pictures per method)", table(mine)]
+        if case is work[0]:
+            parts += ["PSNR / SSIM inside, subject by subject:", per_subject(mine)]
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "mixed.md"
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    data = {"setting": where, "steps": STEPS, "results": [asdict(result) for result in results]}
+    (out / "mixed.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return page

@@ -1,0 +1,51 @@
+"""Trains the tiny Wan on short pans over the photographs, native clips from noise and larger ones at low noise."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .model import load
+from .subjects import SUBJECTS
+from .train import Stage, optimise
+from .wan import NATIVE_TOKENS, build_wan, clip, encode_clip, save_wan
+
+STAGE = Stage(steps=1600, learning_rate=1e-3, window_share=0.3, batch=4)
+LARGE_TOKENS = 32
+TIME_SCALE = 1000.0
+
+
+def train_wan(output: Path, seed: int = 0, stage: Stage = STAGE) -> None:
+    """Writes the weights and a training log into `output`. The VAE and the subjects' tables are the tiny Flux's."""
+    torch.manual_seed(seed)
+    _, vae, tables = load()
+    clips = {tokens: torch.stack([encode_clip(vae, clip(s, tokens)) for s in SUBJECTS]) for tokens in (NATIVE_TOKENS, LARGE_TOKENS)}
+    transformer = build_wan().train()
+    generator = torch.Generator().manual_seed(seed + 1)
+
+    def loss_of_step() -> Tensor:
+        large = float(torch.rand((), generator=generator)) < stage.window_share
+        batch = 1 if large else stage.batch  # as many tokens
+        subjects = torch.randint(len(SUBJECTS), (batch,), generator=generator)
+        uniform = torch.rand(batch, generator=generator)
+        logit_normal = torch.randn(batch, generator=generator).sigmoid()
+        even = (torch.arange(batch) % 2 == 0) ^ bool(torch.rand((), generator=generator) < 0.5)
+        sigmas = torch.where(even, uniform, logit_normal) * (stage.window_sigma if large else 1.0)
+        target = clips[LARGE_TOKENS if large else NATIVE_TOKENS][subjects]
+        noise = torch.randn(target.shape, generator=generator)
+        level = sigmas.view(-1, 1, 1, 1, 1)
+        noisy = (1 - level) * target + level * noise
+        predicted = transformer(noisy, sigmas * TIME_SCALE, tables["subjects.context"][subjects], return_dict=False)[0]
+        return torch.nn.functional.mse_loss(predicted, noise - target)
+
+    started = time.perf_counter()
+    losses = optimise(transformer, stage, loss_of_step)
+    save_wan(transformer, output)
+    means = [round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 5) for i in range(0, len(losses), 50)]
+    report = {"seed": seed, "torch": torch.__version__, **asdict(stage), "seconds": round(time.perf_counter() - started)}
+    (output / "training_wan.json").write_text(json.dumps({**report, "mean_loss_per_50_steps": means}, indent=1) + "\n")
