@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from .cores import PACK, Core, find_cores
+from .bench_mixed import PAIRS, bench_mixed
+from .cores import HOW_TO, PACK, Core, find_cores
 from .machine import processor
 
 METHODS = ("yarn", "sega")
@@ -25,17 +26,27 @@ METHODS = ("yarn", "sega")
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lab bench", description=__doc__)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 128], help="tokens per side (default: 64 128)")
-    parser.add_argument("--pairs", type=int, default=5, help="plain and patched steps per size and method (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, nargs="+", help="tokens per side (default: 64 128; --mixed: 64, or 128 256 on CUDA)")
+    parser.add_argument("--pairs", type=int, help=f"plain and patched steps per size and method (default: 5; --mixed: {PAIRS} turns)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to (default: lab/results)")
     parser.add_argument("--diffusers", action="store_true", help="measure the diffusers host even where a ComfyUI is found")
+    parser.add_argument("--mixed", action="store_true", help="mixed resolution instead: measured speed-up over the predicted one")
     options = parser.parse_args(arguments)
+    if options.mixed and options.diffusers:
+        parser.error("--mixed measures ComfyUI only")
     cores = [] if options.diffusers else find_cores()
+    command = " ".join(["python -m lab bench", *arguments])
+    if options.mixed:
+        if not cores:
+            raise SystemExit(HOW_TO)
+        bench_mixed(cores, options.tokens or [], options.pairs or PAIRS, options.out, command)
+        return
+    tokens, pairs = options.tokens or [64, 128], 5 if options.pairs is None else options.pairs
     if cores:
-        host, found = f"ComfyUI {cores[0].version}", in_comfyui(cores[0], options.tokens, options.pairs)
+        host, found = f"ComfyUI {cores[0].version}", in_comfyui(cores[0], tokens, pairs)
     else:
-        host, found = "diffusers", in_diffusers(options.tokens, options.pairs)
-    page = report(host, found, " ".join(["python -m lab bench", *arguments]))
+        host, found = "diffusers", in_diffusers(tokens, pairs)
+    page = report(host, found, command)
     options.out.mkdir(parents=True, exist_ok=True)
     name = "bench_comfyui" if cores else "bench_diffusers"
     (options.out / f"{name}.md").write_text(page, encoding="utf-8")

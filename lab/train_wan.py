@@ -15,7 +15,7 @@ from .subjects import SUBJECTS
 from .train import Stage, optimise
 from .wan import NATIVE_TOKENS, build_wan, clip, encode_clip, save_wan
 
-STAGE = Stage(steps=1600, learning_rate=1e-3, window_share=0.3, batch=4)
+STAGE = Stage(steps=1200, learning_rate=1e-3, window_share=0.3, batch=4)
 LARGE_TOKENS = 32
 TIME_SCALE = 1000.0
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..lab.subjects import SUBJECTS
 from ..lab.vae import CHANNELS, PATCH, LinearVAE
-from ..rope_core.hosts.comfyui import set_native_pixels
+from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
 from .schema import CATEGORY, known
 
 WEIGHTS = Path(__file__).parent.parent / "lab" / "weights"
@@ -51,7 +51,8 @@ class RopeLabModel(io.ComfyNode):
         companions = load_file(WEIGHTS / "tiny_flux_vae_and_subjects.safetensors")
         index = SUBJECTS.index(subject)
         conditioning = [[companions["subjects.context"][index][None], {"pooled_output": companions["subjects.pooled"][index][None]}]]
-        return io.NodeOutput(model, conditioning, LabVAE(LinearVAE.from_tensors(companions), model.model.latent_format))
+        linear = LinearVAE.from_tensors(companions)
+        return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), conditioning, LabVAE(linear, model.model.latent_format))
 
 
 def load_model(path: Path) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..lab.subjects import SUBJECTS
 from ..lab.vae import LinearVAE
-from ..rope_core.hosts.comfyui import set_native_pixels
+from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
 from .lab_model import WEIGHTS, LabVAE
 from .schema import CATEGORY, known
 
@@ -49,7 +49,9 @@ class RopeLabVideoModel(io.ComfyNode):
         model = load_video_model(WEIGHTS / "tiny_wan.safetensors")
         companions = load_file(WEIGHTS / "tiny_flux_vae_and_subjects.safetensors")
         context = companions["subjects.context"][SUBJECTS.index(subject)][None]
-        return io.NodeOutput(model, [[context, {}]], LabVideoVAE(LinearVAE.from_tensors(companions), model.model.latent_format))
+        linear = LinearVAE.from_tensors(companions)
+        vae = LabVideoVAE(linear, model.model.latent_format)
+        return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), [[context, {}]], vae)
 
 
 def load_video_model(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import comfy.utils
@@ -23,6 +22,7 @@ from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, know
 PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image": 0.3, "paper: 45 % of an image": 0.45,
            "paper: 60 % of an image": 0.6, "custom": None}  # fmt: skip
 MOST_BOXES = 1000
+FURTHEST = 65536  # pixels; no picture is larger, and a box beyond it is an accident
 SHOWN_TEXT_TOKENS = 512
 
 
@@ -138,9 +138,12 @@ def boxes_of(regions: Any) -> tuple[Box, ...]:
         return found
     names = ("x", "y", "width", "height")
     values = [regions.get(name) for name in names] if isinstance(regions, dict) else []
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)]
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= FURTHEST]
     if len(numbers) != 4 or numbers[2] <= 0 or numbers[3] <= 0:
-        raise RopeWorksError(f"found the region {str(regions)[:120]}; expected x, y, width and height in pixels, the last two above 0.")
+        raise RopeWorksError(
+            f"found the region {str(regions)[:120]}; expected x, y, width and height in pixels, the last two above 0 and "
+            f"none beyond {FURTHEST}."
+        )
     return (Box(*numbers),)
 
 

@@ -5,6 +5,7 @@ Wu et al. 2025. Structure settles early, detail late: mixed resolution from pure
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -95,8 +96,13 @@ class MixedResolution(Patch):
 
     def stages(self, percent_to_sigma: Callable[[float], float]) -> Stages:
         """Raises RopeWorksError when no step could be mixed."""
-        coarse = COARSE_UNTIL_SIGMA if self.coarse_until < 0 else percent_to_sigma(self.coarse_until)
-        fine = FINE_FROM_SIGMA if self.fine_from < 0 else percent_to_sigma(self.fine_from)
+
+        def sigma(percent: float) -> float:
+            # The first step is at 0 % itself, so 0 has to lie before it.
+            return percent_to_sigma(percent) if percent else math.inf
+
+        coarse = COARSE_UNTIL_SIGMA if self.coarse_until < 0 else sigma(self.coarse_until)
+        fine = FINE_FROM_SIGMA if self.fine_from < 0 else sigma(self.fine_from)
         if fine > coarse:
             raise RopeWorksError(
                 f"the fine stage would begin at sigma {fine:.3g}, before the coarse one ends at sigma {coarse:.3g}. "

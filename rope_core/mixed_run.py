@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .handover import HandOver
 from .mixed import ALIGNED, COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
 from .phase import GroupGrid, OneGrid, QueryGroups
 from .regions import CellGrid, TokenLayout
@@ -23,13 +24,16 @@ CONDITIONAL, UNCONDITIONAL = 0, 1
 class MixedRun:
     """State of one run of a sampler; hosts keep one per run and drop it afterwards.
 
-    grid: the cells, in pixels of the picture. patch: side of a token in latent pixels.
+    grid: the cells, in pixels of the picture. patch: side of a token in latent pixels. hand_over: for models that bring a
+    latent upsampler. last_sigma: of the last step, to finish with it.
     """
 
     stack: Stack
     stages: Stages
     grid: CellGrid
     patch: int
+    hand_over: HandOver | None = None
+    last_sigma: float = 0.0
     region: Tensor | None = None
     _seen: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
     _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
@@ -52,7 +56,8 @@ class MixedRun:
     @property
     def reads_sigma(self) -> bool:
         """False where every step is of one stage, so that the host need not fetch sigma from the device."""
-        return not self.all_high and (self.region is None or self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0)
+        several = self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0
+        return not self.all_high and (self.region is None or self.hand_over is not None or several)
 
     def stage(self, sigma: Callable[[], float]) -> str:
         """COARSE, MIXED or FINE for a step at `sigma`; an automatic region is chosen at the first mixed step."""
@@ -118,9 +123,45 @@ class MixedRun:
             self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.patch, device)
         return self._strips[key]
 
-    def filled(self, low: Tensor, size: tuple[int, int]) -> Tensor:
-        """A coarse answer interpolated to the carrier's (height, width)."""
-        return interpolated(low, self.settings.ratio)[..., : size[0], : size[1]]
+    # ---- a carrier before the call, and its answer after it; `conditional` picks the images of the prompt from a batch
+
+    def coarse_answer(self, low: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None) -> Tensor:
+        """A coarse call's denoised latent as one of the carrier's (height, width)."""
+        self._remember(low, conditional)
+        if self.hand_over is not None and sigma() <= self.last_sigma:
+            full = self.hand_over.finished(low)
+        else:
+            full = interpolated(low, self.settings.ratio)
+        return full[..., : size[0], : size[1]]
+
+    def mixed_answer(
+        self, strip: Strip, answer: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None
+    ) -> Tensor:
+        if self.hand_over is None:
+            return strip.scatter(answer, size)
+        low = strip.low_answer(answer)
+        self._remember(low, conditional)
+        if sigma() <= self.last_sigma:
+            return strip.composed(answer, self.hand_over.finished(low), size)
+        return strip.scatter(answer, size)
+
+    def for_high(self, carrier: Tensor, strip: Strip, sigma: Callable[[], float]) -> Tensor | None:
+        """What high-resolution tokens read in place of the carrier; None = the carrier itself."""
+        return None if self.hand_over is None else self.hand_over.for_region(carrier, strip.region_high, sigma())
+
+    def for_fine(self, carrier: Tensor, sigma: Callable[[], float]) -> Tensor:
+        """The carrier as a fine step reads it."""
+        if self.hand_over is None or self.all_high:
+            return carrier
+        region = None if self.region is None else self.region.to(carrier.device)
+        if region is not None:
+            side = self.patch * self.settings.ratio
+            region = region.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        return self.hand_over.for_everything(carrier, region, sigma())
+
+    def _remember(self, low: Tensor, conditional: slice | None) -> None:
+        if self.hand_over is not None and conditional is not None:
+            self.hand_over.remember(low[conditional])
 
     def low_carrier(self, carrier: Tensor) -> Tensor:
         """The low-resolution latent within the carrier."""

@@ -80,13 +80,18 @@ class QueryGroups:
         batch, length = ids.shape[:2]
         first = self.start(length)
         if first is None:
-            return self._text_table(ids[:1].float()) if self.tail_is_text else None
+            if not self.tail_is_text:
+                return None
+            own = self._text_table(ids[:1].float())
+            return own.expand(max(batch, len(own)), *own.shape[1:])
         if self.tail_is_text and batch > 1 and not bool((ids == ids[:1]).all()):
             raise RopeWorksError(
                 "the prompts of one batch have different lengths, so their tokens stand at different places, which mixed resolution "
                 "cannot follow on this version. Update ComfyUI, or use prompts of one length."
             )
         tables = {group: self._group_table(ids[:1].float(), first, group) for group in (HIGH, LOW)}
+        rows = max(map(len, tables.values()))
+        tables = {group: table.expand(rows, *table.shape[1:]) for group, table in tables.items()}
         low_only, shared_low, shared_high, _ = self.layout.counts
         middle = first + low_only + shared_low
         last = first + self.layout.tokens

@@ -81,7 +81,7 @@ class CellGrid:
         length = touched.shape[dimension]
         parts = []
         for index in range(count):
-            first = min(math.floor(index * self.cell / size * length), length - 1)
+            first = min(math.floor(index * self.cell / size * length + 1e-9), length - 1)
             last = min(math.ceil((index + 1) * self.cell / size * length - 1e-9), length)
             parts.append(touched.narrow(dimension, first, max(last - first, 1)).any(dimension))
         return torch.stack(parts, dimension)

@@ -30,10 +30,9 @@ def saliency(denoised: Tensor, unconditional: Tensor | None, patch: int) -> Tens
 
 def most_salient(found: Tensor, share: float, grow: int, minimum: int) -> Tensor:
     """The most salient `share` of the cells in compact blobs, (frames, rows, columns) bool on the CPU."""
-    smooth = functional.avg_pool3d(found[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0].cpu()
+    smooth = _smoothed(found).cpu()
     smallest = max(minimum, round(SMALLEST_ISLAND * smooth[0].numel()))
     order = smooth.flatten().argsort(descending=True)
-    cells = torch.zeros(smooth.numel(), dtype=torch.bool)
     wanted = share
     while True:
         cells = torch.zeros(smooth.numel(), dtype=torch.bool)
@@ -43,9 +42,18 @@ def most_salient(found: Tensor, share: float, grow: int, minimum: int) -> Tensor
         if not compact.any():
             compact = tidied(shaped, max(grow, 1), 1)
         # Closing gaps adds cells: ask for fewer until the budget holds.
-        if compact.float().mean() <= share * OVERSHOOT or wanted < share / 2:
+        if compact.float().mean() <= share * OVERSHOOT or round(wanted * smooth.numel()) <= 1:
             return compact
         wanted *= 0.95
+
+
+def _smoothed(found: Tensor) -> Tensor:
+    """The mean over each cell and those that touch it. Pooling with its own padding refuses grids of fewer than three cells."""
+
+    def total(values: Tensor) -> Tensor:
+        return functional.avg_pool3d(functional.pad(values, (1,) * 6)[None, None], 3, stride=1)[0, 0]
+
+    return total(found) / total(torch.ones_like(found))
 
 
 def _normalised(values: Tensor, patch: int) -> Tensor:

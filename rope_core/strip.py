@@ -68,13 +68,18 @@ class Strip:
         side = patch * layout.ratio
         self.region_high = cells.repeat_interleave(side, 1).repeat_interleave(side, 2)
 
-    def gather(self, carrier: Tensor) -> Tensor:
-        """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens). H and W may end within a cell."""
+    def gather(self, carrier: Tensor, for_high: Tensor | None = None) -> Tensor:
+        """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens). H and W may end within a cell.
+
+        for_high: what high-resolution tokens read instead, and low-resolution ones within the region.
+        """
         video = carrier.dim() == 5
-        full = padded(carrier if video else carrier.unsqueeze(2), self.patch * self.layout.ratio)
+        full = self._full(carrier)
+        high = full if for_high is None else self._full(for_high)
+        low = full if for_high is None else torch.where(self.region_high, high, full)
         parts = [
-            self._tokens(decimated(full, self.layout.ratio)).index_select(-1, self.low),
-            self._tokens(full).index_select(-1, self.high),
+            self._tokens(decimated(low, self.layout.ratio)).index_select(-1, self.low),
+            self._tokens(high).index_select(-1, self.high),
         ]
         if self.layout.padding:
             parts.append(torch.zeros_like(parts[1][..., :1]).expand(*parts[1].shape[:-1], self.layout.padding))
@@ -90,17 +95,28 @@ class Strip:
 
     def scatter(self, answer: Tensor, size: tuple[int, int]) -> Tensor:
         """Inverse of `gather` for a denoised answer: (B, C, [T,] H, W) with the rest interpolated; `size` is (H, W)."""
+        return self.composed(answer, interpolated(self.low_answer(answer), self.layout.ratio), size)
+
+    def low_answer(self, answer: Tensor) -> Tensor:
+        """The low-resolution latent of an answer, (B, C, [T,] h, w); within the region every ratio-th pixel of the high one."""
         low, high = self._canvases(answer)
         low = torch.where(self.region_low, decimated(high, self.layout.ratio), low)
-        full = torch.where(self.region_high, high, interpolated(low, self.layout.ratio))
-        full = full[..., : size[0], : size[1]]
-        return full if answer.dim() == 5 else full.squeeze(2)
+        return low if answer.dim() == 5 else low.squeeze(2)
+
+    def composed(self, answer: Tensor, rest: Tensor, size: tuple[int, int]) -> Tensor:
+        """The region of an answer within `rest`, a latent of the full size."""
+        _, high = self._canvases(answer)
+        full = torch.where(self.region_high, high if answer.dim() == 5 else high.squeeze(2), rest)
+        return full[..., : size[0], : size[1]]
 
     def known(self, size: tuple[int, int]) -> Tensor:
         """([T,] H, W) bool: latent pixels that some token answers for, i.e. that `scatter` does not interpolate."""
         known = self.region_high.clone()
         known[..., :: self.layout.ratio, :: self.layout.ratio] = True
         return known[..., : size[0], : size[1]]
+
+    def _full(self, carrier: Tensor) -> Tensor:
+        return padded(carrier if carrier.dim() == 5 else carrier.unsqueeze(2), self.patch * self.layout.ratio)
 
     def _canvases(self, answer: Tensor) -> tuple[Tensor, Tensor]:
         """The low- and the high-resolution latent, (B, C, T, h, w) each, zero where there is no token."""

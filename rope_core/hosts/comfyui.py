@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..active import ActivePlan, running
 from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
+from ..handover import Upsample
 from ..mixed import MixedResolution
 from ..stack import Call, Patch, Stack
-from .comfyui_call import NATIVE_KEY, ModelCall, describe_call, hidden_width
+from .comfyui_call import NATIVE_KEY, UPSAMPLE_KEY, ModelCall, describe_call, hidden_width
 from .comfyui_embedder import RopeEmbedder, rotary_facts
 from .comfyui_mixed import MixedCalls
 
@@ -84,6 +85,13 @@ def set_native_pixels(model: Any, pixels: int) -> Any:
     """A clone of MODEL that carries its own native size, `pixels` per side, for every RoPE Works node after it."""
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[NATIVE_KEY] = pixels
+    return clone
+
+
+def set_latent_upsampler(model: Any, upsample: Upsample) -> Any:
+    """A clone of MODEL that brings its own latent upsampler, for what mixed resolution hands over between resolutions."""
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[UPSAMPLE_KEY] = upsample
     return clone
 
 

@@ -16,6 +16,7 @@ from ..projection import probe_convolution, probe_linear, project, token_grid
 from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call
 
 NATIVE_KEY = "ropeworks_native_pixels"
+UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 
 
 @dataclass(frozen=True)

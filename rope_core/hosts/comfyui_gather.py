@@ -15,6 +15,9 @@ from ..mixed_run import MixedRun
 from ..strip import Strip
 from .comfyui_call import ModelCall
 
+# Conditionings that stand pixel by pixel on the latent, (batch, contexts, channels, frames, height, width). Others of the same size
+# may be pictures of their own, such as a reference.
+PER_PIXEL = ("vace_context",)
 PerPixel = Callable[[Tensor], Tensor]  # (B, C, [T,] H, W) of the request's size -> of the call's
 PerToken = Callable[[Tensor, int], Tensor]  # values with all image tokens along a dimension -> with the call's tokens
 
@@ -32,8 +35,8 @@ def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
     return _gathered(request, run.patch, run.low_carrier, tokens, lambda mask: mask)
 
 
-def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip) -> ModelCall:
-    """The request as one row of patches."""
+def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None) -> ModelCall:
+    """The request as one row of patches; for_high: see `Strip.gather`."""
     grid = _token_rows_and_columns(request, run.patch)
 
     def tokens(values: Tensor, at: int) -> Tensor:
@@ -43,7 +46,8 @@ def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip) -> ModelCall:
         # Its mean per frame becomes that frame's time: a strip's "frames" are its tokens.
         return mask.mean(dim=(1, 3, 4), keepdim=True).index_select(2, strip.frame_of_token)
 
-    return _gathered(request, run.patch, strip.gather, tokens, mask_per_token)
+    gathered = _gathered(request, run.patch, strip.gather, tokens, mask_per_token)
+    return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high))
 
 
 def _gathered(
@@ -79,17 +83,14 @@ def _is_spatial(value: Any) -> bool:
 
 
 def _placed(name: str, value: Any, size: torch.Size, per_pixel: PerPixel) -> Tensor:
-    if not isinstance(value, Tensor) or value.shape[-2:] != size:
+    if name not in PER_PIXEL or not isinstance(value, Tensor) or value.shape[-2:] != size:
         shape = tuple(value.shape) if isinstance(value, Tensor) else f"a list of {len(value)}"
         raise RopeWorksError(
             f"mixed resolution cannot place the conditioning {name!r} ({shape}) on a latent of {tuple(size)} yet. "
             "Remove the node that adds it, or bypass Mixed-Res Region (CRPA)."
         )
-    if value.dim() <= 5:
-        return per_pixel(value)
-    # VACE: (batch, contexts, channels, frames, height, width)
-    channels = value.shape[1:-3]
-    return per_pixel(value.flatten(1, -4)).unflatten(1, channels)
+    contexts = value.shape[1:-3]
+    return per_pixel(value.flatten(1, -4)).unflatten(1, contexts)
 
 
 def _joint_mask(mask: Tensor, text_tokens: int, image_tokens: int, per_token: PerToken) -> Tensor:

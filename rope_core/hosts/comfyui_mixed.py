@@ -16,14 +16,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..active import ActivePlan, running
 from ..architectures import IMAGE_ONLY, TEXT_IMAGE_REFERENCE, Architecture
 from ..errors import RopeWorksError
+from ..handover import HandOver
 from ..mixed import COARSE, FINE, MixedResolution
-from ..mixed_run import MixedRun, query_groups
+from ..mixed_run import CONDITIONAL, MixedRun, query_groups
 from ..phase import GroupGrid
 from ..regions import CellGrid, TokenLayout
 from ..stack import HEIGHT, TIME, WIDTH, Call, Stack
 from ..strip import Strip
 from .comfyui_attention import with_grouped_attention
-from .comfyui_call import ModelCall, describe_call, hidden_width, patch_size, position_steps
+from .comfyui_call import UPSAMPLE_KEY, ModelCall, describe_call, hidden_width, patch_size, position_steps
 from .comfyui_gather import at_low, on_the_strip
 
 log = logging.getLogger("ropeworks")
@@ -41,26 +42,31 @@ class MixedCalls:
         self.embedder_is_plain = type(embedder).__module__.startswith("comfy.ldm.")
         self.stack = stack
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._lowest: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def answer(self, request: ModelCall, call: Call) -> Tensor:
         """The denoised latent, shaped like the request's."""
         run = self._run_of(request, patch_size(request.host.diffusion_model)[-1])
         size = (request.x.shape[-2], request.x.shape[-1])
 
-        def sigma() -> float:
-            return float(request.t.flatten()[0])
-
+        sigma = _Sigma(request.t)
         stage = run.stage(sigma)
         if run.all_high:
             return self._plain(request, watched=False)
         if stage == FINE:
-            return self._plain(request)
+            return self._plain(replace(request, x=run.for_fine(request.x, sigma)))
+        kinds = request.options.get("cond_or_uncond") or [CONDITIONAL]
+        chunk = len(request.x) // len(kinds)
+        first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
+        conditional = None if first is None else slice(first, first + chunk)
         if stage == COARSE:
             low = self._plain(at_low(request, run))
-            self._observe(run, sigma, low, request.options.get("cond_or_uncond") or [0])
-            return run.filled(low, size)
+            for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
+                run.observe(sigma, answer, kind)
+            return run.coarse_answer(low, size, sigma, conditional)
         strip = run.strip(request.x.device, self._longest_other(request))
-        return strip.scatter(self._on_strip(request, call, run, strip), size)
+        answer = self._on_strip(request, call, run, strip, run.for_high(request.x, strip, sigma))
+        return run.mixed_answer(strip, answer, size, sigma, conditional)
 
     def _plain(self, request: ModelCall, watched: bool = True) -> Tensor:
         """The call as it stands, with the frequencies and magnitudes of its own size."""
@@ -68,7 +74,7 @@ class MixedCalls:
         active = ActivePlan(self.stack.resolve(call), call, len(request.x), locate)
         return self._executed(request, active) if watched else self._within(request, active)
 
-    def _on_strip(self, request: ModelCall, call: Call, run: MixedRun, strip: Strip) -> Tensor:
+    def _on_strip(self, request: ModelCall, call: Call, run: MixedRun, strip: Strip, for_high: Tensor | None) -> Tensor:
         low_request = at_low(request, run)
         low_call, _ = describe_call(low_request, self.architecture, self.rotary)
         start, tail_is_text = self._sequences(request, strip.layout)
@@ -82,7 +88,7 @@ class MixedCalls:
             base_is_plain=self.embedder_is_plain,
             tail_is_text=tail_is_text,
         )
-        on_strip = on_the_strip(request, run, strip)
+        on_strip = on_the_strip(request, run, strip, for_high)
         return self._executed(on_strip, ActivePlan(groups.grids["high"].plan, call, len(request.x), lambda ids: None, groups=groups))
 
     def _grid(self, request: ModelCall, call: Call) -> GroupGrid:
@@ -134,12 +140,13 @@ class MixedCalls:
     def _run_of(self, request: ModelCall, patch: int) -> MixedRun:
         grid = self._cells(request, patch)
         schedule = request.schedule
-        run = self._runs.get(schedule) if schedule is not None else None
+        run = self._runs.get(schedule) if schedule is not None and not self._begins_anew(request, schedule) else None
         if run is None:
             run = self._new_run(request, grid, patch)
             if schedule is not None:
                 self._runs[schedule] = run
         elif run.grid != grid:
+            del self._runs[schedule]
             before, now = (f"{g.width:g}×{g.height:g}" for g in (run.grid, grid))
             raise RopeWorksError(
                 f"found two latent sizes in one run, {before} and {now} pixels: prompts for areas cannot be combined with mixed "
@@ -147,13 +154,26 @@ class MixedCalls:
             )
         return run
 
+    def _begins_anew(self, request: ModelCall, schedule: Tensor) -> bool:
+        """Whether a call at the first sigma comes after later ones: on a CPU, runs of one workflow may share their schedule's tensor."""
+        if schedule.device.type != "cpu":
+            return False
+        now = float(request.t.flatten()[0])
+        lowest = self._lowest.get(schedule, now)
+        anew = lowest < now and now >= float(schedule[0]) * 0.9999
+        self._lowest[schedule] = now if anew else min(now, lowest)
+        return anew
+
     def _new_run(self, request: ModelCall, grid: CellGrid, patch: int) -> MixedRun:
         self._refuse(request)
         settings = self.settings
         if settings.automatic and request.schedule is None:
             raise RopeWorksError("an automatic region needs a sampler that tells its schedule. Connect a mask or regions instead.")
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
-        run = MixedRun(self.stack, stages, grid, patch)
+        upsample = request.options.get(UPSAMPLE_KEY)
+        hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
+        last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
+        run = MixedRun(self.stack, stages, grid, patch, hand_over, last_sigma)
         log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens))
         return run
 
@@ -185,6 +205,15 @@ class MixedCalls:
                 "Choose another method in FluxKontextMultiReferenceLatentMethod."
             )
 
-    def _observe(self, run: MixedRun, sigma: Callable[[], float], low: Tensor, kinds: list[int]) -> None:
-        for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
-            run.observe(sigma, answer, kind)
+
+class _Sigma:
+    """The step's sigma as a number: fetched from the device once, and only when somebody asks."""
+
+    def __init__(self, t: Tensor) -> None:
+        self._t = t
+        self._value: float | None = None
+
+    def __call__(self) -> float:
+        if self._value is None:
+            self._value = float(self._t.flatten()[0])
+        return self._value

@@ -20,10 +20,12 @@ from ..active import ActivePlan, now_running, running
 from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
 from ..extrapolation import check_native_size
+from ..handover import Upsample
 from ..layout import GridLayout
 from ..mixed import MixedResolution
 from ..projection import probe_convolution, probe_linear, project
 from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
+from .diffusers_images import by_image
 from .diffusers_mixed import MixedFlux
 
 log = logging.getLogger("ropeworks")
@@ -33,11 +35,17 @@ _EMBEDDERS = {"FluxTransformer2DModel": "pos_embed", "WanTransformer3DModel": "r
 
 @contextmanager
 def patched(
-    transformer: nn.Module, *patches: Patch, native_pixels: int = 0, on_plan: Callable[[Call, Plan], None] | None = None
+    transformer: nn.Module,
+    *patches: Patch,
+    native_pixels: int = 0,
+    on_plan: Callable[[Call, Plan], None] | None = None,
+    latent_upsampler: Upsample | None = None,
+    last_sigma: float = 0.0,
 ) -> Iterator[nn.Module]:
     """Apply `patches` to a diffusers transformer for the length of the block; afterwards it is exactly as before.
 
     native_pixels: trained size per side, 0 = the architecture's. on_plan: called with every resolved plan, once a forward pass.
+    latent_upsampler, last_sigma: for mixed resolution on latents that do not interpolate well, see `handover`; the sigma of the last step.
     Raises RopeWorksError for transformers that are not supported or patched already.
     """
     name = type(transformer).__name__
@@ -58,7 +66,11 @@ def patched(
     forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
     own_forward = vars(transformer).get(forward)
     setattr(transformer, attribute, adapter.embedder(base))
-    setattr(transformer, forward, adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan))
+    setattr(
+        transformer,
+        forward,
+        adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan, (latent_upsampler, last_sigma)),
+    )
     try:
         yield transformer
     finally:
@@ -110,7 +122,9 @@ class _Forward:
         stack: Stack,
         native_pixels: int,
         on_plan: Callable[[Call, Plan], None] | None,
+        upsampling: tuple[Upsample | None, float],
     ) -> None:
+        self.upsampling = upsampling
         self.original = original
         self.signature = inspect.signature(original)
         self.transformer = weakref.proxy(transformer)
@@ -166,7 +180,7 @@ class _Flux(_Forward):
         super().__init__(*args)
         settings = self.stack.find(MixedResolution)
         if settings is not None:
-            calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table)
+            calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table, *self.upsampling)
 
             def mixed(plan: Plan, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Any:
                 if settings.automatic and max((len(m) for m in plan.magnitudes if m is not None), default=1) > 1:
@@ -174,7 +188,7 @@ class _Flux(_Forward):
                         "images of one batch share an automatic region, but SEGA makes diffusers run them one by one. "
                         "Give a mask, or draw one image at a time."
                     )
-                return _by_image(plan, arguments, lambda rows, _: calls.answer(rows, self.call_of(rows, grid), grid))
+                return by_image(plan, arguments, lambda rows, _: calls.answer(rows, self.call_of(rows, grid), grid))
 
             self.mixed = mixed
         self._grid: tuple[Callable[[], Tensor | None], tuple[int, int, int]] | None = None
@@ -227,7 +241,7 @@ class _Flux(_Forward):
         def run(rows: dict[str, Any], mine: Plan) -> Any:
             return super(_Flux, self).run(mine, call, layout, rows)
 
-        return _by_image(plan, arguments, run)
+        return by_image(plan, arguments, run)
 
 
 class _Wan(_Forward):
@@ -259,38 +273,6 @@ def _whole_patches(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, int, in
     """Token grid (frames, rows, columns); diffusers' Wan drops what does not fill a patch."""
     frames, rows, columns = (size // p for size, p in zip(latent.shape[2:], patch, strict=True))
     return frames, rows, columns
-
-
-def _by_image(plan: Plan, arguments: dict[str, Any], run: Callable[[dict[str, Any], Plan], Any]) -> Any:
-    """`run` once, or once per image where the images of a batch have magnitudes of their own."""
-    images = max((len(m) for m in plan.magnitudes if m is not None), default=1)
-    if images == 1:
-        return run(arguments, plan)
-    outputs = []
-    for row in range(images):
-        mine = {name: _row(value, row, images) for name, value in arguments.items() if name not in ("img_ids", "txt_ids")}
-        shared = {name: arguments[name] for name in ("img_ids", "txt_ids")}
-        outputs.append(run({**mine, **shared}, _plan_row(plan, row)))
-    if isinstance(outputs[0], tuple):
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-    return type(outputs[0])(sample=torch.cat([output.sample for output in outputs]))
-
-
-def _row(value: Any, row: int, images: int) -> Any:
-    if isinstance(value, Tensor) and value.dim() and len(value) == images:
-        return value[row : row + 1]
-    if isinstance(value, dict):
-        return {name: _row(item, row, images) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_row(item, row, images) for item in value]
-    return value
-
-
-def _plan_row(plan: Plan, row: int) -> Plan:
-    def pick(values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        return tuple(m[row : row + 1] if m is not None and len(m) > 1 else m for m in values)
-
-    return Plan(plan.frequencies, pick(plan.magnitudes), pick(plan.text_magnitudes))
 
 
 def _as_table(cos: Tensor, sin: Tensor) -> Tensor:

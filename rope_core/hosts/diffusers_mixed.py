@@ -15,12 +15,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..active import ActivePlan, grouped_attention, running
 from ..errors import RopeWorksError
+from ..handover import HandOver, Upsample
 from ..mixed import COARSE, FINE, MixedResolution
 from ..mixed_run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
 from ..phase import GroupGrid
 from ..regions import CellGrid
 from ..stack import Call, Stack
-from ..strip import Strip
+from ..strip import Strip, interpolated
 
 log = logging.getLogger("ropeworks")
 PATCH = 2  # a packed token is 2 x 2 latent pixels
@@ -63,12 +64,16 @@ class MixedFlux:
         plain: Callable[[dict[str, Any], tuple[int, int, int]], Any],
         describe: Callable[[dict[str, Any], tuple[int, int, int]], Call],
         base: Callable[[Tensor], Tensor],
+        upsample: Upsample | None,
+        last_sigma: float,
     ) -> None:
         self.stack = stack
         self.original = original
         self.plain = plain
         self.describe = describe
         self.base = base
+        self.upsample = upsample
+        self.last_sigma = last_sigma
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def answer(self, arguments: dict[str, Any], call: Call, grid: tuple[int, int, int]) -> Any:
@@ -78,26 +83,42 @@ class MixedFlux:
             return float(call.sigma)
 
         stage = run.stage(sigma)
-        if stage == FINE:
-            return self.plain(arguments, grid)
         carrier = unpacked(arguments["hidden_states"][:, : grid[1] * grid[2]], grid)
         size = (carrier.shape[-2], carrier.shape[-1])
-        low_arguments, low_grid = self._at_low(arguments, run, carrier, grid)
         level = call.sigma.to(carrier)
+        if stage == FINE:
+            read = run.for_fine(carrier, sigma)
+            if read is carrier:
+                return self.plain(arguments, grid)
+            count = grid[1] * grid[2]
+            references = arguments["hidden_states"][:, count:]
+            output = self.plain({**arguments, "hidden_states": torch.cat([packed(read), references], 1)}, grid)
+            denoised = read - level * unpacked(_sample(output)[:, :count], grid)
+            return _like(output, packed((carrier - denoised) / level))
+        low_arguments, low_grid = self._at_low(arguments, run, carrier, grid)
+        everything = slice(None)
         if stage == COARSE:
             output = self.plain(low_arguments, low_grid)
             low = low_arguments["hidden_states"][:, : low_grid[1] * low_grid[2]]
             velocity = unpacked(_sample(output)[:, : low.shape[1]], low_grid)
             denoised = unpacked(low, low_grid) - level * velocity
-            kind = UNCONDITIONAL if run.saw(sigma) else CONDITIONAL
-            run.observe(sigma, denoised, kind)
+            run.observe(sigma, denoised, UNCONDITIONAL if run.saw(sigma) else CONDITIONAL)
+            full = run.coarse_answer(denoised, size, sigma, everything)
             known = torch.zeros(size, dtype=torch.bool, device=carrier.device)
             known[:: run.settings.ratio, :: run.settings.ratio] = True
-            return _like(output, packed(_velocity(carrier, run.filled(denoised, size), run.filled(velocity, size), known, level)))
-        strip = run.strip(carrier.device, 0)
-        output, velocity, denoised = self._on_strip(arguments, call, run, strip, carrier, low_arguments, low_grid, level)
-        answer = _velocity(carrier, strip.scatter(denoised, size), strip.scatter(velocity, size), strip.known(size)[0], level)
-        return _like(output, packed(answer))
+            velocities = interpolated(velocity, run.settings.ratio)[..., : size[0], : size[1]]
+        else:
+            strip = run.strip(carrier.device, 0)
+            for_high = run.for_high(carrier, strip, sigma)
+            output, velocity, denoised = self._on_strip(
+                arguments, call, run, strip, strip.gather(carrier, for_high), low_arguments, low_grid
+            )
+            full = run.mixed_answer(strip, denoised, size, sigma, everything)
+            known, velocities = strip.known(size)[0], strip.scatter(velocity, size)
+        if run.hand_over is not None:
+            return _like(output, packed((carrier - full) / level))
+        # A token's own velocity is exact; elsewhere it is the one that leads to the interpolated picture.
+        return _like(output, packed(torch.where(known, velocities, (carrier - full) / level)))
 
     def _on_strip(
         self,
@@ -105,10 +126,9 @@ class MixedFlux:
         call: Call,
         run: MixedRun,
         strip: Strip,
-        carrier: Tensor,
+        row: Tensor,
         low_arguments: dict[str, Any],
         low_grid: tuple[int, int, int],
-        level: Tensor,
     ) -> tuple[Any, Tensor, Tensor]:
         text = arguments["encoder_hidden_states"].shape[1]
         tokens = strip.layout.tokens
@@ -124,13 +144,13 @@ class MixedFlux:
             base=self.base,
             base_is_plain=True,
         )
-        row = strip.gather(carrier)
-        full = arguments["hidden_states"].shape[1] - carrier.shape[-1] * carrier.shape[-2] // PATCH**2
-        references = arguments["hidden_states"][:, arguments["hidden_states"].shape[1] - full :]
+        given = arguments["hidden_states"]
+        image = call.axes[1].length * call.axes[2].length
+        references = given[:, image:]
         mine = {
             **arguments,
             "hidden_states": torch.cat([packed(row), references], 1),
-            "img_ids": _ids_of(arguments["img_ids"], tokens, full),
+            "img_ids": _ids_of(arguments["img_ids"], tokens, given.shape[1] - image),
         }
         with running(ActivePlan(high_plan, call, len(row), lambda ids: None, groups=groups)), GroupedAttention() as attention:
             output = self.original(**mine)
@@ -140,7 +160,7 @@ class MixedFlux:
                 'act. Call transformer.set_attention_backend("native").'
             )
         velocity = unpacked(_sample(output)[:, :tokens], (1, 1, tokens))
-        return output, velocity, row - level * velocity
+        return output, velocity, row - call.sigma.to(row) * velocity
 
     def _at_low(
         self, arguments: dict[str, Any], run: MixedRun, carrier: Tensor, grid: tuple[int, int, int]
@@ -169,7 +189,9 @@ class MixedFlux:
                 raise RuntimeError("mixed calls without a mixed-resolution patch")
             pixels = call.pixels_per_token
             cells = CellGrid(1, grid[1] * pixels, grid[2] * pixels, pixels * settings.ratio)
-            run = MixedRun(self.stack, settings.stages(lambda percent: 1.0 - percent if percent else 1e9), cells, PATCH)
+            stages = settings.stages(lambda percent: 1.0 - percent if percent else 1e9)
+            hand_over = HandOver(self.upsample, settings.ratio) if self.upsample is not None else None
+            run = MixedRun(self.stack, stages, cells, PATCH, hand_over, self.last_sigma)
             self._runs[ids] = run
             log.info(run.describe(3072, 512))
         return run
@@ -185,11 +207,6 @@ def unpacked(tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
 def packed(latent: Tensor) -> Tensor:
     split = latent.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # (B, C, rows, 2, columns, 2)
     return split.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-
-
-def _velocity(carrier: Tensor, denoised: Tensor, velocity: Tensor, known: Tensor, level: Tensor) -> Tensor:
-    """Where a token answered, its own velocity; elsewhere the one that leads to the interpolated picture."""
-    return torch.where(known, velocity, (carrier - denoised) / level)
 
 
 def _ids_of(ids: Tensor, tokens: int, references: int) -> Tensor:

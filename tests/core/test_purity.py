@@ -19,11 +19,19 @@ from rope_core.stack import HEIGHT, INDEX, WIDTH, AxisSpan, Call
 CORE = Path(__file__).resolve().parents[2] / "rope_core"
 FILES = sorted(path for path in CORE.glob("*.py"))
 HOSTS = {"comfy", "comfy_api", "diffusers", "aiohttp", "PIL", "numpy", "folder_paths"}
+WAITING = {"item", "tolist", "cpu", "numpy"}
+ONCE_A_RUN = {"mixed.py": "region", "saliency.py": "most_salient"}  # a region decides how many tokens there are
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_no_host_is_imported_and_nothing_waits_for_the_device(path):
     tree = ast.parse(path.read_text())
+    once = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and function.name == ONCE_A_RUN.get(path.name)
+        for node in ast.walk(function)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             assert not {alias.name.split(".")[0] for alias in node.names} & HOSTS
@@ -32,7 +40,7 @@ def test_no_host_is_imported_and_nothing_waits_for_the_device(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert not str(node.module).startswith("hosts")
         if isinstance(node, ast.Attribute):
-            assert node.attr not in {"item", "tolist", "cpu", "numpy"}, f"{path.name}:{node.lineno}"
+            assert node.attr not in WAITING or id(node) in once, f"{path.name}:{node.lineno}"
 
 
 def test_the_package_imports_without_any_host():

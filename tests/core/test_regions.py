@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeWorksError
@@ -69,8 +69,10 @@ def touched(size: int, cell: int, length: int, pixel: int) -> list[bool]:
     return [pixel * size < (i + 1) * cell * length and (pixel + 1) * size > i * cell * length for i in range(math.ceil(size / cell))]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None)
 @given(rows=axes(), columns=axes())
+@example((416, 48, 416, 239), (416, 48, 416, 239))  # 5 * 48 / 416 * 416 is a little less than 240
+@example((752, 32, 94, 11), (752, 32, 94, 12))
 def test_a_cell_is_high_exactly_if_a_pixel_of_the_mask_lies_in_its_part_of_the_picture(rows, columns):
     (height, cell, h, y), (width, _, w, x) = rows, columns
     width = min(width, 9 * cell)  # cells are square
@@ -241,7 +243,7 @@ def test_bands_hold_both_resolutions_and_everything_else_one(layout):
 @LAW
 @given(layouts(padding=3))
 def test_places_are_those_of_the_tokens_on_the_high_resolution_grid(layout):
-    frames, rows, columns = layout.region.shape
+    _, rows, columns = layout.region.shape
     low = [(i // (rows * columns), i // columns % rows * layout.ratio, i % columns * layout.ratio) for i in layout.low.tolist()]
     rows, columns = rows * layout.ratio, columns * layout.ratio
     high = [(i // (rows * columns), i // columns % rows, i % columns) for i in layout.high.tolist()]

@@ -142,8 +142,8 @@ def test_interpolation_is_exact_at_its_samples(ratio, shape):
 @given(st.integers(2, 4), st.floats(-2, 2), st.floats(-2, 2), st.floats(-2, 2))
 def test_interpolation_reproduces_planes_away_from_the_edge(ratio, constant, down, right):
     def plane(rows: int, columns: int, step: float) -> torch.Tensor:
-        y, x = torch.meshgrid(torch.arange(rows) * step, torch.arange(columns) * step, indexing="ij")
-        return (constant + down * y + right * x).double()
+        y, x = (torch.arange(count, dtype=torch.float64) * step for count in (rows, columns))
+        return constant + down * y[:, None] + right * x
 
     found = interpolated(plane(6, 7, 1.0), ratio)
     inside = (slice(ratio, 4 * ratio + 1), slice(ratio, 5 * ratio + 1))  # a sample and its next but one on either side

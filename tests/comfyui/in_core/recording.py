@@ -30,12 +30,14 @@ class AttentionCalls:
     kept: bool = True
     lengths: list[tuple[int, int]] = field(default_factory=list)
     tensors: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    masks: list[torch.Tensor | None] = field(default_factory=list)
 
     def __call__(self, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **kwargs: Any) -> Any:
         flat_q, flat_k = (x.transpose(1, 2).flatten(2) if kwargs.get("skip_reshape") else x for x in (q, k))
         self.lengths.append((flat_q.shape[1], flat_k.shape[1]))
         if self.kept:
             self.tensors.append((flat_q.clone(), flat_k.clone()))
+            self.masks.append(kwargs.get("mask"))
         return torch.zeros_like(flat_q) if self.muted else function(q, k, v, heads, *args, **kwargs)
 
     def __deepcopy__(self, memo: object) -> AttentionCalls:
