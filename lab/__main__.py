@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
     evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
-    evaluate.add_argument("--weights", type=Path, default=FOLDER / "weights", help="folder of the trained model (default: lab/weights)")
+    evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/weights, --mixed: lab/weights/detail)")
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
     evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
@@ -36,11 +36,12 @@ def parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
     train.add_argument("--out", type=Path, default=FOLDER / "weights", help="folder to write to (default: lab/weights)")
+    train.add_argument(
+        "--model", choices=("flux", "detail", "wan"), default="flux", help="detail: flux, trained further for mixed resolution"
+    )
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
-
-    train.add_argument("--theta", type=float, default=10000.0, help="rotary base (default: Flux's %(default)g)")
-    train.add_argument("--model", choices=("flux", "wan"), default="flux", help="which tiny model (default: %(default)s)")
-    train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="1 stops before the windows of larger pictures")
+    train.add_argument("--theta", type=float, default=10000.0, help="flux: rotary base (default: Flux's %(default)g)")
+    train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="flux: 1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
     return top
@@ -66,10 +67,10 @@ def run(arguments: list[str]) -> None:
 
         print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate" and options.mixed:
-        from .evaluate_mixed import evaluate_mixed
+        from .evaluate_mixed import WEIGHTS, evaluate_mixed
 
         command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate_mixed(options.out, options.weights, options.seeds, options.quick, command).resolve()}")
+        print(f"Tables: {evaluate_mixed(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate":
         from .evaluate import evaluate, scope
 
@@ -78,11 +79,15 @@ def run(arguments: list[str]) -> None:
         except ValueError as error:
             commands.error(str(error))
         command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate(options.out, options.weights, what, command).resolve()}")
+        print(f"Tables: {evaluate(options.out, options.weights or FOLDER / 'weights', what, command).resolve()}")
     elif options.command == "train" and options.model == "wan":
         from .train_wan import train_wan
 
         train_wan(options.out, options.seed)
+    elif options.command == "train" and options.model == "detail":
+        from .train_detail import train_detail
+
+        train_detail(options.out, FOLDER / "weights", options.seed)
     elif options.command == "train":
         from .train import STAGES, train
 

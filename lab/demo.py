@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from . import demo_mixed
 from .charts import bar_chart, contact_sheet, heat_maps, to_image
 from .evaluate import CEILING, COLUMNS, Result, ceiling, picture_seed, values_of
 from .methods import METHODS, PLAIN, SHOWN
@@ -139,6 +140,7 @@ def demo(out: Path, subjects: tuple[str, ...] = SHOWN_SUBJECTS) -> Path:
     figures = {f"sheet_{subject}": sheet_of(drawn, subject) for subject in subjects}
     figures["sega_magnitudes"] = heat_map_of(drawn)
     figures["layout"] = bars_of(results, MEASURED[0])
+    figures |= demo_mixed.mixed_figures(subjects[:2], subjects[-1])
     for name, figure in figures.items():
         figure.save(out / f"{name}.png", optimize=True)
     page = out / "index.html"
@@ -188,6 +190,9 @@ method serves those best cannot be read off here.</p>
 <p>At every step SEGA looks at the spectrum of the picture so far and gives each pair of the rotation its own magnitude: pairs whose
 band already holds much energy are held back, the others get a larger share in the attention.</p>
 {_figure(figures["sega_magnitudes"], "Heat map of SEGA's magnitudes", "chart")}
+{demo_mixed.TEXT}
+{_figure(figures["mixed"], "Contact sheet: mixed resolution", "sheet")}
+{_figure(figures["mixed_shapes"], "Contact sheet: regions of several shapes", "sheet")}
 </body></html>
 """
 

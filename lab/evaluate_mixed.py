@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,9 +35,12 @@ from .model import NATIVE_PIXELS
 from .sample import STEPS, Lab, reference
 from .subjects import SUBJECTS
 
+WEIGHTS = Path(__file__).parent / "weights" / "detail"
 COLUMNS = {
     "inside": ("PSNR inside", 2),
     "ssim_inside": ("SSIM inside", 3),
+    "coarse_inside": ("coarse part inside", 2),
+    "detail_inside": ("detail inside", 3),
     "outside": ("PSNR outside", 2),
     "ssim_outside": ("SSIM outside", 3),
     "inside_full": ("inside, against full", 2),
@@ -44,10 +48,12 @@ COLUMNS = {
 }
 SHORT = (FULL, LOW, LOW_ENLARGED, ON_LOW, ON_HIGH, CRPA, BANDS, BANDS_FINE)
 HOW_TO_READ = f"""\
-Every run is coarse down to sigma {MIXED_FROM:g}. "{FULL}" then runs at full resolution everywhere, the two "low" rows stay coarse to the
+Every run is coarse down to sigma {MIXED_FROM:g}, where no other is named. "{FULL}" then runs at full resolution everywhere, the two "low" rows stay coarse to the
 end, all others keep a region at full resolution and the rest coarse; "fine stage" ends at full resolution below sigma {FINE_FROM:g}.
 
 - **PSNR**, **SSIM** inside and outside the region: against the photograph. PSNR rewards blur; SSIM wants texture too.
+- **coarse part inside**: PSNR of the part that a picture at 1/ratio could show (lower cosine waves). **detail inside**: correlation of the
+  rest with the photograph's. Enlarging cannot draw detail; drawing it is what a region is for.
 - **inside, against full**: PSNR inside the region against the full-resolution run of the same seed.
 - **seam**: jump of brightness across the boundary (means of 4 pixels on either side), divided by the same jump 16 pixels aside, divided by
   the photograph's own ratio. 1 = no edge. The rows without a boundary tell how far from 1 chance leads.
@@ -59,6 +65,7 @@ end, all others keep a region at full resolution and the rest coarse; "fine stag
 class MixedResult:
     ratio: int
     region: str
+    mixed_from: float
     method: str
     subject: str
     seed: int
@@ -67,13 +74,14 @@ class MixedResult:
 
 @dataclass(frozen=True)
 class Case:
-    """One region at one ratio, with the methods to compare on it."""
+    """One region at one ratio, with the methods to compare on it. mixed_from: sigma at which the coarse stage ends."""
 
     ratio: int
     region: str
     methods: tuple[str, ...]
     subjects: tuple[str, ...]
     seeds: int
+    mixed_from: float = MIXED_FROM
 
 
 def cases(seeds: int, quick: bool) -> list[Case]:
@@ -83,6 +91,7 @@ def cases(seeds: int, quick: bool) -> list[Case]:
     others = [name for name in shapes() if name != "box"]
     return [
         Case(2, "box", everything, SUBJECTS, seeds),
+        *[Case(2, "box", (FULL, CRPA, BANDS, BANDS_FINE), SUBJECTS, 1, sigma) for sigma in (0.8, 0.4)],
         *[Case(2, name, SHORT, SUBJECTS, 1) for name in others],
         Case(3, "box", SHORT, SUBJECTS, 1),
         Case(4, "box", (FULL, LOW, LOW_ENLARGED, CRPA, BANDS), QUICK_SUBJECTS, 1),
@@ -93,7 +102,7 @@ def draw(lab: Lab, case: Case, method: str, seeds: Sequence[int], progress: tqdm
     """(B, 3, H, W): one picture per subject of the case."""
     if method == LOW_ENLARGED:
         return low_enlarged(lab, case.subjects, case.ratio, seeds)
-    patches = compared(shapes()[case.region], case.ratio)[method]
+    patches = compared(shapes()[case.region], case.ratio, case.mixed_from)[method]
     return lab.draw(case.subjects, CANVAS_OF_RATIO[case.ratio], patches, seeds=seeds, progress=progress)
 
 
@@ -109,8 +118,8 @@ def measure_case(lab: Lab, case: Case, progress: tqdm) -> list[MixedResult]:
             pictures = draw(lab, case, method, seeds)
             full = pictures if full is None else full
             for subject, picture, photograph, whole in zip(case.subjects, pictures, photographs, full, strict=True):
-                values = measure_mixed(picture, photograph, whole, region)
-                results.append(MixedResult(case.ratio, case.region, method, subject, seed, values))
+                values = measure_mixed(picture, photograph, whole, region, case.ratio)
+                results.append(MixedResult(case.ratio, case.region, case.mixed_from, method, subject, seed, values))
             progress.update()
     return results
 
@@ -123,7 +132,7 @@ def table(results: Sequence[MixedResult]) -> str:
         cells = []
         for name, (_, digits) in COLUMNS.items():
             mean = statistics.fmean(values[name] for values in found)
-            cells.append("–" if mean == float("inf") else f"{mean:.{digits}f}")
+            cells.append("–" if mean == math.inf else f"{mean:.{digits}f}")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -156,14 +165,16 @@ def evaluate_mixed(out: Path, weights: Path, seeds: int, quick: bool, command: s
     parts = ["# Mixed resolution on the tiny Flux", f"{facts}\n- Euler steps: {STEPS}; coarse grid: {NATIVE_PIXELS} px", HOW_TO_READ]
     for case in work:
         share = float(shapes()[case.region].mean())
-        mine = [r for r in results if (r.ratio, r.region) == (case.ratio, case.region)]
+        mine = [r for r in results if (r.ratio, r.region, r.mixed_from) == (case.ratio, case.region, case.mixed_from)]
         pictures = len(case.subjects) * case.seeds
-        parts += [f"## {case.region}, ratio {case.ratio} ({share:.0%} of the area, {pictures} pictures per method)", table(mine)]
+        stage = "" if case.mixed_from == MIXED_FROM else f", mixed from sigma {case.mixed_from:g}"
+        parts += [f"## {case.region}, ratio {case.ratio}{stage} ({share:.0%} of the area, {pictures} pictures per method)", table(mine)]
         if case is work[0]:
             parts += ["PSNR / SSIM inside, subject by subject:", per_subject(mine)]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "mixed.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    data = {"setting": where, "steps": STEPS, "results": [asdict(result) for result in results]}
+    rows = [{**asdict(r), "values": {name: value for name, value in r.values.items() if value < math.inf}} for r in results]
+    data = {"setting": where, "steps": STEPS, "results": rows}
     (out / "mixed.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.fft import dctn, idctn
 from skimage.metrics import structural_similarity
 from torch import Tensor
 from torch.nn import functional
@@ -50,11 +51,27 @@ def _jump_ratio(picture: Tensor, region: Tensor) -> float:
     return float(torch.cat(at_boundary).mean() / torch.cat(aside).mean().clamp(min=1e-9))
 
 
-def measure_mixed(picture: Tensor, photograph: Tensor, full: Tensor, region: Tensor) -> dict[str, float]:
+def detail(picture: Tensor, reference: Tensor, region: Tensor, ratio: int) -> float:
+    """Correlation within `region` of what a picture `ratio` times smaller cannot show. 0 = none of the reference's detail."""
+    found, wanted = ((image.double() - coarse(image.double(), ratio))[:, region].flatten() for image in (picture, reference))
+    return float(torch.corrcoef(torch.stack((found, wanted)))[0, 1])
+
+
+def coarse(picture: Tensor, ratio: int) -> Tensor:
+    """The part of a picture, (3, H, W), that one `ratio` times smaller can show: its cosine transform's lower 1 / ratio per axis."""
+    height, width = picture.shape[-2:]
+    waves = dctn(picture.double().numpy(), axes=(-2, -1), norm="ortho")
+    waves[:, height // ratio :] = waves[:, :, width // ratio :] = 0
+    return torch.from_numpy(idctn(waves, axes=(-2, -1), norm="ortho")).to(picture)
+
+
+def measure_mixed(picture: Tensor, photograph: Tensor, full: Tensor, region: Tensor, ratio: int) -> dict[str, float]:
     """All of it by name. full: the same run at full resolution everywhere."""
     return {
         "inside": psnr_within(picture, photograph, region),
         "ssim_inside": ssim_within(picture, photograph, region),
+        "coarse_inside": psnr_within(coarse(picture, ratio), coarse(photograph, ratio), region),
+        "detail_inside": detail(picture, photograph, region, ratio),
         "outside": psnr_within(picture, photograph, ~region),
         "ssim_outside": ssim_within(picture, photograph, ~region),
         "inside_full": psnr_within(picture, full, region),

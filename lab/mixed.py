@@ -15,7 +15,7 @@ from .model import NATIVE_PIXELS, PIXELS_PER_TOKEN
 from .sample import STEPS, Canvas, Lab, generate, seeded_noise
 
 CELLS = NATIVE_PIXELS // PIXELS_PER_TOKEN  # the coarse grid is always the native one
-MIXED_FROM, FINE_FROM = 0.8, 0.25  # sigma
+MIXED_FROM, FINE_FROM = 0.6, 0.25  # sigma
 CANVAS_OF_RATIO = {ratio: Canvas(f"{ratio}×", CELLS * ratio, CELLS * ratio) for ratio in (2, 3, 4)}
 
 FULL, LOW, LOW_ENLARGED = "full resolution", "low, enlarged as latent", "low, enlarged as picture"
@@ -42,9 +42,9 @@ def shapes() -> dict[str, Tensor]:
     return {name: region[None].float() for name, region in regions.items()}
 
 
-def compared(mask: Tensor, ratio: int) -> dict[str, Patches]:
-    """Method -> patches. Every run is coarse down to sigma 0.8; the mixed ones stay mixed unless they say "fine stage"."""
-    coarse_until = 1 - MIXED_FROM
+def compared(mask: Tensor, ratio: int, mixed_from: float = MIXED_FROM) -> dict[str, Patches]:
+    """Method -> patches. Every run is coarse down to `mixed_from`; the mixed ones stay mixed unless they say "fine stage"."""
+    coarse_until = 1 - mixed_from
 
     def mixed(fine_from: float = 1.0, **options: str) -> MixedResolution:
         return MixedResolution(mask=mask, ratio=ratio, coarse_until=coarse_until, fine_from=fine_from, **options)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -117,10 +118,15 @@ def optimise(transformer: nn.Module, stage: Stage, loss_of_step: Callable[[], Te
 
 
 def run_stage(
-    transformer: FluxTransformer2DModel, stage: Stage, latents: dict[int, Tensor], tables: dict[str, Tensor], seed: int
+    transformer: FluxTransformer2DModel,
+    stage: Stage,
+    latents: dict[int, Tensor],
+    tables: dict[str, Tensor],
+    seed: int,
+    draw: Callable[[Any, dict[int, Tensor], torch.Generator], Iterator[Batch]] = draw_batches,
 ) -> list[float]:
     generator = torch.Generator().manual_seed(seed)
-    batches = draw_batches(stage, latents, generator)
+    batches = draw(stage, latents, generator)
     return optimise(transformer, stage, lambda: velocity_loss(transformer, next(batches), tables, generator))
 
 
@@ -129,16 +135,25 @@ def train(output: Path, seed: int = 0, stages: tuple[Stage, ...] = STAGES, theta
     torch.manual_seed(seed)
     vae = LinearVAE.fit([photograph(s, side) for s in SUBJECTS for side in (128, 256, 512)])
     tables = subject_tables(seed)
-    latents = {
-        grid: vae.encode(torch.stack([photograph(s, grid * PIXELS_PER_TOKEN) for s in SUBJECTS])) for grid in (NATIVE_TOKENS, *WINDOW_GRIDS)
-    }
+    latents = encoded_photographs(vae)
     transformer = build_transformer(theta).train()
     log = []
     for number, stage in enumerate(stages, 1):
         started = time.perf_counter()
         losses = run_stage(transformer, stage, latents, tables, seed + number)
-        means = [round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 5) for i in range(0, len(losses), 50)]
-        log.append({**asdict(stage), "seconds": round(time.perf_counter() - started), "mean_loss_per_50_steps": means})
+        log.append(logged(stage, started, losses))
         save(transformer, vae, tables, output)
         report = {"seed": seed, "theta": theta, "torch": torch.__version__, "stages": log}
         (output / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def encoded_photographs(vae: LinearVAE) -> dict[int, Tensor]:
+    """Tokens a side -> the latents of all photographs, (subjects, 16, 2 * side, 2 * side)."""
+    return {
+        grid: vae.encode(torch.stack([photograph(s, grid * PIXELS_PER_TOKEN) for s in SUBJECTS])) for grid in (NATIVE_TOKENS, *WINDOW_GRIDS)
+    }
+
+
+def logged(stage: Stage, started: float, losses: list[float]) -> dict[str, Any]:
+    means = [round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 5) for i in range(0, len(losses), 50)]
+    return {**asdict(stage), "seconds": round(time.perf_counter() - started), "mean_loss_per_50_steps": means}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .model import load
 from .subjects import SUBJECTS
-from .train import Stage, optimise
+from .train import Stage, logged, optimise
 from .wan import NATIVE_TOKENS, build_wan, clip, encode_clip, save_wan
 
 STAGE = Stage(steps=1200, learning_rate=1e-3, window_share=0.3, batch=4)
@@ -46,6 +45,5 @@ def train_wan(output: Path, seed: int = 0, stage: Stage = STAGE) -> None:
     started = time.perf_counter()
     losses = optimise(transformer, stage, loss_of_step)
     save_wan(transformer, output)
-    means = [round(sum(losses[i : i + 50]) / len(losses[i : i + 50]), 5) for i in range(0, len(losses), 50)]
-    report = {"seed": seed, "torch": torch.__version__, **asdict(stage), "seconds": round(time.perf_counter() - started)}
-    (output / "training_wan.json").write_text(json.dumps({**report, "mean_loss_per_50_steps": means}, indent=1) + "\n")
+    report = {"seed": seed, "torch": torch.__version__, **logged(stage, started, losses)}
+    (output / "training_wan.json").write_text(json.dumps(report, indent=1) + "\n")

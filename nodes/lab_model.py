@@ -18,10 +18,12 @@ from torch import Tensor
 
 from ..lab.subjects import SUBJECTS
 from ..lab.vae import CHANNELS, PATCH, LinearVAE
+from ..rope_core import RopeWorksError
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
-from .schema import CATEGORY, known
+from .schema import CATEGORY, advanced_combo, known
 
 WEIGHTS = Path(__file__).parent.parent / "lab" / "weights"
+VARIANTS = {"256 px": WEIGHTS, "detail to 512 px": WEIGHTS / "detail"}
 
 
 class RopeLabModel(io.ComfyNode):
@@ -37,7 +39,10 @@ class RopeLabModel(io.ComfyNode):
                 "seconds on a CPU: for trying the RoPE nodes and for tests, not for art."
             ),
             search_aliases=["rope", "lab", "tiny", "test model", "flux"],
-            inputs=[io.Combo.Input("subject", options=list(SUBJECTS), tooltip="The photograph to generate; stands in for a prompt.")],
+            inputs=[
+                io.Combo.Input("subject", options=list(SUBJECTS), tooltip="The photograph to generate; stands in for a prompt."),
+                advanced_combo("weights", list(VARIANTS), "What it was trained on. Detail to 512 px is for mixed resolution."),
+            ],
             outputs=[
                 io.Model.Output(tooltip="The tiny Flux, native at 256×256 pixels. Best at 10-16 Euler steps and CFG 1."),
                 io.Conditioning.Output(tooltip="The subject."),
@@ -46,9 +51,12 @@ class RopeLabModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, subject: str) -> io.NodeOutput:
-        model = load_model(WEIGHTS / "tiny_flux.safetensors")
-        companions = load_file(WEIGHTS / "tiny_flux_vae_and_subjects.safetensors")
+    def execute(cls, subject: str, weights: str = "256 px") -> io.NodeOutput:
+        if weights not in VARIANTS:
+            raise RopeWorksError(f"unknown weights {weights!r}: expected one of {', '.join(VARIANTS)}.")
+        folder = VARIANTS[weights]
+        model = load_model(folder / "tiny_flux.safetensors")
+        companions = load_file(folder / "tiny_flux_vae_and_subjects.safetensors")
         index = SUBJECTS.index(subject)
         conditioning = [[companions["subjects.context"][index][None], {"pooled_output": companions["subjects.pooled"][index][None]}]]
         linear = LinearVAE.from_tensors(companions)

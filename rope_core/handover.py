@@ -2,8 +2,11 @@
 
 Between low-resolution samples the carrier holds interpolated content. A latent's channels describe patches of the picture,
 so an enlarged picture's latent is another one; a model's own upsampler knows it. The difference, the defect, is added where
-high-resolution tokens read what interpolation wrote, and fades as the sampler replaces it: a flow sampler keeps the share
-sigma / sigma_start of what it held at sigma_start.
+high-resolution tokens read what interpolation wrote.
+
+How much that is follows from flow sampling, x = (1 - sigma) x0 + sigma noise with one x0 for all of it: from sigma a to b a
+latent keeps the share b / a of what it held. Interpolation has written 1 - b / a since the run began at a, and after it
+stopped at c, that much times b / c is left.
 """
 
 from __future__ import annotations
@@ -25,43 +28,54 @@ class HandOver:
 
     upsample: Upsample
     ratio: int
+    _begin: float = 0.0  # the run's first sigma
     _low: Tensor | None = None
-    _started: dict[str, tuple[float, Tensor]] = field(default_factory=dict)
+    _defects: dict[str, tuple[float, Tensor] | None] = field(default_factory=dict)
 
-    def remember(self, low: Tensor) -> None:
+    def remember(self, low: Tensor, sigma: float) -> None:
         """The latest denoised low-resolution latent, of one image per row of the batch."""
+        self._begin = max(self._begin, sigma)
         self._low = low
 
     def for_region(self, carrier: Tensor, region: Tensor, sigma: float) -> Tensor:
         """The carrier as the high-resolution tokens of a mixed step read it: in the region, and in a band around it."""
-        started = self._start("region", sigma)
-        if started is None:
+        found = self._defect("region", sigma)
+        if found is None:
             return carrier
-        first, defect = started
-        return self._added(carrier, defect, torch.where(region, _fading(sigma, first), 1.0 - sigma))
+        first, defect = found
+        return self._added(carrier, defect, torch.where(region, self._left(first, sigma), self._written(sigma)))
 
     def for_everything(self, carrier: Tensor, region: Tensor | None, sigma: float) -> Tensor:
         """The carrier as a fine step reads it."""
-        rest = self._start("rest", sigma)
-        if rest is None:
+        found = self._defect("rest", sigma)
+        if found is None:
             return carrier
-        first, defect = rest
-        weight = torch.full(carrier.shape[-2:], _fading(sigma, first), device=carrier.device)
-        earlier = self._started.get("region")
-        if region is None or earlier is None:
+        first, defect = found
+        weight = torch.full(carrier.shape[-2:], self._left(first, sigma), device=carrier.device)
+        if region is None or "region" not in self._defects:
             return self._added(carrier, defect, weight)
         inside = region[..., : carrier.shape[-2], : carrier.shape[-1]]
         carrier = self._added(carrier, defect, torch.where(inside, 0.0, weight))
-        return self._added(carrier, earlier[1], torch.where(inside, _fading(sigma, earlier[0]), 0.0))
+        earlier = self._defects["region"]
+        return carrier if earlier is None else self._added(carrier, earlier[1], torch.where(inside, self._left(earlier[0], sigma), 0.0))
 
     def finished(self, low: Tensor) -> Tensor:
         """The last step's low-resolution answer as a full latent."""
         return self.upsample(low, self.ratio)
 
-    def _start(self, zone: str, sigma: float) -> tuple[float, Tensor] | None:
-        if zone not in self._started and self._low is not None:
-            self._started[zone] = (sigma, self.upsample(self._low, self.ratio) - interpolated(self._low, self.ratio))
-        return self._started.get(zone)
+    def _written(self, sigma: float) -> float:
+        return 1.0 - sigma / self._begin
+
+    def _left(self, first: float, sigma: float) -> float:
+        return self._written(first) * sigma / first
+
+    def _defect(self, zone: str, sigma: float) -> tuple[float, Tensor] | None:
+        """(sigma of the first step that read `zone` at full resolution, the defect then); None where nothing was interpolated before."""
+        self._begin = max(self._begin, sigma)
+        if zone not in self._defects:
+            low = self._low
+            self._defects[zone] = None if low is None else (sigma, self.upsample(low, self.ratio) - interpolated(low, self.ratio))
+        return self._defects[zone]
 
     def _added(self, carrier: Tensor, defect: Tensor, weight: Tensor) -> Tensor:
         size = carrier.shape[-2:]
@@ -69,7 +83,3 @@ class HandOver:
         defect = defect[..., : size[0], : size[1]].repeat(repeats, *[1] * (defect.dim() - 1)).to(carrier)
         weight = weight[..., : size[0], : size[1]].to(carrier)
         return carrier + defect * (weight if carrier.dim() == 5 or weight.dim() == 2 else weight[0])
-
-
-def _fading(sigma: float, first: float) -> float:
-    return sigma / first * (1.0 - first)

@@ -127,7 +127,7 @@ class MixedRun:
 
     def coarse_answer(self, low: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None) -> Tensor:
         """A coarse call's denoised latent as one of the carrier's (height, width)."""
-        self._remember(low, conditional)
+        self._remember(low, sigma, conditional)
         if self.hand_over is not None and sigma() <= self.last_sigma:
             full = self.hand_over.finished(low)
         else:
@@ -140,7 +140,7 @@ class MixedRun:
         if self.hand_over is None:
             return strip.scatter(answer, size)
         low = strip.low_answer(answer)
-        self._remember(low, conditional)
+        self._remember(low, sigma, conditional)
         if sigma() <= self.last_sigma:
             return strip.composed(answer, self.hand_over.finished(low), size)
         return strip.scatter(answer, size)
@@ -159,9 +159,9 @@ class MixedRun:
             region = region.repeat_interleave(side, 1).repeat_interleave(side, 2)
         return self.hand_over.for_everything(carrier, region, sigma())
 
-    def _remember(self, low: Tensor, conditional: slice | None) -> None:
+    def _remember(self, low: Tensor, sigma: Callable[[], float], conditional: slice | None) -> None:
         if self.hand_over is not None and conditional is not None:
-            self.hand_over.remember(low[conditional])
+            self.hand_over.remember(low[conditional], sigma())
 
     def low_carrier(self, carrier: Tensor) -> Tensor:
         """The low-resolution latent within the carrier."""

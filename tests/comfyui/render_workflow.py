@@ -1,5 +1,7 @@
 """Executes an API workflow in this process, node by node, with a core's own classes, and saves the last picture.
 
+The pictures of a video stand below one another.
+
 python render_workflow.py CORE PACK WORKFLOW PICTURE
 """
 
@@ -18,7 +20,7 @@ def main(core: str, pack: str, workflow: str, picture: str) -> None:
     import nodes
     import numpy
     import torch
-    from comfy_extras.nodes_sd3 import EmptySD3LatentImage
+    from comfy_extras import nodes_hunyuan, nodes_mask, nodes_sd3
     from PIL import Image
     from ropeworks_pack.nodes import RopeWorksExtension
 
@@ -33,25 +35,23 @@ def main(core: str, pack: str, workflow: str, picture: str) -> None:
         if name not in results:
             kind = graph[name]["class_type"]
             inputs = {key: value(given) for key, given in graph[name]["inputs"].items()}
-            if kind in ours or kind == "EmptySD3LatentImage":
-                answer = ours[kind].execute(**inputs).args if kind in ours else new_latent(EmptySD3LatentImage, inputs)
-            else:
-                cls = nodes.NODE_CLASS_MAPPINGS[kind]
-                answer = getattr(cls(), cls.FUNCTION)(**inputs)
-            results[name] = tuple(answer)
+            cls = ours.get(kind) or nodes.NODE_CLASS_MAPPINGS.get(kind)
+            for module in (nodes_hunyuan, nodes_mask, nodes_sd3):
+                cls = cls or getattr(module, kind, None)
+            results[name] = tuple(executed(cls, inputs))
         return results[name]
 
-    last = next(name for name, node in graph.items() if node["class_type"] == "SaveImage")
+    last = next(name for name, node in graph.items() if node["class_type"] in ("SaveImage", "SaveAnimatedWEBP"))
     with torch.inference_mode():
-        image = value(graph[last]["inputs"]["images"])[0]
+        image = value(graph[last]["inputs"]["images"]).flatten(0, 1)
     Image.fromarray((image.numpy() * 255.0).clip(0, 255).astype(numpy.uint8)).save(picture)
 
 
-def new_latent(cls: type, inputs: dict) -> tuple:
-    """The node changed from the old to the new API between cores."""
+def executed(cls: type, inputs: dict) -> tuple:
+    """What a node answers, be it written against the old or the new API; some changed between cores."""
     if hasattr(cls, "execute"):
         return cls.execute(**inputs).args
-    return cls().generate(**inputs)
+    return getattr(cls(), cls.FUNCTION)(**inputs)
 
 
 if __name__ == "__main__":

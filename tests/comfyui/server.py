@@ -57,10 +57,11 @@ class Server:
         raise AssertionError(f"no result after {seconds} s; the log ends:\n{self.log.read_text()[-3000:]}")
 
     def images(self, workflow: dict[str, Any]) -> list[bytes]:
+        """The files that the workflow saves; previews are left out."""
         entry = self.run(workflow)
         if entry["status"]["status_str"] != "success":
             raise AssertionError(json.dumps(entry["status"])[:4000])
-        found = [image for output in entry["outputs"].values() for image in output.get("images", [])]
+        found = [image for output in entry["outputs"].values() for image in output.get("images", []) if image["type"] == "output"]
         return [self.get("/view?" + urlencode(image)) for image in found]
 
 

@@ -8,25 +8,36 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from server import Server, running_server
 
 from lab.cores import PACK, Core
 
 EXAMPLES = sorted(path.name for path in (PACK / "example_workflows" / "api").glob("*.json"))
-OURS = {"RopePatchSEGA", "RopePatchExtrapolate", "RopeLabModel"}
+OURS = {
+    "RopePatchSEGA": "RoPE Patch: SEGA",
+    "RopePatchExtrapolate": "RoPE Patch: Extrapolate",
+    "MixedResRegionCRPA": "Mixed-Res Region (CRPA)",
+    "BoundaryExpandReplace": "Boundary Expand-Replace",
+    "RopeLabModel": "RoPE Lab: Tiny Flux",
+    "RopeLabVideoModel": "RoPE Lab: Tiny Wan",
+}
+VIDEOS = {"mixed_res_video_tiny.json"}
 
 
 def workflow(name: str, folder: str = "api") -> dict[str, Any]:
     return json.loads((PACK / "example_workflows" / folder / name).read_text())
 
 
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+def pixels(file: bytes) -> np.ndarray:
+    """(height, width, 3); the pictures of an animation stand below one another."""
+    frames = ImageSequence.Iterator(Image.open(io.BytesIO(file)))
+    return np.concatenate([np.asarray(frame.convert("RGB")).astype(int) for frame in frames])
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -73,9 +84,7 @@ def to_api(drawn: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_pack_is_loaded_with_all_its_nodes(info: dict[str, Any]) -> None:
-    assert set(info) >= OURS
-    names = {info[name]["display_name"] for name in OURS}
-    assert names == {"RoPE Patch: SEGA", "RoPE Patch: Extrapolate", "RoPE Lab: Tiny Flux"}
+    assert {name: info[name]["display_name"] for name in OURS} == OURS
 
 
 @pytest.mark.parametrize("node", sorted(OURS))
@@ -84,8 +93,8 @@ def test_every_input_and_output_has_a_tooltip_and_few_are_in_sight(info: dict[st
     assert all(spec[1].get("tooltip") for spec in inputs.values())
     assert all(info[node]["output_tooltips"])
     assert info[node]["description"]
-    widgets_in_sight = [name for name in info[node]["input"]["required"] if name != "model"]
-    assert len(widgets_in_sight) <= 5
+    in_sight = [name for name, spec in inputs.items() if name != "model" and not spec[1].get("advanced")]
+    assert len(in_sight) <= 5
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -97,7 +106,7 @@ def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
     command = [str(core.python), str(script), str(core.path), str(PACK), str(source), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert target.exists(), done.stderr[-3000:]
-    assert pictures[name].shape == (512, 512, 3)
+    assert pictures[name].shape == (512 * (9 if name in VIDEOS else 1), 512, 3)
     assert np.abs(pictures[name] - pixels(target.read_bytes())).max() <= 1
 
 
@@ -118,6 +127,28 @@ def test_sega_on_twice_the_native_size_differs_from_the_plain_model(server: Serv
     plain = workflow("sega_tiny.json")
     plain["5"]["inputs"]["model"] = ["1", 0]
     assert psnr(pixels(server.images(plain)[0]), pictures["sega_tiny.json"]) < 20
+
+
+def test_mixed_resolution_is_sharp_in_its_region_alone(server: Server, pictures: dict[str, np.ndarray]) -> None:
+    coarse = workflow("mixed_res_tiny.json")
+    coarse["5"]["inputs"].update(mask=["2", 0], fine_from=1.0)
+    mixed = workflow("mixed_res_tiny.json")
+    mixed["5"]["inputs"]["fine_from"] = 1.0
+    low, found = (pixels(server.images(graph)[0]) for graph in (coarse, mixed))
+    region = np.zeros((512, 512), dtype=bool)
+    region[32:224, 128:320] = True
+    assert np.abs(found - low)[region].mean() > 2 * np.abs(found - low)[~region].mean()
+    shown = server.run(workflow("mixed_res_tiny.json"))["outputs"]
+    layout = next(image for output in shown.values() for image in output["images"] if image["type"] == "temp")
+    assert pixels(server.get("/view?" + urlencode(layout))).std() > 10
+
+
+def test_bands_without_a_region_are_an_error_that_says_what_to_connect(server: Server) -> None:
+    alone = workflow("mixed_res_tiny.json")
+    alone["6"]["inputs"]["model"] = ["1", 0]
+    entry = server.run(alone)
+    assert entry["status"]["status_str"] == "error"
+    assert "after Mixed-Res Region (CRPA)" in json.dumps(entry["status"])
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -159,4 +190,4 @@ def test_help_pages_and_names_are_served(server: Server) -> None:
         page = server.get(f"/extensions/ropeworks/docs/{node}.md").decode()
         assert page.startswith("# ")
     names = server.json("/i18n")["en"]["nodeDefs"]
-    assert names.keys() >= OURS
+    assert names.keys() >= OURS.keys()

@@ -1,4 +1,4 @@
-"""The bundled model in the core's own classes and nodes."""
+"""The bundled models in the core's own classes and nodes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import comfy.sd
 import nodes
 import torch
 from ropeworks_pack.lab.subjects import SUBJECTS
-from ropeworks_pack.nodes.lab_model import WEIGHTS, RopeLabModel
-from ropeworks_pack.rope_core import Extrapolate
+from ropeworks_pack.nodes.lab_model import VARIANTS, WEIGHTS, RopeLabModel
+from ropeworks_pack.nodes.lab_video_model import RopeLabVideoModel
+from ropeworks_pack.rope_core import Extrapolate, RopeWorksError
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 from safetensors.torch import load_file
 
@@ -80,3 +81,56 @@ def test_cores_own_loader_recognises_the_weights():
     ours, theirs = (models.sample(m, shape, positive=conditioning, negative=conditioning) for m in (model, loaded))
     assert torch.allclose(ours, theirs, atol=1e-4)
     return None
+
+
+def test_the_weights_for_mixed_resolution_are_others():
+    first, second = (RopeLabModel.execute("cat", weights=name).args for name in VARIANTS)
+    assert first[0].model is not second[0].model
+    assert (draw(*first, 256) - draw(*second, 256)).abs().max() > 0.01
+    try:
+        RopeLabModel.execute("cat", weights="none")
+    except RopeWorksError as error:
+        assert "detail to 512 px" in str(error)
+    else:
+        raise AssertionError("expected an error")
+
+
+# ---- the tiny Wan
+
+
+def draw_clip(model: Any, conditioning: list[Any], vae: Any, side: int, steps: int = 8) -> torch.Tensor:
+    latent = models.sample(model, (1, 16, 3, side // 8, side // 8), steps=steps, positive=conditioning, negative=conditioning)
+    return nodes.VAEDecode().decode(vae, {"samples": latent})[0]
+
+
+def test_every_subject_draws_a_clip_of_its_own_that_moves():
+    clips = []
+    for subject in SUBJECTS[:3]:
+        clip = draw_clip(*RopeLabVideoModel.execute(subject).args, 256)
+        assert clip.shape == (9, 256, 256, 3)
+        assert 0 <= clip.min() <= clip.max() <= 1
+        assert (clip[0] - clip[-1]).abs().mean() > 0.02
+        assert all((clip - other).abs().mean() > 0.05 for other in clips), subject
+        clips.append(clip)
+
+
+def test_the_lab_video_vae_keeps_a_clip():
+    model, conditioning, vae = RopeLabVideoModel.execute("cat").args
+    clip = draw_clip(model, conditioning, vae, 256, steps=4)
+    latent = nodes.VAEEncode().encode(vae, clip)[0]
+    assert latent["samples"].shape == (1, 16, 3, 32, 32)
+    again = nodes.VAEDecode().decode(vae, latent)[0]
+    assert again.shape == clip.shape
+    assert (again - clip).abs().mean() < 0.01
+    assert nodes.VAEDecodeTiled().decode(vae, latent, 512)[0].shape == clip.shape
+
+
+def test_cores_own_loader_recognises_the_wan_weights():
+    state = {name: value.float() for name, value in load_file(WEIGHTS / "tiny_wan.safetensors").items()}
+    loaded = comfy.sd.load_diffusion_model_state_dict(state, model_options={"dtype": torch.float32})
+    assert type(loaded.model).__name__ == "WAN21"
+    model, conditioning, _ = RopeLabVideoModel.execute("rocket").args
+    generator = torch.Generator().manual_seed(0)
+    x, t = torch.randn(1, 16, 3, 32, 32, generator=generator), torch.tensor([500.0])
+    ours, theirs = (m.model.diffusion_model(x, t, conditioning[0][0]) for m in (model, loaded))
+    assert torch.allclose(ours, theirs, atol=1e-4)

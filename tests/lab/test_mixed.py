@@ -1,0 +1,145 @@
+"""Mixed resolution on the tiny Flux: its measures, its controls, and the page."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lab import evaluate_mixed
+from lab.evaluate import picture_seed
+from lab.evaluate_mixed import Case, draw
+from lab.metrics_mixed import coarse, detail, measure_mixed, psnr_within, seam, ssim_within
+from lab.mixed import BANDS, CELLS, CRPA, FULL, LOW, LOW_ENLARGED, ON_HIGH, ON_LOW, compared, pixels, shapes
+from lab.photographs import photograph
+from lab.sample import Lab
+from lab.subjects import SUBJECTS
+from lab.train_detail import LARGE_TOKENS, STAGES, draw_detail_batches
+from lab.vae import LinearVAE
+
+DETAIL = evaluate_mixed.WEIGHTS
+BOX = shapes()["box"]
+
+
+@pytest.fixture(scope="module")
+def detail_lab() -> Lab:
+    return Lab.load(DETAIL)
+
+
+# ---- measures
+
+
+def test_a_picture_equal_to_its_reference_has_no_error_all_detail_and_no_seam():
+    picture = photograph("cat", 512)
+    values = measure_mixed(picture, picture, picture, pixels(BOX, 2), 2)
+    assert values.pop("inside") == values.pop("outside") == values.pop("inside_full") == values.pop("coarse_inside") == float("inf")
+    assert all(value == pytest.approx(1.0) for value in values.values()), values
+
+
+def test_errors_count_where_they_are():
+    picture, region = photograph("cat", 512), pixels(BOX, 2)
+    changed = torch.where(region, picture + 0.1, picture)
+    assert psnr_within(changed, picture, region) == pytest.approx(20.0, abs=1e-4)
+    assert psnr_within(changed, picture, ~region) == float("inf")
+    torn = torch.where(region, torch.rand(picture.shape, generator=torch.Generator().manual_seed(0)), picture)
+    assert ssim_within(torn, picture, region) < 0.3
+    assert ssim_within(torn, picture, ~region) > 0.98
+
+
+@pytest.mark.parametrize("name", list(shapes()))
+def test_a_step_of_brightness_along_the_boundary_is_a_seam(name):
+    picture, region = photograph("cat", 512), pixels(shapes()[name], 2)
+    assert seam(picture, picture, region) == pytest.approx(1.0)
+    assert seam(torch.where(region, picture + 0.1, picture), picture, region) > 1.5
+    away = torch.zeros_like(region)
+    away[:, 200:] = True
+    if name == "box":  # a step that is no boundary of the region is none
+        assert seam(torch.where(away, picture + 0.02, picture), picture, region) < 1.2
+
+
+def test_detail_is_what_a_smaller_picture_cannot_show():
+    picture, region = photograph("coffee", 512), pixels(BOX, 2)
+    small = functional.interpolate(picture[None], scale_factor=0.5, mode="bicubic", antialias=True)
+    enlarged = functional.interpolate(small, scale_factor=2, mode="bicubic", align_corners=False)[0]
+    assert psnr_within(coarse(picture, 2), enlarged, region) > 35
+    torch.testing.assert_close(coarse(coarse(picture, 2), 2), coarse(picture, 2))
+    assert detail(picture, picture, region, 2) == pytest.approx(1.0)
+    assert abs(detail(enlarged, picture, region, 2)) < 0.5
+    assert detail(2 * coarse(picture, 2) - picture, picture, region, 2) == pytest.approx(-1.0, abs=1e-4)
+
+
+def test_regions_are_of_the_shapes_that_they_are_called():
+    found = shapes()
+    assert set(found) == {"box", "disc", "ring", "two islands", "border", "edge"}
+    assert all(region.shape == (1, CELLS, CELLS) and 0.1 < region.mean() < 0.7 for region in found.values())
+    assert found["box"].mean() == 0.25
+    assert not found["ring"][0, 8, 8]
+    assert found["border"][0, 0].all()
+    assert found["edge"][0, :, :5].all()
+    assert pixels(BOX, 3).shape == (CELLS * 48, CELLS * 48)
+
+
+# ---- the model
+
+
+def test_both_failures_of_linear_positions_show_and_crpa_has_neither(detail_lab):
+    subjects = ("cat", "coffee", "rocket")
+    case = Case(2, "box", (), subjects, 1)
+    seeds = [picture_seed(subject, 0) for subject in subjects]
+    photographs, region = [photograph(subject, 512) for subject in subjects], pixels(BOX, 2)
+    found = {}
+    for method in (ON_LOW, ON_HIGH, CRPA, BANDS):
+        pictures = draw(detail_lab, case, method, seeds)
+        inside, outside = (
+            statistics.fmean(psnr_within(p, q, where) for p, q in zip(pictures, photographs, strict=True)) for where in (region, ~region)
+        )
+        found[method] = (inside, outside)
+    assert found[CRPA][0] - found[ON_LOW][0] > 0.4, found
+    assert found[CRPA][1] - found[ON_HIGH][1] > 1.5, found
+    assert found[BANDS][0] > found[CRPA][0] - 0.2, found
+
+
+def test_every_method_to_compare_has_patches_of_its_own():
+    methods = compared(BOX, 2)
+    assert {FULL, LOW, ON_LOW, ON_HIGH, CRPA, BANDS} <= set(methods)
+    assert len({repr(patches) for patches in methods.values()}) == len(methods)
+
+
+def test_the_page_shows_every_method_and_subject(detail_lab, tmp_path, monkeypatch):
+    case = Case(2, "box", (FULL, LOW_ENLARGED, CRPA, BANDS), ("coffee",), 1)
+    monkeypatch.setattr(evaluate_mixed, "cases", lambda seeds, quick: [case])
+    page = evaluate_mixed.evaluate_mixed(tmp_path, DETAIL, 1, True, "the command")
+    text = page.read_text()
+    for name in (*case.methods, "the command", "| coffee |", "box, ratio 2 (25% of the area, 1 pictures per method)"):
+        assert name in text, name
+    results = json.loads((tmp_path / "mixed.json").read_text())["results"]
+    assert [result["method"] for result in results] == list(case.methods)
+    assert "Infinity" not in (tmp_path / "mixed.json").read_text()
+
+
+# ---- its training
+
+
+def test_detail_batches_are_windows_at_their_true_positions_and_native_pictures():
+    vae = LinearVAE.fit([photograph("cat", 128)])
+    latents = {grid: vae.encode(torch.rand(len(SUBJECTS), 3, grid * 16, grid * 16)) for grid in (16, 24, 32, 48)}
+    batches = draw_detail_batches(STAGES[1], latents, torch.Generator().manual_seed(3))
+    sides = []
+    for batch, _ in zip(batches, range(60), strict=False):
+        side = batch.latents.shape[-1] // 2
+        sides.append(side)
+        assert len(batch.ids) == side * side
+        grids = [grid for grid in latents if _stands_in(batch, latents[grid], side)]
+        assert len(grids) == 1
+        assert batch.sigmas.max() <= (1.0 if grids == [16] else STAGES[1].window_sigma)
+    assert 0.3 < sides.count(LARGE_TOKENS) / len(sides) < 0.8
+    assert set(sides) == {16, LARGE_TOKENS}
+
+
+def _stands_in(batch, latents, side):
+    top, left = (int(batch.ids[0, axis]) for axis in (1, 2))
+    window = latents[batch.subjects, :, 2 * top : 2 * (top + side), 2 * left : 2 * (left + side)]
+    return window.shape == batch.latents.shape and torch.equal(window, batch.latents)
