@@ -48,8 +48,9 @@ COLUMNS = {
 }
 SHORT = (FULL, LOW, LOW_ENLARGED, ON_LOW, ON_HIGH, CRPA, BANDS, BANDS_FINE)
 HOW_TO_READ = f"""\
-Every run is coarse down to sigma {MIXED_FROM:g}, where no other is named. "{FULL}" then runs at full resolution everywhere, the two "low" rows stay coarse to the
-end, all others keep a region at full resolution and the rest coarse; "fine stage" ends at full resolution below sigma {FINE_FROM:g}.
+Every run is coarse down to sigma {MIXED_FROM:g}, where no other is named. "{FULL}" then runs at full resolution everywhere, the two
+"low" rows stay coarse to the end, all others keep a region at full resolution and the rest coarse; "fine stage" ends at full resolution
+below sigma {FINE_FROM:g}.
 
 - **PSNR**, **SSIM** inside and outside the region: against the photograph. PSNR rewards blur; SSIM wants texture too.
 - **coarse part inside**: PSNR of the part that a picture at 1/ratio could show (lower cosine waves). **detail inside**: correlation of the

@@ -70,7 +70,7 @@ class MixedResRegionCRPA(io.ComfyNode):
                     "alignment", ["corner", "centre"],
                     "Where a coarse token stands among the fine ones it replaces: at the first (as published), or in the middle.",
                 ),
-                advanced_int("grow", 0, 0, 32, "Closes gaps in the region narrower than twice this many cells, for compact blobs."),
+                advanced_int("grow", 0, 0, 32, "Closes gaps in the region of up to twice this many cells, for compact blobs."),
                 advanced_int("minimum_region", 1, 0, 4096, "Islands of fewer cells than this are left out."),
             ],
             outputs=[

@@ -146,9 +146,9 @@ def why_nothing(call: Call, on_time: bool) -> str:
     return f"not larger than the native {'×'.join(f'{n:g}' for n in natives) or 'size'} tokens"
 
 
-def check_method(method: str, allowed: tuple[str, ...]) -> None:
+def check_method(method: str, allowed: tuple[str, ...], what: str = "method") -> None:
     if method not in allowed:
-        raise RopeWorksError(f"unknown method {method!r}: expected one of {', '.join(allowed)}.")
+        raise RopeWorksError(f"unknown {what} {method!r}: expected one of {', '.join(allowed)}.")
 
 
 def check_native_size(pixels: int) -> None:

@@ -76,9 +76,9 @@ class MixedResolution(Patch):
         check_number("budget", self.budget, 0.0, 1.0)
         check_number("grow", self.grow, 0, 64)
         check_number("minimum_region", self.minimum, 0, 1_000_000)
-        check_method(self.text_group, get_args(TextGroup))
-        check_method(self.alignment, get_args(Alignment))
-        check_method(self.positions, get_args(Positions))
+        check_method(self.text_group, get_args(TextGroup), "text_group")
+        check_method(self.alignment, get_args(Alignment), "alignment")
+        check_method(self.positions, get_args(Positions), "positions")
         if 0 <= self.fine_from < self.coarse_until:
             raise RopeWorksError(
                 f"the fine stage begins at {self.fine_from:g} of the schedule, before the coarse one ends at {self.coarse_until:g}. "

@@ -110,7 +110,7 @@ def components(cells: Tensor) -> Tensor:
 
 
 def tidied(cells: Tensor, grow: int, minimum: int) -> Tensor:
-    """Gaps narrower than 2 * `grow` cells closed, then islands of fewer than `minimum` cells removed."""
+    """Gaps of up to 2 * `grow` cells closed, then islands of fewer than `minimum` cells removed."""
     if grow > 0:
         cells = cells | eroded(dilated(cells, grow), grow)
     if minimum > 1 and cells.any():

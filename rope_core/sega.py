@@ -91,8 +91,8 @@ class Sega(Patch):
 
     def __post_init__(self) -> None:
         check_method(self.extrapolation, SEGA_METHODS)
-        check_method(self.band_lookup, get_args(BandLookup))
-        check_method(self.scope, get_args(Scope))
+        check_method(self.band_lookup, get_args(BandLookup), "band_lookup")
+        check_method(self.scope, get_args(Scope), "token_scope")
         check_native_size(self.native_size)
         check_number("strength", self.strength, 0.0, 2.0)
         check_number("alpha", self.alpha, 1e-3, 100.0)
