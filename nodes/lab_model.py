@@ -111,9 +111,11 @@ class LabVAE:
         self.latent_format = latent_format
 
     def encode(self, pixels: Tensor) -> Tensor:
+        return self.latent_format.process_out(self._latents(pixels))
+
+    def _latents(self, pixels: Tensor) -> Tensor:
         height, width = (size // PATCH * PATCH for size in pixels.shape[1:3])
-        pictures = pixels[:, :height, :width, :3].movedim(-1, 1).float().cpu()
-        return self.latent_format.process_out(self.linear.encode(pictures))
+        return self.linear.encode(pixels[:, :height, :width, :3].movedim(-1, 1).float().cpu())
 
     def decode(self, samples: Tensor, *_: Any, **__: Any) -> Tensor:
         return self.linear.decode(self.latent_format.process_in(samples.float().cpu())).movedim(1, -1)
