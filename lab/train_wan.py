@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from .model import load
@@ -14,18 +15,33 @@ from .subjects import SUBJECTS
 from .train import Stage, logged, optimise
 from .wan import NATIVE_TOKENS, build_wan, clip, encode_clip, save_wan
 
-STAGE = Stage(steps=1200, learning_rate=1e-3, window_share=0.3, batch=4)
+STAGES = (
+    Stage(steps=1200, learning_rate=1e-3, window_share=0.3, batch=4),
+    Stage(steps=1600, learning_rate=1e-3, window_share=0.3, batch=4),
+)
 LARGE_TOKENS = 32
-TIME_SCALE = 1000.0
+TIME_SCALE = 1000.0  # of sigma in the timestep
 
 
-def train_wan(output: Path, seed: int = 0, stage: Stage = STAGE) -> None:
+def train_wan(output: Path, seed: int = 0, stages: tuple[Stage, ...] = STAGES) -> None:
     """Writes the weights and a training log into `output`. The VAE and the subjects' tables are the tiny Flux's."""
     torch.manual_seed(seed)
     _, vae, tables = load()
     clips = {tokens: torch.stack([encode_clip(vae, clip(s, tokens)) for s in SUBJECTS]) for tokens in (NATIVE_TOKENS, LARGE_TOKENS)}
     transformer = build_wan().train()
-    generator = torch.Generator().manual_seed(seed + 1)
+    log = []
+    for number, stage in enumerate(stages, 1):
+        started = time.perf_counter()
+        losses = run_wan_stage(transformer, stage, clips, tables, seed + number)
+        save_wan(transformer, output)
+        log.append(logged(stage, started, losses))
+        (output / "training_wan.json").write_text(json.dumps({"seed": seed, "torch": torch.__version__, "stages": log}, indent=1) + "\n")
+
+
+def run_wan_stage(
+    transformer: WanTransformer3DModel, stage: Stage, clips: dict[int, Tensor], tables: dict[str, Tensor], seed: int
+) -> list[float]:
+    generator = torch.Generator().manual_seed(seed)
 
     def loss_of_step() -> Tensor:
         large = float(torch.rand((), generator=generator)) < stage.window_share
@@ -42,8 +58,4 @@ def train_wan(output: Path, seed: int = 0, stage: Stage = STAGE) -> None:
         predicted = transformer(noisy, sigmas * TIME_SCALE, tables["subjects.context"][subjects], return_dict=False)[0]
         return torch.nn.functional.mse_loss(predicted, noise - target)
 
-    started = time.perf_counter()
-    losses = optimise(transformer, stage, loss_of_step)
-    save_wan(transformer, output)
-    report = {"seed": seed, "torch": torch.__version__, **logged(stage, started, losses)}
-    (output / "training_wan.json").write_text(json.dumps(report, indent=1) + "\n")
+    return optimise(transformer, stage, loss_of_step)
