@@ -13,11 +13,12 @@ import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers import transformer_flux
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.model import build_transformer, grid_ids, pack, unpack
+from lab.model import grid_ids, pack, unpack
 from rope_core import BoundaryExpandReplace, Box, Extrapolate, MixedResolution, RopeWorksError, Sega, mixed_run
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
@@ -27,7 +28,7 @@ from rope_core.stack import Stack
 from rope_core.strip import decimated, interpolated
 
 NATIVE = 64  # pixels: 4 tokens a side
-TEXT, BLOCKS, CHANNELS = 6, 4, 16
+TEXT, BLOCKS, CHANNELS, HIDDEN = 6, 2, 16, 128
 REFERENCE = (4, 6)
 STAGES = {"coarse_until": 0.3, "fine_from": 0.7}  # of five steps: two coarse, two mixed, one fine
 MIXED_ONLY = {"coarse_until": 0.0, "fine_from": 1.0}
@@ -36,10 +37,18 @@ OTHERS = [Sega(), Extrapolate("pi"), Extrapolate("dype-yarn-bands")]
 OTHER_NAMES = ["sega", "pi", "dype"]
 
 
+def tiny_flux(in_channels: int = 64) -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=in_channels, out_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=HIDDEN // 2,
+        num_attention_heads=2, joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
+    )  # fmt: skip
+    return transformer.eval().requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def transformer():
-    torch.manual_seed(0)
-    return build_transformer().eval().requires_grad_(False)
+    return tiny_flux()
 
 
 # ---- a loop of Euler steps, and what watches it
@@ -340,7 +349,9 @@ def test_every_token_is_answered_at_its_own_place(transformer, size, ratio):
     height, width = noise.shape[-2:]
     rows, columns = (torch.arange(-(-n // side) * side) % n for n in (height, width))
     low_noise = decimated(noise[..., rows, :][..., columns], ratio)
-    for mask in (corner(), corner().flip(1, 2)):
+    last_cell = torch.zeros(1, 16, 16)
+    last_cell[:, -1, -1] = 1
+    for mask in (corner(), last_cell):
         patch = region(mask=mask, ratio=ratio, **MIXED_ONLY)
         cells = patch.region(CellGrid(1, height * 8, width * 8, side * 8))[0]
         sharp = repeated(cells, side)[:height, :width]
@@ -357,7 +368,7 @@ def test_every_token_is_answered_at_its_own_place(transformer, size, ratio):
 
 
 @pytest.mark.parametrize("ratio", [2, 3, 4])
-@pytest.mark.parametrize("size", [(15, 17), (3, 9), (1, 5)], ids=str)
+@pytest.mark.parametrize("size", [(15, 17), (3, 9), (1, 9)], ids=str)
 def test_sizes_that_end_within_a_cell(transformer, size, ratio):
     plain = draw(transformer, size=size)
     found: list[Any] = []
@@ -381,9 +392,8 @@ def test_sizes_that_end_within_a_cell(transformer, size, ratio):
         ((region(text_group="low"), BoundaryExpandReplace()), None),
         ((region(), Extrapolate("yarn")), None),
         ((region(), Sega()), None),
-        ((region(), Sega()), repeated),
     ],
-    ids=["alone", "upsampler", "bands", "yarn", "sega", "sega, upsampler"],
+    ids=["alone", "upsampler", "bands", "yarn", "sega"],
 )
 def test_an_image_does_not_change_with_its_batch_mates(transformer, patches, upsampler):
     together = draw(transformer, *patches, images=(0, 1, 2), upsampler=upsampler)
@@ -409,17 +419,22 @@ def test_both_forms_of_answer_agree(transformer):
 # ---- regions found during sampling
 
 
-def test_a_region_is_found_once_a_run(transformer):
-    for options in ({}, {"images": (0, 1)}, {"guidance": 2.0}, {"begin": 0.65, "steps": 4}, {"upsampler": repeated}):
-        found: list[Any] = []
-        result = draw(transformer, automatic(found, budget=0.3), size=(12, 12), **options)
-        assert len(found) == 1, options
-        assert found[0].region.shape == (1, 6, 6)
-        assert 0 < found[0].area < 1
-        assert torch.isfinite(result).all()
-        assert torch.equal(draw(transformer, automatic([], budget=0.3), size=(12, 12), **options), result)
-        if "begin" not in options:
-            assert torch.equal(draw(transformer, region(mask=as_mask(found[0])), size=(12, 12), **options), result), options
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"images": (0, 1)}, {"guidance": 2.0}, {"begin": 0.65, "steps": 4}, {"upsampler": repeated}],
+    ids=["plain", "batch", "guidance", "late", "upsampler"],
+)
+def test_a_region_is_found_once_a_run(transformer, options):
+    found: list[Any] = []
+    result = draw(transformer, automatic(found, budget=0.3), size=(12, 12), **options)
+    assert len(found) == 1
+    assert found[0].region.shape == (1, 6, 6)
+    assert 0 < found[0].area < 1
+    assert torch.isfinite(result).all()
+    assert torch.equal(draw(transformer, automatic(found, budget=0.3), size=(12, 12), **options), result)
+    assert torch.equal(found[0].region, found[1].region)
+    if options.get("begin") is None:
+        assert torch.equal(draw(transformer, region(mask=as_mask(found[0])), size=(12, 12), **options), result)
 
 
 @pytest.mark.parametrize("budget, expected", [(0.15, 0.15), (0.6, 0.6), (0.0, 0.45)])
@@ -440,6 +455,16 @@ def test_a_run_that_starts_below_the_coarse_stage_has_one_coarse_step_to_look(tr
         assert len(calls.lengths) == coarse + 2 * 2 * coarse
         layout = found[0]
         assert calls.lengths[coarse + 1] == (len(layout.low), TEXT + len(layout.low) + layout.counts[2])
+
+
+@pytest.mark.parametrize("size, budget", [((8, 8), 1.0), ((12, 12), 0.98), ((1, 5), 0.0)], ids=str)
+def test_a_region_that_turns_out_to_be_everything_ends_in_a_fine_stage(transformer, size, budget):
+    for upsampler in (None, repeated):
+        found: list[Any] = []
+        result = draw(transformer, automatic(found, budget=budget, ratio=4), size=size, upsampler=upsampler)
+        assert [layout.area for layout in found] == [1.0]
+        coarse_then_fine = region(coarse_until=0.3, fine_from=0.3, ratio=4)
+        assert close(result, draw(transformer, coarse_then_fine, size=size, upsampler=upsampler)), upsampler
 
 
 def test_guidance_in_two_calls_chooses_the_region_from_both_answers(transformer, monkeypatch):
@@ -562,16 +587,15 @@ def test_reference_tokens_with_everything_else(transformer):
 @pytest.mark.parametrize("other", OTHERS, ids=OTHER_NAMES)
 @pytest.mark.parametrize("native", [48, 96, 256])
 def test_with_every_cell_or_none_it_is_the_other_patch_alone(transformer, other, native):
-    noise = noise_of(images=(0, 1))
-
-    def run(*patches: Any, latent: Tensor = noise) -> Tensor:
+    def run(*patches: Any, latent: Tensor, images: Sequence[int] = (0,)) -> Tensor:
         with patched(transformer, *patches, native_pixels=native):
-            return euler(transformer, latent, (0, 1), guidance=2.0)
+            return euler(transformer, latent, images, steps=4, guidance=2.0)
 
-    alone = run(other)
-    assert torch.equal(run(everywhere(), other), alone)
-    assert torch.equal(run(other, everywhere()), alone)
-    assert torch.equal(decimated(run(nowhere(), other), 2), run(other, latent=decimated(noise, 2)))
+    both, one = noise_of(images=(0, 1)), noise_of()
+    alone = run(other, latent=both, images=(0, 1))
+    assert torch.equal(run(everywhere(), other, latent=both, images=(0, 1)), alone)
+    assert torch.equal(run(other, everywhere(), latent=both, images=(0, 1)), alone)
+    assert torch.equal(decimated(run(nowhere(), other, latent=one), 2), run(other, latent=decimated(one, 2)))
 
 
 @pytest.mark.parametrize("other", [Sega(), Sega(scope="image"), Extrapolate("ntk"), Extrapolate("dype-yarn-bands")], ids=str)
@@ -627,11 +651,11 @@ def test_half_precision(transformer, dtype):
     assert torch.equal(decimated(draw(half, nowhere(), noise=noise), 2), draw(half, noise=decimated(noise, 2)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_ids_in_half_precision_do_not_move_a_mixed_call(transformer, dtype):
-    noise = noise_of(4, 300)
+def test_ids_in_half_precision_do_not_move_a_mixed_call(transformer):
+    noise = noise_of(2, 300)
     expected = draw(transformer, region(**MIXED_ONLY), noise=noise, steps=1)
-    assert close(draw(transformer, region(**MIXED_ONLY), noise=noise, ids=grid_ids(4, 300).to(dtype), steps=1), expected, 1e-5)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert close(draw(transformer, region(**MIXED_ONLY), noise=noise, ids=grid_ids(2, 300).to(dtype), steps=1), expected)
 
 
 def test_weights_that_arrive_with_the_forward_pass(transformer):
@@ -647,9 +671,9 @@ def test_weights_that_arrive_with_the_forward_pass(transformer):
 
 
 def test_another_native_backend_means_the_same(transformer):
-    other = copy.deepcopy(transformer)
-    other.set_attention_backend("_native_math")
-    assert close(draw(other, region(), BoundaryExpandReplace()), draw(transformer, region(), BoundaryExpandReplace()), 1e-4)
+    expected = draw(transformer, region(), BoundaryExpandReplace())
+    with attention_backend("_native_math"):
+        assert close(draw(transformer, region(), BoundaryExpandReplace()), expected, 1e-4)
 
 
 def test_two_threads_keep_their_own_regions(transformer):
@@ -719,7 +743,7 @@ def test_a_wan_is_refused_by_name():
         text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32,
     )  # fmt: skip
     embedder = wan.rope
-    with pytest.raises(RopeWorksError, match="WanTransformer3DModel.*ComfyUI"), patched(wan, Sega(), region()):
+    with pytest.raises(RopeWorksError, match=r"WanTransformer3DModel.*ComfyUI"), patched(wan, Sega(), region()):
         pass
     assert wan.rope is embedder
     assert "forward" not in vars(wan)
@@ -741,9 +765,11 @@ def test_attention_that_is_not_torchs_is_refused_by_name(transformer, monkeypatc
 
 def test_an_automatic_region_for_a_batch_with_sega_is_refused_by_name(transformer):
     found: list[Any] = []
-    with pytest.raises(RopeWorksError, match="SEGA.*Give a mask"):
+    with pytest.raises(RopeWorksError, match=r"SEGA.*Give a mask"):
         draw(transformer, automatic(found), Sega(), images=(0, 1))
     assert not found
+    with pytest.raises(RopeWorksError, match=r"upsampler.*SEGA"):
+        draw(transformer, region(), Sega(), images=(0, 1), upsampler=repeated)
     assert torch.isfinite(draw(transformer, automatic(found), Sega())).all()
     assert torch.isfinite(draw(transformer, automatic(found), Extrapolate("yarn"), images=(0, 1))).all()
     assert len(found) == 2
@@ -752,34 +778,30 @@ def test_an_automatic_region_for_a_batch_with_sega_is_refused_by_name(transforme
 def test_masks_and_stages_that_do_not_fit_are_refused_by_name(transformer):
     with pytest.raises(RopeWorksError, match="found 2 masks for 1 latent frame;"):
         draw(transformer, region(mask=torch.ones(2, 4, 4)))
-    with pytest.raises(RopeWorksError, match="fine stage would begin at sigma 0.9, before the coarse one ends at sigma 0.8"):
+    with pytest.raises(RopeWorksError, match=r"fine stage would begin at sigma 0\.9, before the coarse one ends at sigma 0\.8"):
         draw(transformer, region(coarse_until=-1.0, fine_from=0.1))
     assert "forward" not in vars(transformer)
 
 
 def test_control_residuals_are_refused_by_name(transformer):
-    residuals = {"controlnet_block_samples": [torch.randn(1, 64, 256, generator=torch.Generator().manual_seed(3))]}
+    residuals = {"controlnet_block_samples": [torch.randn(1, 64, HIDDEN, generator=torch.Generator().manual_seed(3))]}
     bound = draw(transformer, **residuals)
     assert not close(bound, draw(transformer), 1e-3)
     assert torch.equal(draw(transformer, everywhere(), **residuals), bound)
     for changes in ({"coarse_until": 1.0, "fine_from": 1.0}, MIXED_ONLY):
-        with pytest.raises(RopeWorksError, match="(?i)control"):
+        with pytest.raises(RopeWorksError, match=r"(?i)control"):
             draw(transformer, region(**changes), **residuals)
     assert torch.equal(draw(transformer, **residuals), bound)
 
 
 def test_a_transformer_that_reads_more_channels_than_it_answers_is_refused_by_name():
     """Flux Fill and Flux Control take a picture along the channels."""
-    torch.manual_seed(0)
-    fill = FluxTransformer2DModel(
-        patch_size=1, in_channels=128, out_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=32,
-        num_attention_heads=1, joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 12, 12),
-    ).requires_grad_(False)  # fmt: skip
+    fill = tiny_flux(in_channels=128)
     arguments = {
         "hidden_states": torch.randn(1, 64, 128), "timestep": torch.tensor([0.5]), "img_ids": grid_ids(8, 8),
         "txt_ids": torch.zeros(TEXT, 3), "return_dict": False, **prompts_of((0,), torch.float32)[0],
     }  # fmt: skip
     assert fill(**arguments)[0].shape == (1, 64, 64)
     for changes in ({"coarse_until": 1.0, "fine_from": 1.0}, MIXED_ONLY):
-        with pytest.raises(RopeWorksError, match="128"), patched(fill, region(**changes), native_pixels=NATIVE):
+        with pytest.raises(RopeWorksError, match=r"128.*64"), patched(fill, region(**changes), native_pixels=NATIVE):
             fill(**arguments)
