@@ -1,0 +1,137 @@
+"""Shared attention with frequency-scaled reference keys (Untwisting RoPE): a style from a reference, without its layout.
+
+out = softmax(q [K ; s * K_ref]^T / sqrt(d)) [V ; V_ref], with s falling or rising over the pairs of each spatial axis. Fast pairs
+bind places to one another, slow ones bind content: weak fast pairs (s_hf < 1) free the layout, strong slow ones keep the style.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import RopeWorksError
+from .extrapolation import check_method, check_number
+from .layout import GridLayout, plan_table
+from .phase import difference
+from .stack import ALWAYS, AxisSpan, Call, Patch, Plan, Window
+
+Branch = Literal["both", "positive"]
+KeepOn = Literal["model", "cpu"]
+
+
+@dataclass(frozen=True)
+class KeyScale:
+    """s_hf (fastest pair) and s_lf (slowest pair) at the run's first and last step; in between linear over the steps."""
+
+    fast_start: float = 0.4
+    fast_end: float = 0.8
+    slow_start: float = 1.0
+    slow_end: float = 1.4
+    beta: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("s_hf", self.fast_start), ("s_hf", self.fast_end), ("s_lf", self.slow_start), ("s_lf", self.slow_end)):
+            check_number(name, value, 0.0, 4.0)
+        check_number("beta", self.beta, 0.1, 8.0)
+
+    def factors(self, axes: tuple[AxisSpan, ...], progress: Tensor) -> Tensor:
+        """(channels,) float32: a factor per channel of a head, two neighbours to a pair. progress: scalar, 0 first step, 1 last.
+
+        The index and the time axis are flat at s_lf.
+        """
+        fast = self.fast_start + (self.fast_end - self.fast_start) * progress
+        slow = self.slow_start + (self.slow_end - self.slow_start) * progress
+        parts = []
+        for axis in axes:
+            rank = torch.linspace(0, 1, axis.pairs, device=progress.device) if axis.pairs > 1 else torch.ones(1, device=progress.device)
+            bend = rank.pow(self.beta) if axis.spatial else torch.ones_like(rank)
+            parts.append(fast + (slow - fast) * bend)
+        return torch.cat(parts).float().repeat_interleave(2)
+
+
+PRESETS = {
+    "balanced": KeyScale(),
+    "loose": KeyScale(0.2, 0.6, 1.0, 1.5),
+    "keep layout": KeyScale(0.8, 0.95, 1.0, 1.0),
+    "plain sharing": KeyScale(1.0, 1.0, 1.0, 1.0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SharedAttention(Patch):
+    """Appends a reference's keys and values to the target's, block by block.
+
+    reference: denoised latents, (references, C, [T,] h, w), as the model sees them. strength: weight of the reference's columns,
+    0 = none at all, 1 = as published. first_block, last_block: shares of the model's attention calls over the image;
+    first_block None = where the architecture says. branch: prompts that share. refresh: steps between reference passes.
+    mask: (1, h, w) of the picture, where the style applies; None = everywhere.
+    """
+
+    reference: Tensor
+    strength: float = 1.0
+    scale: KeyScale = PRESETS["balanced"]
+    first_block: float | None = None
+    last_block: float = 1.0
+    branch: str = "both"
+    seed: int = 0
+    refresh: int = 1
+    keep_on: str = "model"
+    mask: Tensor | None = None
+    window: Window = ALWAYS
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.reference.dim() not in (4, 5) or not self.reference.numel():
+            raise RopeWorksError(
+                f"the reference has shape {tuple(self.reference.shape)}: expected (references, channels, [frames,] height, width). "
+                "Connect a LATENT."
+            )
+        check_number("strength", self.strength, 0.0, 1.0)
+        check_number("last_block", self.last_block, 0.0, 1.0)
+        if self.first_block is not None:
+            check_number("first_block", self.first_block, 0.0, 1.0)
+            if self.first_block >= self.last_block:
+                raise RopeWorksError(f"blocks from {self.first_block:g} to {self.last_block:g} are none: raise last_block.")
+        check_number("refresh", self.refresh, 1, 1000)
+        check_method(self.branch, get_args(Branch), "branch")
+        check_method(self.keep_on, get_args(KeepOn), "device for keys and values")
+
+    @property
+    def key(self) -> str:
+        return f"{type(self).__name__} {self.name or id(self)}"  # several references add up
+
+    @property
+    def column_bias(self) -> float:
+        """What is added to the logits of the reference's columns."""
+        return math.log(self.strength) if self.strength else -math.inf
+
+    def describe(self, call: Call) -> str:
+        count, size = len(self.reference), "×".join(map(str, self.reference.shape[2:]))
+        if not self.strength:
+            return f"Shared attention on {call.family}: strength 0, so no reference is read and nothing changes"
+        shared = f"{count} reference{'s' * (count > 1)} of {size} latent pixels"
+        return f"Shared attention on {call.family} {call.size()} tokens: {shared}, strength {self.strength:g}"
+
+
+def reference_turn(ids: Tensor, grid: tuple[int, int, int], own: tuple[Call, Plan], to: tuple[Call, Plan], divisor: float) -> Tensor | None:
+    """Rotations (1, 1, tokens, pairs, 2, 2) from where the reference's own pass put its keys to where a group of queries expects them.
+
+    ids: (tokens, axes) of the reference's grid of (frames, rows, columns). own, to: calls and plans of the reference's pass and of the
+    group. divisor: high-resolution tokens per token of the group's grid. None = no difference. Magnitudes are left out.
+    """
+    if own[1].untouched and to[1].untouched and divisor == 1:
+        return None
+    scaled = ids.clone()
+    for axis, span in enumerate(to[0].axes):
+        if span.spatial:
+            scaled[:, axis] = ids[:, axis] / divisor
+
+    def table(where: Tensor, call: Call, plan: Plan) -> Tensor:
+        nothing = (None,) * len(call.axes)
+        return plan_table(where[None], Plan(plan.frequencies, nothing, nothing), call, GridLayout(grid), lambda _: where, True)
+
+    return difference(table(scaled, *to), table(ids, *own))
