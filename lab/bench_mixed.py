@@ -80,11 +80,21 @@ class Summary:
         return self.predicted_time / self.mixed
 
 
-def summary(row: dict[str, Any], of: Any = statistics.median) -> Summary:
-    """A row's figures from `of` (median, min) its repeated steps."""
-    small, plain, mixed = (of(row["seconds"][name]) for name in STEPS)
+def summary(row: dict[str, Any], seconds: tuple[float, float, float]) -> Summary:
+    """A row's figures from one time for each of the STEPS."""
+    small, plain, mixed = seconds
     cost = fit((row["small_tokens"], small), (row["plain_tokens"], plain))
     return Summary(cost, plain, mixed, cost.of(row["tokens"], row["scores"]))
+
+
+def by_turn(row: dict[str, Any]) -> list[Summary]:
+    """One summary per turn: what slows a machine down for longer than a turn cancels in its ratios."""
+    return [summary(row, turn) for turn in zip(*(row["seconds"][name] for name in STEPS), strict=True)]
+
+
+def fastest(row: dict[str, Any]) -> Summary:
+    small, plain, mixed = (min(row["seconds"][name]) for name in STEPS)
+    return summary(row, (small, plain, mixed))
 
 
 def expected_part(part: dict[str, Sequence[float]], row: dict[str, Any]) -> float:
@@ -124,8 +134,9 @@ HOW = """\
 every product of a query with a key costs. a and b come from plain steps of two sizes, the row's own and half of it per side, measured
 in turn with the mixed step of the row. A mixed step of n tokens whose two attention calls hold s products (`TokenLayout.scores`)
 should then take a·n + b·s. Nothing of the mixed step's own time enters. *Predicted* and *measured* are plain time over mixed time;
-*kept* is measured over predicted. Times are medians over the turns; the last column is *kept* from the fastest step of each kind,
-for other load only ever adds time. Machines are noisy: only ratios of steps taken in turn are claimed, never times."""
+*kept* is measured over predicted. Ratios are medians over the turns, each turn predicted by its own plain steps; times, and *kept* in the
+last column, are those of the fastest step of each kind, for other load only ever adds time. Machines are noisy: only ratios of steps
+taken in turn are claimed, never times."""
 
 PARTS = """\
 A step taken apart by timers around its parts, each without what is timed inside it, plain and mixed in turn. *Expected* is the same
@@ -165,23 +176,23 @@ def _steps(rows: Sequence[dict[str, Any]]) -> list[str]:
     head += ["peak memory, plain → mixed"] * memory
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        now, fastest = summary(row), summary(row, min)
+        turns, best = by_turn(row), fastest(row)
         cells = [
             f"{row['side']}×{row['side']}",
             f"{row['ratio']}{' + bands' if row['bands'] else ''}",
             f"{row['area']:.1%}",
             f"{row['token_share']:.1%}",
-            f"{1e3 * now.plain:.0f}",
-            f"{1e3 * now.mixed:.0f}",
-            f"{now.predicted:.2f}×",
-            f"{now.measured:.2f}×",
-            f"{now.kept:.3f}",
-            f"{fastest.kept:.3f}",
+            f"{1e3 * best.plain:.0f}",
+            f"{1e3 * best.mixed:.0f}",
+            f"{statistics.median(turn.predicted for turn in turns):.2f}×",
+            f"{statistics.median(turn.measured for turn in turns):.2f}×",
+            f"{statistics.median(turn.kept for turn in turns):.3f}",
+            f"{best.kept:.3f}",
         ]
         if "peak" in row:
             cells.append(" → ".join(f"{row['peak'][name] / 2**30:.2f} GiB" for name in ("plain", "mixed")))
         lines.append(f"| {' | '.join(cells)} |")
-    unlikely = [f"{row['share']:g} at ratio {row['ratio']}" for row in rows if not summary(row).cost.positive]
+    unlikely = [f"{row['share']:g} at ratio {row['ratio']}" for row in rows if not fastest(row).cost.positive]
     if unlikely:
         lines += ["", f"The fit came out negative for {', '.join(unlikely)}: the machine was too busy. Measure these again."]
     return lines

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .evaluate import QUICK_SUBJECTS, picture_seed, setting
-from .metrics_mixed import measure_mixed
+from .metrics_mixed import coarse, measure_mixed
 from .mixed import (
     BANDS,
     BANDS_FINE,
@@ -46,6 +46,7 @@ COLUMNS = {
     "inside_full": ("inside, against full", 2),
     "seam": ("seam", 3),
 }
+CEILING = "(photograph without detail)"
 SHORT = (FULL, LOW, LOW_ENLARGED, ON_LOW, ON_HIGH, CRPA, BANDS, BANDS_FINE)
 HOW_TO_READ = f"""\
 Every run is coarse down to sigma {MIXED_FROM:g}, where no other is named. "{FULL}" then runs at full resolution everywhere, the two
@@ -55,6 +56,7 @@ below sigma {FINE_FROM:g}.
 - **PSNR**, **SSIM** inside and outside the region: against the photograph. PSNR rewards blur; SSIM wants texture too.
 - **coarse part inside**: PSNR of the part that a picture at 1/ratio could show (lower cosine waves). **detail inside**: correlation of the
   rest with the photograph's. Enlarging cannot draw detail; drawing it is what a region is for.
+- **(photograph without detail)**: what a flawless coarse run would reach.
 - **inside, against full**: PSNR inside the region against the full-resolution run of the same seed.
 - **seam**: jump of brightness across the boundary (means of 4 pixels on either side), divided by the same jump 16 pixels aside, divided by
   the photograph's own ratio. 1 = no edge. The rows without a boundary tell how far from 1 chance leads.
@@ -110,7 +112,7 @@ def draw(lab: Lab, case: Case, method: str, seeds: Sequence[int], progress: tqdm
 def measure_case(lab: Lab, case: Case, progress: tqdm) -> list[MixedResult]:
     region = pixels(shapes()[case.region], case.ratio)
     photographs = [reference(subject, CANVAS_OF_RATIO[case.ratio]) for subject in case.subjects]
-    results = []
+    results = ceilings(case)
     for seed in range(case.seeds):
         seeds = [picture_seed(subject, seed) for subject in case.subjects]
         full: Tensor | None = None
@@ -125,8 +127,20 @@ def measure_case(lab: Lab, case: Case, progress: tqdm) -> list[MixedResult]:
     return results
 
 
+def ceilings(case: Case) -> list[MixedResult]:
+    """What a flawless coarse run would reach: each photograph without what is finer."""
+    region = pixels(shapes()[case.region], case.ratio)
+    results = []
+    for subject in case.subjects:
+        photograph = reference(subject, CANVAS_OF_RATIO[case.ratio])
+        smooth = coarse(photograph, case.ratio)
+        values = {**measure_mixed(smooth, photograph, photograph, region, case.ratio), "coarse_inside": math.inf, "inside_full": math.inf}
+        results.append(MixedResult(case.ratio, case.region, case.mixed_from, CEILING, subject, 0, values))
+    return results
+
+
 def table(results: Sequence[MixedResult]) -> str:
-    methods = list(dict.fromkeys(result.method for result in results))
+    methods = sorted(dict.fromkeys(result.method for result in results), key=CEILING.__eq__)
     lines = ["| method | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for method in methods:
         found = [result.values for result in results if result.method == method]

@@ -54,6 +54,11 @@ class MixedRun:
         return self.region is not None and bool(self.region.all())
 
     @property
+    def chosen(self) -> bool:
+        """Whether the region was found during this run, so that earlier steps were coarse."""
+        return self.settings.automatic and self.region is not None
+
+    @property
     def reads_sigma(self) -> bool:
         """False where every step is of one stage, so that the host need not fetch sigma from the device."""
         several = self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0
@@ -67,6 +72,8 @@ class MixedRun:
         stage = self.stages.at(now)
         if stage == MIXED and self.region is None:
             self._choose(now)
+            if self.all_high:
+                return FINE
         if stage == MIXED and (self.region is None or not self.region.any()):
             return COARSE
         return stage
@@ -151,7 +158,7 @@ class MixedRun:
 
     def for_fine(self, carrier: Tensor, sigma: Callable[[], float]) -> Tensor:
         """The carrier as a fine step reads it."""
-        if self.hand_over is None or self.all_high:
+        if self.hand_over is None or (self.all_high and not self.chosen):
             return carrier
         region = None if self.region is None else self.region.to(carrier.device)
         if region is not None:

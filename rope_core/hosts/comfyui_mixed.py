@@ -52,7 +52,7 @@ class MixedCalls:
 
         sigma = _Sigma(request.t)
         stage = run.stage(sigma)
-        if run.all_high:
+        if run.all_high and not run.chosen:
             return self._plain(request, references, watched=references is not None)
         if stage == FINE:
             return self._plain(replace(request, x=run.for_fine(request.x, sigma)), references)

@@ -65,12 +65,9 @@ def patched(
     # Behind accelerate's hooks, where offloaded weights have arrived.
     forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
     own_forward = vars(transformer).get(forward)
+    replacement = adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan, (latent_upsampler, last_sigma))
     setattr(transformer, attribute, adapter.embedder(base))
-    setattr(
-        transformer,
-        forward,
-        adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan, (latent_upsampler, last_sigma)),
-    )
+    setattr(transformer, forward, replacement)
     try:
         yield transformer
     finally:
@@ -180,13 +177,20 @@ class _Flux(_Forward):
         super().__init__(*args)
         settings = self.stack.find(MixedResolution)
         if settings is not None:
+            reads, answers = self.config.in_channels, self.config.out_channels or self.config.in_channels
+            if reads != answers:
+                raise RopeWorksError(
+                    f"this transformer reads {reads} channels per token and answers {answers}: it takes a picture beside the latent, "
+                    "which mixed resolution cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
+                )
             calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table, *self.upsampling)
 
             def mixed(plan: Plan, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Any:
-                if settings.automatic and max((len(m) for m in plan.magnitudes if m is not None), default=1) > 1:
+                shared = settings.automatic or self.upsampling[0] is not None
+                if shared and max((len(m) for m in plan.magnitudes if m is not None), default=1) > 1:
                     raise RopeWorksError(
-                        "images of one batch share an automatic region, but SEGA makes diffusers run them one by one. "
-                        "Give a mask, or draw one image at a time."
+                        "images of one batch share an automatic region or an upsampler, but SEGA makes diffusers run them one by one. "
+                        "Give a mask and no upsampler, or draw one image at a time."
                     )
                 return by_image(plan, arguments, lambda rows, _: calls.answer(rows, self.call_of(rows, grid), grid))
 

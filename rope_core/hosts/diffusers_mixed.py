@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,6 +52,16 @@ class GroupedAttention(TorchFunctionMode):
             return grouped_attention(q, k, v, mask, q.shape[1], True, attend, out_tokens_at=2)
 
 
+@dataclass
+class _Progress:
+    """One run, where its image begins, and the first and the latest sigma that it was asked at."""
+
+    run: MixedRun
+    origin: tuple[float, ...]
+    first: float
+    last: float = math.inf
+
+
 class MixedFlux:
     """Mixed-resolution calls of one patched Flux.
 
@@ -74,15 +86,20 @@ class MixedFlux:
         self.base = base
         self.upsample = upsample
         self.last_sigma = last_sigma
-        self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._progress: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def answer(self, arguments: dict[str, Any], call: Call, grid: tuple[int, int, int]) -> Any:
-        run = self._run_of(arguments["img_ids"], call, grid)
+        now = float(call.sigma)
+        progress = self._progress_of(arguments["img_ids"], call, grid, now)
+        run = progress.run
 
         def sigma() -> float:
-            return float(call.sigma)
+            return now
 
         stage = run.stage(sigma)
+        if run.all_high and not run.chosen:
+            return self.plain(arguments, grid)
+        _refuse(arguments)
         carrier = unpacked(arguments["hidden_states"][:, : grid[1] * grid[2]], grid)
         size = (carrier.shape[-2], carrier.shape[-1])
         level = call.sigma.to(carrier)
@@ -96,14 +113,16 @@ class MixedFlux:
             denoised = read - level * unpacked(_sample(output)[:, :count], grid)
             return _like(output, packed((carrier - denoised) / level))
         low_arguments, low_grid = self._at_low(arguments, run, carrier, grid)
-        everything = slice(None)
+        # Guidance in two calls asks for its own prompt first.
+        again, progress.last = progress.last == now, now
+        conditional = None if again else slice(None)
         if stage == COARSE:
             output = self.plain(low_arguments, low_grid)
             low = low_arguments["hidden_states"][:, : low_grid[1] * low_grid[2]]
             velocity = unpacked(_sample(output)[:, : low.shape[1]], low_grid)
             denoised = unpacked(low, low_grid) - level * velocity
-            run.observe(sigma, denoised, UNCONDITIONAL if run.saw(sigma) else CONDITIONAL)
-            full = run.coarse_answer(denoised, size, sigma, everything)
+            run.observe(sigma, denoised, UNCONDITIONAL if again else CONDITIONAL)
+            full = run.coarse_answer(denoised, size, sigma, conditional)
             known = torch.zeros(size, dtype=torch.bool, device=carrier.device)
             known[:: run.settings.ratio, :: run.settings.ratio] = True
             velocities = interpolated(velocity, run.settings.ratio)[..., : size[0], : size[1]]
@@ -113,7 +132,7 @@ class MixedFlux:
             output, velocity, denoised = self._on_strip(
                 arguments, call, run, strip, strip.gather(carrier, for_high), low_arguments, low_grid
             )
-            full = run.mixed_answer(strip, denoised, size, sigma, everything)
+            full = run.mixed_answer(strip, denoised, size, sigma, conditional)
             known, velocities = strip.known(size)[0], strip.scatter(velocity, size)
         if run.hand_over is not None:
             return _like(output, packed((carrier - full) / level))
@@ -134,12 +153,12 @@ class MixedFlux:
         tokens = strip.layout.tokens
         low_call = self.describe(low_arguments, low_grid)
         high_plan, low_plan = self.stack.resolve(call), self.stack.resolve(low_call)
-        zero, one = (0.0,) * len(call.axes), (1.0,) * len(call.axes)
+        origin, one = self._progress[arguments["img_ids"]].origin, (1.0,) * len(call.axes)
         groups = query_groups(
             run.settings,
             strip.layout,
-            GroupGrid(high_plan, call, zero, one),
-            GroupGrid(low_plan, low_call, zero, one),
+            GroupGrid(high_plan, call, origin, one),
+            GroupGrid(low_plan, low_call, origin, one),
             start=lambda length: text if length >= text + tokens else None,
             base=self.base,
             base_is_plain=True,
@@ -180,10 +199,10 @@ class MixedFlux:
             "img_ids": torch.cat([image, flat[count:]]),
         }, low_grid
 
-    def _run_of(self, ids: Tensor, call: Call, grid: tuple[int, int, int]) -> MixedRun:
-        """One run per position ids: pipelines pass one tensor at every step."""
-        run = self._runs.get(ids)
-        if run is None:
+    def _progress_of(self, ids: Tensor, call: Call, grid: tuple[int, int, int], sigma: float) -> _Progress:
+        """One run per position ids, which pipelines pass at every step; where sigma is back at its first value, another begins."""
+        progress = self._progress.get(ids)
+        if progress is None or (sigma >= progress.first and sigma > progress.last):
             settings = self.stack.find(MixedResolution)
             if settings is None:
                 raise RuntimeError("mixed calls without a mixed-resolution patch")
@@ -192,9 +211,20 @@ class MixedFlux:
             stages = settings.stages(lambda percent: 1.0 - percent if percent else 1e9)
             hand_over = HandOver(self.upsample, settings.ratio) if self.upsample is not None else None
             run = MixedRun(self.stack, stages, cells, PATCH, hand_over, self.last_sigma)
-            self._runs[ids] = run
+            flat = ids if ids.dim() == 2 else ids[0]
+            progress = _Progress(run, tuple(flat[0].tolist()), sigma)
+            self._progress[ids] = progress
             log.info(run.describe(3072, 512))
-        return run
+        return progress
+
+
+def _refuse(arguments: dict[str, Any]) -> None:
+    for name in ("controlnet_block_samples", "controlnet_single_block_samples"):
+        if arguments.get(name) is not None:
+            raise RopeWorksError(
+                f"mixed resolution cannot place ControlNet residuals ({name}) on a diffusers Flux yet. "
+                "Leave the ControlNet out, or use ComfyUI."
+            )
 
 
 def unpacked(tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:

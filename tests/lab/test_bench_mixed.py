@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lab.bench_mixed import CASES, STEPS, Cost, expected_part, fit, rectangle, report, summary
+from lab.bench_mixed import CASES, STEPS, Cost, by_turn, expected_part, fastest, fit, rectangle, report
 from rope_core.regions import TokenLayout
 
 COST = Cost(per_token=2e-4, per_score=3e-8)
@@ -39,7 +39,8 @@ def test_a_fit_that_cannot_be_says_so():
 
 
 def test_a_step_that_takes_what_it_should_keeps_all_of_its_speed_up():
-    found = summary(row())
+    found = fastest(row())
+    assert all(turn.kept == pytest.approx(1.0) for turn in by_turn(row()))
     assert found.kept == pytest.approx(1.0)
     assert found.predicted == pytest.approx(found.measured) == pytest.approx(COST.of(4352, 4352**2) / COST.of(2200, 4_000_000))
 
@@ -47,16 +48,16 @@ def test_a_step_that_takes_what_it_should_keeps_all_of_its_speed_up():
 def test_a_step_that_takes_longer_keeps_less():
     slow = row()
     slow["seconds"]["mixed"] = [1.25 * seconds for seconds in slow["seconds"]["mixed"]]
-    assert summary(slow).kept == pytest.approx(0.8)
-    assert summary(slow, min).kept == pytest.approx(0.8)
-    assert summary(slow).predicted == pytest.approx(summary(row()).predicted), "the mixed step's time is no part of its prediction"
+    assert [turn.kept for turn in by_turn(slow)] == pytest.approx([0.8] * 3)
+    assert fastest(slow).kept == pytest.approx(0.8)
+    assert fastest(slow).predicted == pytest.approx(fastest(row()).predicted), "the mixed step's time is no part of its prediction"
 
 
 def test_an_empty_mask_is_predicted_as_a_small_plain_step_and_a_full_one_as_a_plain_step():
     for touched, expected in ((False, "small"), (True, "plain")):
         layout = TokenLayout(torch.full((1, 32, 32), touched), 2)
         found = row(tokens=layout.tokens + 256, scores=layout.scores(256))
-        assert summary(found).predicted_time == pytest.approx(found["seconds"][expected][0])
+        assert fastest(found).predicted_time == pytest.approx(found["seconds"][expected][0])
 
 
 def test_a_part_is_expected_by_its_own_fit():

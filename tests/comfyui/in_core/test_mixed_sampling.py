@@ -523,6 +523,15 @@ def test_mixed_with_a_latent_upsampler():
         assert torch.equal(models.sample(full, shape), models.sample(model, shape))
 
 
+def test_mixed_with_a_region_that_turns_out_to_be_everything():
+    for model in (models.flux(), set_latent_upsampler(models.flux(), repeated)):
+        found: list[Any] = []
+        result = models.sample(add_patch(model, automatic(found, budget=1.0, ratio=4)), FLUX_SHAPE, steps=5)
+        assert [layout.area for layout in found] == [1.0]
+        coarse_then_fine = add_patch(model, region(coarse_until=0.3, fine_from=0.3, ratio=4))
+        assert close(result, models.sample(coarse_then_fine, FLUX_SHAPE, steps=5), 1e-5)
+
+
 def test_mixed_ends_on_what_the_latent_upsampler_makes():
     model = set_latent_upsampler(models.flux(), repeated)
     noise = decimated(noise_of(FLUX_SHAPE))
