@@ -92,9 +92,12 @@ def grouped_attention(
     if isinstance(shared, Recording):
         return shared.attention(q, k, v, mask, heads, skip_reshape, attend)
     attend_of = {HIGH: attend, LOW: attend}
-    entry = None if shared is None else shared.next_entry(q, k, tokens_at)
-    if shared is not None and entry is not None:
-        attend_of = {group: partial(shared.attend, entry, group, skip_reshape, attend, rotate) for group in attend_of}
+    number = None if shared is None else shared.next_call(q, k, tokens_at)
+    if shared is not None and number is not None:
+        q, k = (shared.adapted(number, x, which, heads, skip_reshape) for x, which in ((q, "q"), (k, "k")))
+        for group in attend_of:
+            order = None if active.groups is None else partial(active.groups.query_order, q.shape[tokens_at], group)
+            attend_of[group] = shared.attention_of(number, group, order, skip_reshape, attend, rotate, out_tokens_at)
     if active.groups is None:
         return attend_of[active.group](q, k, v, mask)
     if skip_reshape:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,7 +208,6 @@ class QueryGroups:
         end_shared = middle + shared_high
         end_high = end_shared + high_only
         tail = first + self.layout.tokens
-        low_first = first if self.text_group == HIGH else 0
         turns = self._turns
         text_high, text_low = (None, turns.get("text")) if self.text_group == HIGH else (turns.get("text"), None)
         high_keys = [
@@ -224,10 +222,10 @@ class QueryGroups:
             (middle, end_shared, turns.get("shared high")),
             (tail, length, turns.get("tail")),
         ]
-        high_queries: list[Piece] = [(0, low_first, None), (middle, length, None)]
-        low_queries: list[Piece] = [(low_first, middle, None)]
+        queries_of = self._queries(length, first)
         answers = []
-        for group, queries, keys in ((HIGH, high_queries, high_keys), (LOW, low_queries, low_keys)):
+        for group, keys in ((HIGH, high_keys), (LOW, low_keys)):
+            queries = queries_of[group]
             plain_keys: list[Piece] = [(begin, end, None) for begin, end, _ in keys]
             answers.append(
                 attend[group](
@@ -238,23 +236,22 @@ class QueryGroups:
                 )
             )
         high, low = answers
+        low_first = queries_of[LOW][0][0]
         parts = [high.narrow(out_tokens_at, 0, low_first), low, high.narrow(out_tokens_at, low_first, length - middle)]
         return torch.cat(parts, dim=out_tokens_at)
 
+    def _queries(self, length: int, first: int) -> dict[str, list[Piece]]:
+        """A sequence of `length` by query group; what follows the image belongs to the high-resolution queries."""
+        middle = first + len(self.layout.low)
+        low_first = first if self.text_group == HIGH else 0
+        return {HIGH: [(0, low_first, None), (middle, length, None)], LOW: [(low_first, middle, None)]}
 
-class OneGrid(QueryGroups):
-    """The baseline that fails: linear positions on one group's grid for everyone, and one attention call over all tokens."""
-
-    def __init__(self, grid: str, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.grid = grid
-
-    def table(self, ids: Tensor) -> Tensor | None:
-        first = self.start(ids.shape[1])
-        return None if first is None else self._group_table(ids[:1].float(), first, self.grid)
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attend: Mapping[str, Attend], *args: Any) -> Tensor:
-        return attend[self.grid](q, k, v, mask)
+    def query_order(self, length: int, group: str) -> Tensor:
+        """Number of the image token that each query of a group is, in the order of the attention call; -1 for text and padding."""
+        first = self.start(length) or 0
+        sequence = torch.full((length,), -1)
+        sequence[first : first + self.layout.tokens] = torch.arange(self.layout.tokens)
+        return torch.cat([sequence[begin:end] for begin, end, _ in self._queries(length, first)[group]])
 
 
 def _pieces(values: Tensor, pieces: Sequence[Piece], dimension: int, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

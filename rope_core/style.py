@@ -7,16 +7,18 @@ bind places to one another, slow ones bind content: weak fast pairs (s_hf < 1) f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .errors import RopeWorksError
 from .extrapolation import check_method, check_number
 from .layout import GridLayout, plan_table
 from .phase import difference
+from .regions import TokenLayout
 from .stack import ALWAYS, AxisSpan, Call, Patch, Plan, Window
 
 Branch = Literal["both", "positive"]
@@ -68,7 +70,10 @@ class SharedAttention(Patch):
     reference: denoised latents, (references, C, [T,] h, w), as the model sees them. strength: weight of the reference's columns,
     0 = none at all, 1 = as published. first_block, last_block: shares of the model's attention calls over the image;
     first_block None = where the architecture says. branch: prompts that share. refresh: steps between reference passes.
-    mask: (1, h, w) of the picture, where the style applies; None = everywhere.
+    keep_on: where keys and values wait. adain: how far queries and keys take on the reference's size, pair by pair, which is the
+    part of AdaIN that no rotation changes. mask: (1 or frames, h, w) of the picture, any size, on the CPU; tokens covered by at
+    least half read the reference, text does not; None = everything reads it. conditioning: the host's own, for the reference's
+    pass; None = the target's prompt.
     """
 
     reference: Tensor
@@ -80,9 +85,10 @@ class SharedAttention(Patch):
     seed: int = 0
     refresh: int = 1
     keep_on: str = "model"
+    adain: float = 0.0
     mask: Tensor | None = None
+    conditioning: Any = None
     window: Window = ALWAYS
-    name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.reference.dim() not in (4, 5) or not self.reference.numel():
@@ -97,17 +103,34 @@ class SharedAttention(Patch):
             if self.first_block >= self.last_block:
                 raise RopeWorksError(f"blocks from {self.first_block:g} to {self.last_block:g} are none: raise last_block.")
         check_number("refresh", self.refresh, 1, 1000)
+        check_number("adain", self.adain, 0.0, 1.0)
+        if self.mask is not None and (self.mask.dim() != 3 or not self.mask.numel()):
+            raise RopeWorksError(f"the mask has shape {tuple(self.mask.shape)}: expected (1 or frames, height, width). Connect a MASK.")
         check_method(self.branch, get_args(Branch), "branch")
         check_method(self.keep_on, get_args(KeepOn), "device for keys and values")
 
     @property
     def key(self) -> str:
-        return f"{type(self).__name__} {self.name or id(self)}"  # several references add up
+        return f"{type(self).__name__} {id(self)}"  # several references add up
 
     @property
     def column_bias(self) -> float:
         """What is added to the logits of the reference's columns."""
         return math.log(self.strength) if self.strength else -math.inf
+
+    def covered(self, grid: tuple[int, int, int], layout: TokenLayout | None = None) -> Tensor | None:
+        """(tokens,) bool on the CPU: who reads the reference, on a grid of (frames, rows, columns) or in a mixed layout made for it."""
+        if self.mask is None:
+            return None
+        volume = self.mask.float()[None, None]
+        plain = functional.adaptive_avg_pool3d(volume, grid)[0, 0] >= 0.5
+        if layout is None:
+            return plain.flatten()
+        rows, columns = layout.high_grid[1:]
+        high = functional.pad(plain[None].float(), (0, columns - grid[2], 0, rows - grid[1]), mode="replicate")[0]
+        low = functional.avg_pool2d(high[:, None], layout.ratio)[:, 0] >= 0.5
+        padding = torch.zeros(layout.padding, dtype=torch.bool)
+        return torch.cat([low.flatten()[layout.low], high.flatten()[layout.high] > 0, padding])
 
     def describe(self, call: Call) -> str:
         count, size = len(self.reference), "×".join(map(str, self.reference.shape[2:]))

@@ -23,10 +23,10 @@ from ..phase import HIGH
 from ..stack import Call, Patch, Stack
 from ..style import SharedAttention
 from .comfyui_attention import with_grouped_attention
-from .comfyui_call import NATIVE_KEY, UPSAMPLE_KEY, ModelCall, describe_call, hidden_width, image_tokens
+from .comfyui_call import NATIVE_KEY, UPSAMPLE_KEY, ModelCall, describe_call, hidden_width
 from .comfyui_embedder import RopeEmbedder, rotary_facts
 from .comfyui_mixed import MixedCalls
-from .comfyui_style import StyleCalls, drop_after_sampling
+from .comfyui_style import StyleCalls, check_reference, drop_after_sampling
 
 log = logging.getLogger("ropeworks")
 KEY = "ropeworks"
@@ -38,10 +38,14 @@ def add_patch(model: Any, patch: Patch) -> Any:
     Raises RopeWorksError when the model's family is unknown, or known and not ready for this kind of patch.
     """
     architecture = architecture_of(model)
-    if isinstance(patch, MixedResolution) and architecture.mixed_refusal:
-        raise RopeWorksError(
-            f"mixed resolution on {architecture.family} is not supported yet: {architecture.mixed_refusal}. Remove the node for this model."
-        )
+    for kind, what, refusal in (
+        (MixedResolution, "mixed resolution", architecture.mixed_refusal),
+        (SharedAttention, "shared attention", architecture.style_refusal),
+    ):
+        if isinstance(patch, kind) and refusal:
+            raise RopeWorksError(f"{what} on {architecture.family} is not supported yet: {refusal}. Remove the node for this model.")
+    if isinstance(patch, SharedAttention):
+        check_reference(patch, model.model.latent_format.latent_channels, architecture)
     stack = stack_of(model)
     clone = model.clone()
     path = f"diffusion_model.{architecture.embedder}"
@@ -136,7 +140,7 @@ class _ApplyModel:
             return self.mixed.answer(request, call, references)
         active = ActivePlan(self.stack.resolve(call), call, len(x), locate)
         if references is not None:
-            active.shared = references.sharing(request, image_tokens(request), {HIGH: (call, active.plan, 1.0)})
+            active.shared = references.sharing(request, {HIGH: (call, active.plan, 1.0)})
         if self.style is not None:
             options, active.attend = with_grouped_attention(request.options)
             request = replace(request, options=options)

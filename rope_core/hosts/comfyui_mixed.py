@@ -24,7 +24,7 @@ from ..regions import CellGrid, TokenLayout
 from ..stack import HEIGHT, TIME, WIDTH, Call, Stack
 from ..strip import Strip
 from .comfyui_attention import with_grouped_attention
-from .comfyui_call import UPSAMPLE_KEY, ModelCall, describe_call, hidden_width, image_tokens, patch_size, position_steps
+from .comfyui_call import UPSAMPLE_KEY, ModelCall, describe_call, hidden_width, patch_size, position_steps
 from .comfyui_gather import at_low, on_the_strip
 from .comfyui_style import ReadyReferences
 
@@ -75,7 +75,7 @@ class MixedCalls:
         active = ActivePlan(self.stack.resolve(call), call, len(request.x), locate, group=group)
         if references is not None:
             divisor = float(self.settings.ratio) if group == LOW else 1.0
-            active.shared = references.sharing(request, image_tokens(request), {group: (call, active.plan, divisor)})
+            active.shared = references.sharing(request, {group: (call, active.plan, divisor)})
         return self._executed(request, active) if watched else self._within(request, active)
 
     def _on_strip(
@@ -99,7 +99,7 @@ class MixedCalls:
         active = ActivePlan(high, call, len(request.x), lambda ids: None, groups=groups)
         if references is not None:
             grids = {HIGH: (call, high, 1.0), LOW: (low_call, low, float(run.settings.ratio))}
-            active.shared = references.sharing(request, strip.layout.tokens, grids)
+            active.shared = references.sharing(request, grids, strip.layout)
         return self._executed(on_strip, active)
 
     def _grid(self, request: ModelCall, call: Call) -> GroupGrid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -13,30 +13,49 @@ from torch import Tensor
 
 from ..active import ActivePlan, running
 from ..architectures import Architecture
+from ..errors import RopeWorksError
+from ..projection import token_grid
+from ..regions import TokenLayout
 from ..shared import KeyBank, Reading, Recording, Sharing
 from ..stack import Call, Plan, Stack
 from ..style import SharedAttention, reference_turn
 from .comfyui_attention import with_grouped_attention
-from .comfyui_call import ModelCall, calls_per_block, describe_call, image_positions, image_tokens, joint_start
+from .comfyui_call import ModelCall, calls_per_block, describe_call, image_positions, image_tokens, joint_start, patch_size
+from .comfyui_prompt import Prompt, blank_like, encoded, positive_of, prompt_of_row
 
 CONDITIONAL = 0
+# Lists of blocks whose attention holds the whole image, once a block.
+BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
+Grids = dict[str, tuple[Call, Plan, float]]  # group of queries -> its call, its plan, high-resolution tokens per token of its grid
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one pass of a reference left, with the (step, sigma) it was made at."""
+
+    at: tuple[int, float]
+    bank: KeyBank
+    call: Call
+    plan: Plan
 
 
 @dataclass
 class StyleRun:
-    """What one sampling run keeps: per reference its noise and its bank, with the step that the bank was made at."""
+    """What one sampling run keeps, by the calls and the reference it belongs to. guider: who runs it, for its prompts."""
 
-    noise: dict[str, Tensor] = field(default_factory=dict)
-    banks: dict[str, tuple[tuple[int, float], KeyBank, Call, Plan]] = field(default_factory=dict)
+    guider: Any = None
+    noise: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    prompts: dict[tuple[int, str, int], Prompt] = field(default_factory=dict)
+    reads: dict[tuple[int, str], Read] = field(default_factory=dict)
 
 
 _run: ContextVar[StyleRun | None] = ContextVar("ropeworks_style_run", default=None)
 
 
 @contextmanager
-def style_run() -> Iterator[StyleRun]:
+def style_run(guider: Any = None) -> Iterator[StyleRun]:
     """Holds what references have left while a sampler runs; nothing outlives it."""
-    run = StyleRun()
+    run = StyleRun(guider)
     token = _run.set(run)
     try:
         yield run
@@ -46,21 +65,18 @@ def style_run() -> Iterator[StyleRun]:
 
 def drop_after_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """The OUTER_SAMPLE wrapper."""
-    with style_run():
+    with style_run(executor.class_obj):
         return executor(*args, **kwargs)
 
 
-@dataclass(frozen=True)
-class ReadyReferences:
-    """Banks filled for one target call; `sharing` makes what its attention needs once its tokens are known."""
-
-    architecture: Architecture
-    readings: Callable[[dict[str, tuple[Call, Plan, float]]], list[Reading]]
-
-    def sharing(self, request: ModelCall, tokens: int, grids: dict[str, tuple[Call, Plan, float]]) -> Sharing:
-        """For `request` on `tokens` image tokens. grids: group -> (call, plan, high-resolution tokens per token of the group's grid)."""
-        every = calls_per_block(self.architecture, request, tokens)
-        return Sharing(self.readings(grids), joint_start(self.architecture, request, tokens), every)
+def check_reference(patch: SharedAttention, channels: int, architecture: Architecture) -> None:
+    """Raises RopeWorksError for a reference that this model cannot read."""
+    reference = patch.reference
+    if reference.shape[1] != channels:
+        raise RopeWorksError(
+            f"the reference has {reference.shape[1]} latent channels, and {architecture.family} reads {channels}. "
+            "Encode the reference with this model's own VAE."
+        )
 
 
 class StyleCalls:
@@ -74,98 +90,112 @@ class StyleCalls:
 
     def ready(self, request: ModelCall, call: Call) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
-        acting = [patch for patch in self.references if patch.strength and _inside(call, patch)]
         kinds = request.options.get("cond_or_uncond") or [CONDITIONAL]
         chunk = len(request.x) // len(kinds)
         positive = kinds.index(CONDITIONAL) if CONDITIONAL in kinds else None
-        acting = [patch for patch in acting if patch.branch == "both" or positive is not None]
+        acting = [p for p in self.references if p.strength and _inside(call, p) and (p.branch == "both" or positive is not None)]
         if not acting:
             return None
-        run = _run.get() or StyleRun()
-        step = _step(request)
-        banks = [(patch, *self._bank(patch, request, run, step, (positive or 0) * chunk)) for patch in acting]
-        progress = step[0] / max(_steps(request) - 1, 1)
         rows = slice((positive or 0) * chunk, ((positive or 0) + 1) * chunk)
+        run = _run.get() or StyleRun()
+        at = _step(request)
+        read = [(patch, self._read(patch, request, run, at, rows.start)) for patch in acting]
+        return ReadyReferences(self.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
 
-        def readings(grids: dict[str, tuple[Call, Plan, float]]) -> list[Reading]:
-            found = []
-            for patch, bank, own_call, own_plan in banks:
-                first, last = self._range(patch, request, len(bank.kept))
-                turns = {}
-                for group, (to_call, to_plan, divisor) in grids.items():
-                    ids, grid = image_positions(self.architecture, own_call, request.options)
-                    turn = reference_turn(ids, grid, (own_call, own_plan), (to_call, to_plan), divisor)
-                    if turn is not None:
-                        turns[group] = turn
-                scale = patch.scale.factors(call.axes, torch.tensor(progress, device=request.x.device))
-                share = None if patch.branch == "both" else rows
-                found.append(Reading(bank, first, last, scale, patch.column_bias if patch.strength < 1 else 0.0, turns, share))
-            return found
-
-        return ReadyReferences(self.architecture, readings)
-
-    def _bank(
-        self, patch: SharedAttention, request: ModelCall, run: StyleRun, step: tuple[int, float], row: int
-    ) -> tuple[KeyBank, Call, Plan]:
-        kept = run.banks.get(patch.key)
-        if kept is not None and kept[0][0] // patch.refresh == step[0] // patch.refresh and (patch.refresh > 1 or kept[0] == step):
-            return kept[1], kept[2], kept[3]
-        run.banks.pop(patch.key, None)  # freed before the new one is made
-        reference_request = self._reference_request(patch, request, run, row)
-        call, locate = describe_call(reference_request, self.architecture, self.rotary)
-        plan = self.stack.resolve(call)
-        bank = KeyBank(patch.keep_on == "cpu")
-        tokens = image_tokens(reference_request)
-        start = joint_start(self.architecture, reference_request, tokens)
-        recording = Recording(bank, start, tokens, calls_per_block(self.architecture, reference_request, tokens))
-        active = ActivePlan(plan, call, len(reference_request.x), locate, shared=recording)
-        options, active.attend = with_grouped_attention(reference_request.options)
+    def _read(self, patch: SharedAttention, request: ModelCall, run: StyleRun, at: tuple[int, float], row: int) -> Read:
+        key = (id(self), patch.key)
+        kept = run.reads.get(key)
+        if kept is not None and (kept.at == at or (patch.refresh > 1 and kept.at[0] // patch.refresh == at[0] // patch.refresh)):
+            return kept
+        run.reads.pop(key, None)  # freed before the new one is made
+        reference = self._reference_request(patch, request, run, at[1], row)
+        call, locate = describe_call(reference, self.architecture, self.rotary)
+        plan, tokens = self.stack.resolve(call), image_tokens(reference)
+        bank = KeyBank(*self._range(patch, reference), keep_on_cpu=patch.keep_on == "cpu")
+        start = joint_start(self.architecture, reference, tokens)
+        recording = Recording(bank, start, tokens, calls_per_block(self.architecture, reference, tokens))
+        active = ActivePlan(plan, call, len(reference.x), locate, shared=recording)
+        options, active.attend = with_grouped_attention(reference.options)
         with running(active):
-            replace(reference_request, options=options).run()
-        run.banks[patch.key] = (step, bank, call, plan)
-        return bank, call, plan
+            replace(reference, options=options).run()
+        read = Read(at, bank, call, plan)
+        run.reads[key] = read
+        return read
 
-    def _reference_request(self, patch: SharedAttention, request: ModelCall, run: StyleRun, row: int) -> ModelCall:
-        """The reference, noised to the step's sigma, with the prompt of the batch's `row`."""
+    def _reference_request(self, patch: SharedAttention, request: ModelCall, run: StyleRun, now: float, row: int) -> ModelCall:
+        """The reference, noised to the step's sigma, with its own prompt or the target's."""
+        key = (id(self), patch.key)
         clean = patch.reference.to(request.x)
-        if patch.key not in run.noise:
+        if key not in run.noise:
             generator = torch.Generator().manual_seed(patch.seed)
-            run.noise[patch.key] = torch.randn(clean.shape, generator=generator).to(clean)
-        count, batch = len(clean), len(request.x)
+            run.noise[key] = torch.randn(clean.shape, generator=generator).to(clean)
         sigma = request.t[row].reshape(-1, *[1] * (clean.dim() - 1))[:1]
-        noised = request.host.model_sampling.noise_scaling(sigma, run.noise[patch.key], clean)
-
-        def for_reference(value: Any) -> Any:
-            if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != batch:
-                return value
-            return value[row : row + 1].expand(count, *value.shape[1:])
-
-        extra = {name: for_reference(value) for name, value in request.extra.items() if name not in TARGET_ONLY}
-        if request.extra.get("vace_context") is not None:
-            extra["vace_context"] = _blank_like(request.extra["vace_context"], clean)
+        prompt = self._prompt(patch, request, run, now, row, clean)
+        extra = {name: value for name, value in prompt.extra.items() if name != "c_concat"}
+        contexts = request.extra.get("vace_context")
+        if contexts is not None:
+            extra["vace_context"] = blank_like(contexts, clean)
+            extra["vace_strength"] = request.extra.get("vace_strength", [1.0])
         return replace(
             request,
-            x=noised,
-            t=request.t[row : row + 1].expand(count),
-            c_concat=None if request.c_concat is None else _blank_like(request.c_concat, clean),
-            c_crossattn=for_reference(request.c_crossattn),
+            x=request.host.model_sampling.noise_scaling(sigma, run.noise[key], clean),
+            t=request.t[row : row + 1].expand(len(clean)),
+            c_concat=None if request.c_concat is None else blank_like(request.c_concat, clean),
+            c_crossattn=prompt.context,
             control=None,
             options={**request.options, "cond_or_uncond": [CONDITIONAL]},
             extra=extra,
         )
 
-    def _range(self, patch: SharedAttention, request: ModelCall, entries: int) -> tuple[int, int]:
+    def _prompt(self, patch: SharedAttention, request: ModelCall, run: StyleRun, now: float, row: int, clean: Tensor) -> Prompt:
+        number, found = (0, patch.conditioning) if patch.conditioning else positive_of(run.guider, now)
+        if found is None:
+            return prompt_of_row(request, row, len(clean))
+        key = (id(self), patch.key, number)
+        if key not in run.prompts:
+            run.prompts[key] = encoded(request.host, found, clean)
+        return run.prompts[key]
+
+    def _range(self, patch: SharedAttention, request: ModelCall) -> tuple[int, int]:
         """Which of the attention calls over the image share: single-stream blocks where a model has them, else the later two thirds."""
-        doubles = getattr(request.host.diffusion_model, "double_blocks", None)
-        singles = getattr(request.host.diffusion_model, "single_blocks", None)
+        transformer = request.host.diffusion_model
+        counts = {name: len(getattr(transformer, name, ())) for name in BLOCKS}
+        contexts = request.extra.get("vace_context")
+        every = sum(counts.values()) + (0 if contexts is None else contexts.shape[1] * len(transformer.vace_blocks))
         first = patch.first_block
         if first is None:
-            first = len(doubles) / (len(doubles) + len(singles)) if doubles is not None and singles is not None else 1 / 3
-        return round(first * entries), round(patch.last_block * entries)
+            first = counts["double_blocks"] / every if counts["single_blocks"] else 1 / 3
+        return round(first * every), round(patch.last_block * every)
 
 
-# Conditions that stand on the target's own pixels, or belong to its own picture.
-TARGET_ONLY = ("ref_latents", "denoise_mask", "vace_context", "reference_latent", "time_dim_concat")
+@dataclass(frozen=True)
+class ReadyReferences:
+    """References read for one target call. rows: the prompt's part of the batch. progress: 0 at the first step, 1 at the last."""
+
+    architecture: Architecture
+    read: list[tuple[SharedAttention, Read]]
+    rows: slice
+    progress: float
+
+    def sharing(self, request: ModelCall, grids: Grids, layout: TokenLayout | None = None) -> Sharing:
+        """What the attention of `request` needs. layout: its tokens, where they are not a plain grid."""
+        tokens = image_tokens(request) if layout is None else layout.tokens
+        every = calls_per_block(self.architecture, request, tokens)
+        readings = [self._reading(patch, read, request, grids, layout) for patch, read in self.read]
+        return Sharing(readings, joint_start(self.architecture, request, tokens), tokens, every)
+
+    def _reading(self, patch: SharedAttention, read: Read, request: ModelCall, grids: Grids, layout: TokenLayout | None) -> Reading:
+        ids, grid = image_positions(self.architecture, read.call, request.options)
+        turns = {group: reference_turn(ids, grid, (read.call, read.plan), (call, plan), by) for group, (call, plan, by) in grids.items()}
+        return Reading(
+            read.bank,
+            patch.scale.factors(read.call.axes, torch.tensor(self.progress, device=request.x.device)),
+            patch.column_bias if patch.strength < 1 else 0.0,
+            patch.adain,
+            {group: turn for group, turn in turns.items() if turn is not None},
+            None if patch.branch == "both" else self.rows,
+            patch.covered(token_grid(tuple(request.x.shape), patch_size(request.host.diffusion_model)), layout),
+        )
 
 
 def _inside(call: Call, patch: SharedAttention) -> bool:
@@ -182,10 +212,3 @@ def _step(request: ModelCall) -> tuple[int, float]:
 
 def _steps(request: ModelCall) -> int:
     return 1 if request.schedule is None else len(request.schedule) - 1
-
-
-def _blank_like(value: Tensor, clean: Tensor) -> Tensor:
-    """Zeros of the condition's channels on the reference's pixels: nothing is known of them."""
-    if value.dim() == clean.dim() + 1:  # (batch, contexts, channels, frames, height, width)
-        return value.new_zeros(len(clean), *value.shape[1:3], *clean.shape[2:])
-    return value.new_zeros(len(clean), value.shape[1], *clean.shape[2:])
