@@ -16,7 +16,7 @@ from .cores import PACK, Core
 from .machine import processor
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
-PAIRS = 9
+PAIRS = 5
 STEPS = ("small", "plain", "mixed")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-SMALL = {"hidden_size": 512, "num_heads": 4, "depth": 1, "depth_single_blocks": 2, "context_in_dim": 64, "vec_in_dim": 64}
+SMALL = {"hidden_size": 1024, "num_heads": 8, "depth": 1, "depth_single_blocks": 2, "context_in_dim": 64, "vec_in_dim": 64}
 FLUX = {"hidden_size": 3072, "num_heads": 24, "depth": 19, "depth_single_blocks": 38, "context_in_dim": 4096, "vec_in_dim": 768}
 TEXT = {"cpu": 256, "cuda": 512}
 SIDES = {"cpu": (64,), "cuda": (128, 256)}
