@@ -99,7 +99,7 @@ def generate(
     }
     sigmas = torch.linspace(1, 0, steps + 1)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
-    options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "last_sigma": float(sigmas[-2])}
+    options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "sigmas": sigmas[:-1].tolist()}
     active = patched(transformer, *patches, native_pixels=NATIVE_PIXELS, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):

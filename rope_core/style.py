@@ -18,8 +18,8 @@ from .errors import RopeWorksError
 from .extrapolation import check_method, check_number
 from .layout import GridLayout, plan_table
 from .phase import difference
-from .regions import TokenLayout
-from .stack import ALWAYS, AxisSpan, Call, Patch, Plan, Window
+from .regions import FRAMES_PER_LATENT, TokenLayout
+from .stack import ALWAYS, INDEX, AxisSpan, Call, Patch, Plan, Window
 
 Branch = Literal["both", "positive"]
 KeepOn = Literal["model", "cpu"]
@@ -43,14 +43,14 @@ class KeyScale:
     def factors(self, axes: tuple[AxisSpan, ...], progress: Tensor) -> Tensor:
         """(channels,) float32: a factor per channel of a head, two neighbours to a pair. progress: scalar, 0 first step, 1 last.
 
-        The index and the time axis are flat at s_lf.
+        The index axis is flat at s_lf. Time bends like height and width: flat, it binds a still to the clip's first frame.
         """
         fast = self.fast_start + (self.fast_end - self.fast_start) * progress
         slow = self.slow_start + (self.slow_end - self.slow_start) * progress
         parts = []
         for axis in axes:
             rank = torch.linspace(0, 1, axis.pairs, device=progress.device) if axis.pairs > 1 else torch.ones(1, device=progress.device)
-            bend = rank.pow(self.beta) if axis.spatial else torch.ones_like(rank)
+            bend = torch.ones_like(rank) if axis.role == INDEX else rank.pow(self.beta)
             parts.append(fast + (slow - fast) * bend)
         return torch.cat(parts).float().repeat_interleave(2)
 
@@ -71,7 +71,7 @@ class SharedAttention(Patch):
     0 = none at all, 1 = as published. first_block, last_block: shares of the model's attention calls over the image;
     first_block None = where the architecture says. branch: prompts that share. refresh: steps between reference passes.
     keep_on: where keys and values wait. adain: how far queries and keys take on the reference's size, pair by pair, which is the
-    part of AdaIN that no rotation changes. mask: (1 or frames, h, w) of the picture, any size, on the CPU; tokens covered by at
+    part of AdaIN that no rotation changes. mask: (1, frames or pictures, h, w) of the picture, any size, on the CPU; tokens covered by at
     least half read the reference, text does not; None = everything reads it. conditioning: the host's own, for the reference's
     pass; None = the target's prompt.
     """
@@ -122,8 +122,10 @@ class SharedAttention(Patch):
         """(tokens,) bool on the CPU: who reads the reference, on a grid of (frames, rows, columns) or in a mixed layout made for it."""
         if self.mask is None:
             return None
-        volume = self.mask.float()[None, None]
-        plain = functional.adaptive_avg_pool3d(volume, grid)[0, 0] >= 0.5
+        volume = self.mask.float()
+        if grid[0] > 1 and len(volume) == FRAMES_PER_LATENT * (grid[0] - 1) + 1:  # one per picture
+            volume = torch.cat([volume[:1], volume[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).mean(1)])
+        plain = functional.adaptive_avg_pool3d(volume[None, None], grid)[0, 0] >= 0.5
         if layout is None:
             return plain.flatten()
         rows, columns = layout.high_grid[1:]
@@ -140,18 +142,23 @@ class SharedAttention(Patch):
         return f"Shared attention on {call.family} {call.size()} tokens: {shared}, strength {self.strength:g}"
 
 
-def reference_turn(ids: Tensor, grid: tuple[int, int, int], own: tuple[Call, Plan], to: tuple[Call, Plan], divisor: float) -> Tensor | None:
+def reference_turn(
+    ids: Tensor, grid: tuple[int, int, int], own: tuple[Call, Plan], to: tuple[Call, Plan], divisor: float, later: float = 0.0
+) -> Tensor | None:
     """Rotations (1, 1, tokens, pairs, 2, 2) from where the reference's own pass put its keys to where a group of queries expects them.
 
     ids: (tokens, axes) of the reference's grid of (frames, rows, columns). own, to: calls and plans of the reference's pass and of the
-    group. divisor: high-resolution tokens per token of the group's grid. None = no difference. Magnitudes are left out.
+    group. divisor: high-resolution tokens per token of the group's grid. later: how much further along the index axis the target's
+    image stands. None = no difference. Magnitudes are left out.
     """
-    if own[1].untouched and to[1].untouched and divisor == 1:
+    if own[1].untouched and to[1].untouched and divisor == 1 and not later:
         return None
     scaled = ids.clone()
     for axis, span in enumerate(to[0].axes):
         if span.spatial:
             scaled[:, axis] = ids[:, axis] / divisor
+        elif span.role == INDEX:
+            scaled[:, axis] = ids[:, axis] + later
 
     def table(where: Tensor, call: Call, plan: Plan) -> Tensor:
         nothing = (None,) * len(call.axes)

@@ -45,7 +45,7 @@ def add_patch(model: Any, patch: Patch) -> Any:
         if isinstance(patch, kind) and refusal:
             raise RopeWorksError(f"{what} on {architecture.family} is not supported yet: {refusal}. Remove the node for this model.")
     if isinstance(patch, SharedAttention):
-        check_reference(patch, model.model.latent_format.latent_channels, architecture)
+        check_reference(patch, model.model.latent_format, architecture)
     stack = stack_of(model)
     clone = model.clone()
     path = f"diffusion_model.{architecture.embedder}"

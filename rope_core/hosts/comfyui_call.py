@@ -114,18 +114,35 @@ def joint_start(architecture: Architecture, request: ModelCall, tokens: int) -> 
     if architecture.order == IMAGE_ONLY:
         return lambda length: 0 if length == tokens else None
     if architecture.order == BY_POSITION:
-        multiple = getattr(request.host.diffusion_model, "pad_tokens_multiple", None) or 1
-        caption, image = (ceil(n / multiple) * multiple for n in (text, tokens))
+        caption, multiple = caption_tokens(request), getattr(request.host.diffusion_model, "pad_tokens_multiple", None) or 1
+        image = ceil(tokens / multiple) * multiple
         return lambda length: caption if length == caption + image else None
     return lambda length: text if length >= text + tokens else None
+
+
+def caption_tokens(request: ModelCall) -> int:
+    """Lumina: tokens in front of the image, whose place along the index axis counts on from them."""
+    transformer = request.host.diffusion_model
+    if not hasattr(transformer, "pad_tokens_multiple"):  # older cores cut off what the mask hides
+        return int(request.extra.get("num_tokens", request.text_tokens))
+    multiple = transformer.pad_tokens_multiple or 1
+    return ceil(request.text_tokens / multiple) * multiple
+
+
+def image_index(architecture: Architecture, request: ModelCall) -> int:
+    """Where the image stands along the index axis, up to a constant of the family."""
+    return caption_tokens(request) if architecture.order == BY_POSITION else 0
 
 
 def calls_per_block(architecture: Architecture, request: ModelCall, tokens: int) -> int:
     """How many attention calls of a block have `tokens` queries and keys: on Wan, prompts as long as the clip look like the clip."""
     if architecture.order != IMAGE_ONLY:
         return 1
-    vision = request.extra.get("clip_fea")
-    return 1 + (request.text_tokens == tokens) + (vision is not None and vision.shape[-2] == tokens)
+    lengths = [request.text_tokens]
+    if getattr(request.host.diffusion_model, "img_emb", None) is not None:
+        vision = request.extra.get("clip_fea")
+        lengths.append(request.text_tokens if vision is None else vision.shape[-2])  # without one it reads the text in its place
+    return 1 + lengths.count(tokens)
 
 
 def image_positions(architecture: Architecture, call: Call, options: dict[str, Any]) -> tuple[Tensor, tuple[int, int, int]]:

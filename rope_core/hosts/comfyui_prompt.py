@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .comfyui_call import ModelCall
 
+CONDITIONAL = 0
 # What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
-TEXT_KEYS = ("cross_attn", "pooled_output", "guidance", "attention_mask", "t5xxl_ids", "t5xxl_weights")
+TEXT_KEYS = ("cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights")
 TARGET_ONLY = ("ref_latents", "denoise_mask", "vace_context", "vace_strength", "reference_latent", "time_dim_concat", "clip_fea")
 
 
@@ -32,6 +33,18 @@ def positive_of(guider: Any, sigma: float) -> tuple[int, Any]:
         if (start is None or sigma <= start) and (end is None or sigma >= end):
             return number, prompt
     return (0, found[0]) if found else (0, None)
+
+
+def positive_chunks(options: dict[str, Any], guider: Any) -> list[bool]:
+    """Which of a batch's prompts are the guider's positive ones; without marks of their own the first kind of prompt is."""
+    kinds = options.get("cond_or_uncond") or [CONDITIONAL]
+    prompts = getattr(guider, "conds", None) or {}
+    known = {prompt.get("uuid") for prompt in prompts.get("positive") or []}
+    marks = options.get("uuids")
+    # Prompts for areas lend their marks to prompts of other kinds, so there the kind has to tell.
+    if not known or not marks or any("area" in prompt for kind in prompts.values() for prompt in kind or ()):
+        return [kind == CONDITIONAL for kind in kinds]
+    return [mark in known for mark in marks]
 
 
 def encoded(host: Any, prompt: Any, clean: Tensor) -> Prompt:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,10 +21,18 @@ from ..shared import KeyBank, Reading, Recording, Sharing
 from ..stack import Call, Plan, Stack
 from ..style import SharedAttention, reference_turn
 from .comfyui_attention import with_grouped_attention
-from .comfyui_call import ModelCall, calls_per_block, describe_call, image_positions, image_tokens, joint_start, patch_size
-from .comfyui_prompt import Prompt, blank_like, encoded, positive_of, prompt_of_row
+from .comfyui_call import (
+    ModelCall,
+    calls_per_block,
+    describe_call,
+    image_index,
+    image_positions,
+    image_tokens,
+    joint_start,
+    patch_size,
+)
+from .comfyui_prompt import CONDITIONAL, Prompt, blank_like, encoded, positive_chunks, positive_of, prompt_of_row
 
-CONDITIONAL = 0
 # Lists of blocks whose attention holds the whole image, once a block.
 BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
 Grids = dict[str, tuple[Call, Plan, float]]  # group of queries -> its call, its plan, high-resolution tokens per token of its grid
@@ -31,12 +40,13 @@ Grids = dict[str, tuple[Call, Plan, float]]  # group of queries -> its call, its
 
 @dataclass(frozen=True)
 class Read:
-    """What one pass of a reference left, with the (step, sigma) it was made at."""
+    """What one pass of a reference left, with the (step, sigma) it was made at. index: where its image stood along the index axis."""
 
     at: tuple[int, float]
     bank: KeyBank
     call: Call
     plan: Plan
+    index: int
 
 
 @dataclass
@@ -69,9 +79,15 @@ def drop_after_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
 
 
-def check_reference(patch: SharedAttention, channels: int, architecture: Architecture) -> None:
+def check_reference(patch: SharedAttention, latent_format: Any, architecture: Architecture) -> None:
     """Raises RopeWorksError for a reference that this model cannot read."""
-    reference = patch.reference
+    reference, channels = patch.reference, latent_format.latent_channels
+    if reference.dim() != 2 + latent_format.latent_dimensions:
+        frames = ", frames" if latent_format.latent_dimensions == 3 else ""
+        raise RopeWorksError(
+            f"the reference has shape {tuple(reference.shape)}, and {architecture.family} reads (references, channels{frames}, height, "
+            "width). Encode the reference with this model's own VAE."
+        )
     if reference.shape[1] != channels:
         raise RopeWorksError(
             f"the reference has {reference.shape[1]} latent channels, and {architecture.family} reads {channels}. "
@@ -90,24 +106,20 @@ class StyleCalls:
 
     def ready(self, request: ModelCall, call: Call) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
-        kinds = request.options.get("cond_or_uncond") or [CONDITIONAL]
-        chunk = len(request.x) // len(kinds)
-        positive = kinds.index(CONDITIONAL) if CONDITIONAL in kinds else None
-        acting = [p for p in self.references if p.strength and _inside(call, p) and (p.branch == "both" or positive is not None)]
+        run = _run.get() or StyleRun()
+        rows = _rows(positive_chunks(request.options, run.guider), len(request.x))
+        acting = [p for p in self.references if p.strength and _inside(call, p) and (p.branch == "both" or rows)]
         if not acting:
             return None
-        rows = slice((positive or 0) * chunk, ((positive or 0) + 1) * chunk)
-        run = _run.get() or StyleRun()
-        at = _step(request)
-        read = [(patch, self._read(patch, request, run, at, rows.start)) for patch in acting]
+        at, row = _step(request), rows[0].start if rows else 0
+        read = [(patch, self._read(patch, request, run, at, row)) for patch in acting]
         return ReadyReferences(self.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
 
     def _read(self, patch: SharedAttention, request: ModelCall, run: StyleRun, at: tuple[int, float], row: int) -> Read:
         key = (id(self), patch.key)
-        kept = run.reads.get(key)
-        if kept is not None and (kept.at == at or (patch.refresh > 1 and kept.at[0] // patch.refresh == at[0] // patch.refresh)):
-            return kept
-        run.reads.pop(key, None)  # freed before the new one is made
+        if _serves(run.reads.get(key), at, patch.refresh):
+            return run.reads[key]
+        run.reads.pop(key, None)  # freed before the new one is made, so no name may hold it here
         reference = self._reference_request(patch, request, run, at[1], row)
         call, locate = describe_call(reference, self.architecture, self.rotary)
         plan, tokens = self.stack.resolve(call), image_tokens(reference)
@@ -118,7 +130,7 @@ class StyleCalls:
         options, active.attend = with_grouped_attention(reference.options)
         with running(active):
             replace(reference, options=options).run()
-        read = Read(at, bank, call, plan)
+        read = Read(at, bank, call, plan, image_index(self.architecture, reference))
         run.reads[key] = read
         return read
 
@@ -170,32 +182,54 @@ class StyleCalls:
 
 @dataclass(frozen=True)
 class ReadyReferences:
-    """References read for one target call. rows: the prompt's part of the batch. progress: 0 at the first step, 1 at the last."""
+    """References read for one target call. rows: the positive prompts' parts of the batch. progress: 0 at the first step, 1 at the last."""
 
     architecture: Architecture
     read: list[tuple[SharedAttention, Read]]
-    rows: slice
+    rows: list[slice]
     progress: float
 
     def sharing(self, request: ModelCall, grids: Grids, layout: TokenLayout | None = None) -> Sharing:
         """What the attention of `request` needs. layout: its tokens, where they are not a plain grid."""
         tokens = image_tokens(request) if layout is None else layout.tokens
         every = calls_per_block(self.architecture, request, tokens)
-        readings = [self._reading(patch, read, request, grids, layout) for patch, read in self.read]
+        readings = [
+            self._reading(patch, read, request, grids, layout, rows)
+            for patch, read in self.read
+            for rows in (self.rows if patch.branch == "positive" else [None])
+        ]
         return Sharing(readings, joint_start(self.architecture, request, tokens), tokens, every)
 
-    def _reading(self, patch: SharedAttention, read: Read, request: ModelCall, grids: Grids, layout: TokenLayout | None) -> Reading:
+    def _reading(
+        self, patch: SharedAttention, read: Read, request: ModelCall, grids: Grids, layout: TokenLayout | None, rows: slice | None
+    ) -> Reading:
         ids, grid = image_positions(self.architecture, read.call, request.options)
-        turns = {group: reference_turn(ids, grid, (read.call, read.plan), (call, plan), by) for group, (call, plan, by) in grids.items()}
+        own, later = (read.call, read.plan), image_index(self.architecture, request) - read.index
+        turns = {group: reference_turn(ids, grid, own, (call, plan), by, later) for group, (call, plan, by) in grids.items()}
         return Reading(
             read.bank,
             patch.scale.factors(read.call.axes, torch.tensor(self.progress, device=request.x.device)),
             patch.column_bias if patch.strength < 1 else 0.0,
             patch.adain,
             {group: turn for group, turn in turns.items() if turn is not None},
-            None if patch.branch == "both" else self.rows,
+            rows,
             patch.covered(token_grid(tuple(request.x.shape), patch_size(request.host.diffusion_model)), layout),
         )
+
+
+def _serves(read: Read | None, at: tuple[int, float], refresh: int) -> bool:
+    """Whether what was read at one (step, sigma) serves another."""
+    return read is not None and (read.at == at or (refresh > 1 and read.at[0] // refresh == at[0] // refresh))
+
+
+def _rows(positive: list[bool], batch: int) -> list[slice]:
+    """The parts of a batch that hold positive prompts, neighbours joined."""
+    chunk, rows = batch // len(positive), []
+    for wanted, numbers in groupby(range(len(positive)), positive.__getitem__):
+        found = list(numbers)
+        if wanted:
+            rows.append(slice(found[0] * chunk, (found[-1] + 1) * chunk))
+    return rows
 
 
 def _inside(call: Call, patch: SharedAttention) -> bool:
