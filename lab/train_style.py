@@ -38,11 +38,6 @@ def style_tables(tables: dict[str, Tensor], seed: int = 1) -> dict[str, Tensor]:
     }
 
 
-def prompt(subject: str, rendering: str | None) -> int:
-    """Row of the style tables; rendering None = left open."""
-    return SUBJECTS.index(subject) * (OPEN + 1) + (OPEN if rendering is None else list(RENDERINGS).index(rendering))
-
-
 def rendered_latents(vae: LinearVAE, side: int) -> Tensor:
     """(subjects, renderings, 16, side / 8, side / 8)."""
     pictures = [torch.stack([draw(photograph(subject, side)) for draw in RENDERINGS.values()]) for subject in SUBJECTS]
