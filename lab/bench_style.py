@@ -22,22 +22,26 @@ STEPS = ("small", "plain", "styled")
 
 @dataclass(frozen=True)
 class Case:
-    """reference: its side as a share of the picture's. refresh: steps between its passes, which are also the steps of a cycle."""
+    """reference: its side as a share of the picture's. refresh: steps between its passes, which are also the steps of a cycle.
+
+    batch: pictures of a step, 2 as with CFG; they share the reference's pass.
+    """
 
     reference: float = 1.0
     refresh: int = 1
     references: int = 1
     strength: float = 1.0
     keep_on: str = "model"
+    batch: int = 1
 
 
 CASES = (
     Case(),
+    Case(batch=2),
     Case(refresh=4),
     Case(reference=0.5),
     Case(reference=0.5, refresh=4),
     Case(reference=0.5, refresh=4, keep_on="cpu"),
-    Case(reference=0.5, refresh=4, references=2),
     Case(reference=0.5, refresh=4, strength=0.5),
 )
 
@@ -55,11 +59,11 @@ def summary(row: dict[str, Any], seconds: tuple[float, float, float]) -> Summary
     """A row's figures from one time for each of the STEPS; plain and styled are times of a whole cycle."""
     small, plain, styled = seconds
     cycle, tokens = row["refresh"], row["plain_tokens"]
-    cost = fit((row["small_tokens"], small), (tokens, plain / cycle))
+    cost = fit((row["small_tokens"], small), (tokens, plain / cycle / row["batch"]))
     alone = row["reference_tokens"] + row["text"]
     passes = row["references"] * cost.of(alone, alone**2)
     more_keys = cost.of(0, round(row["references"] * tokens * row["reference_tokens"] * row["sharing_blocks"]))
-    return Summary(styled / plain, 1.0 + (passes + cycle * more_keys) / plain, plain / cycle)
+    return Summary(styled / plain, 1.0 + (passes + cycle * row["batch"] * more_keys) / plain, plain / cycle)
 
 
 def by_turn(row: dict[str, Any]) -> list[Summary]:
@@ -94,7 +98,8 @@ HOW = """\
 A step with a reference, over a plain one: whole cycles of *refresh* steps, styled and plain in turn, medians over the turns and, in the
 next column, from the fastest of each kind, for other load only ever adds time. *Expected* is what the method itself must cost: a plain
 step on N tokens, text included, costs a·N + b·N² (a and b from plain steps of two sizes); a reference of M tokens adds b·N·M in the blocks
-that share, the single-stream ones, and once per cycle a pass of its own with its text. *Kept* are the keys and values of all references."""
+that share, the single-stream ones, and once per cycle a pass of its own with its text,
+which a batch shares. *Kept* are the keys and values of all references."""
 
 
 def report(host: str, found: dict[str, Any], command: str) -> str:
@@ -111,8 +116,8 @@ def report(host: str, found: dict[str, Any], command: str) -> str:
         "",
         HOW,
         "",
-        "| tokens | reference | refresh | plain, ms | measured | from the fastest | expected | kept |",
-        "|---|---|---|---|---|---|---|---|",
+        "| tokens | reference | refresh | plain, ms | measured | from the fastest | expected | measured / expected | kept |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["rows"]:
         turns, best = by_turn(row), fastest(row)
@@ -124,6 +129,7 @@ def report(host: str, found: dict[str, Any], command: str) -> str:
             f"{statistics.median(turn.measured for turn in turns):.2f}×",
             f"{best.measured:.2f}×",
             f"{statistics.median(turn.expected for turn in turns):.2f}×",
+            f"{statistics.median(turn.measured / turn.expected for turn in turns):.3f}",
             f"{row['kept_bytes'] / 2**20:.0f} MiB",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -134,4 +140,5 @@ def named(row: dict[str, Any]) -> str:
     size = {1.0: "full side", 0.5: "half side"}.get(row["reference"], f"{row['reference']:g} of the side")
     parts = [f"{row['references']} of {size}" if row["references"] > 1 else size]
     parts += [f"strength {row['strength']:g}"] * (row["strength"] < 1) + ["keys on the CPU"] * (row["keep_on"] == "cpu")
+    parts += [f"batch {row['batch']}"] * (row["batch"] > 1)
     return ", ".join(parts)

@@ -67,7 +67,8 @@ def measured(model: Any, own: Any, case: Any, sizes: dict[str, Any], side: int, 
     from rope_core.hosts.comfyui_style import style_run
 
     schedule = sizes["plain"]["schedule"]
-    steps = [{**sizes["plain"], "t": schedule[number : number + 1]} for number in range(case.refresh)]
+    batch = {name: value.repeat_interleave(case.batch, 0) for name, value in sizes["plain"].items() if name != "schedule"}
+    steps = [{**batch, "t": schedule[number].expand(case.batch), "schedule": schedule} for number in range(case.refresh)]
     reference_side = round(side * case.reference)
     patches = [
         SharedAttention(

@@ -18,8 +18,8 @@ def row(case: Case, extra: float = 1.0) -> dict[str, Any]:
     tokens = round(64 * case.reference) ** 2
     plain = COST.of(PLAIN, PLAIN**2)
     alone = COST.of(tokens + TEXT, (tokens + TEXT) ** 2)
-    styled = case.refresh * (plain + COST.of(0, case.references * PLAIN * tokens) * 2 / 3) + case.references * alone
-    seconds = {"small": COST.of(SMALL, SMALL**2), "plain": case.refresh * plain, "styled": extra * styled}
+    styled = case.batch * case.refresh * (plain + COST.of(0, case.references * PLAIN * tokens) * 2 / 3) + case.references * alone
+    seconds = {"small": COST.of(SMALL, SMALL**2), "plain": case.batch * case.refresh * plain, "styled": extra * styled}
     return {
         **vars(case), "side": 64, "small_tokens": SMALL, "plain_tokens": PLAIN, "reference_tokens": tokens, "text": TEXT,
         "sharing_blocks": 2 / 3, "kept_bytes": 3 * 2**20, "seconds": {name: [s, 2 * s] for name, s in seconds.items()},
@@ -43,6 +43,12 @@ def test_a_pass_every_fourth_step_costs_a_quarter_of_a_pass():
     every, fourth = (fastest(row(Case(refresh=n))).expected for n in (1, 4))
     columns = COST.of(0, PLAIN * 64**2) * 2 / 3 / COST.of(PLAIN, PLAIN**2)
     assert (every - 1 - columns) == pytest.approx(4 * (fourth - 1 - columns), rel=1e-3)
+
+
+def test_a_batch_shares_the_pass():
+    one, two = (fastest(row(Case(batch=n))).expected for n in (1, 2))
+    columns = COST.of(0, PLAIN * 64**2) * 2 / 3 / COST.of(PLAIN, PLAIN**2)
+    assert (one - 1 - columns) == pytest.approx(2 * (two - 1 - columns), rel=1e-3)
 
 
 def test_the_cases_are_those_that_the_project_claims():
