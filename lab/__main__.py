@@ -28,16 +28,20 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
     evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
-    evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/weights, --mixed: lab/weights/detail)")
+    evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/weights; /detail or /style in it)")
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
     evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
+    evaluate.add_argument("--style", action="store_true", help="measure style references instead of extrapolation")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
     train.add_argument("--out", type=Path, default=FOLDER / "weights", help="folder to write to (default: lab/weights)")
     train.add_argument(
-        "--model", choices=("flux", "detail", "wan"), default="flux", help="detail: flux, trained further for mixed resolution"
+        "--model",
+        choices=("flux", "detail", "style", "wan"),
+        default="flux",
+        help="detail, style: flux, trained further for mixed resolution, and for style references",
     )
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
     train.add_argument("--theta", type=float, default=10000.0, help="flux: rotary base (default: Flux's %(default)g)")
@@ -71,6 +75,12 @@ def run(arguments: list[str]) -> None:
 
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate_mixed(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
+    elif options.command == "evaluate" and options.style:
+        from .evaluate_style import evaluate_style
+        from .style import STYLE_WEIGHTS
+
+        command = shlex.join(["python", "-m", "lab", *arguments])
+        print(f"Tables: {evaluate_style(options.out, options.weights or STYLE_WEIGHTS, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate":
         from .evaluate import evaluate, scope
 
@@ -88,6 +98,10 @@ def run(arguments: list[str]) -> None:
         from .train_detail import train_detail
 
         train_detail(options.out, FOLDER / "weights", options.seed)
+    elif options.command == "train" and options.model == "style":
+        from .train_style import train_style
+
+        train_style(options.out, FOLDER / "weights", options.seed)
     elif options.command == "train":
         from .train import STAGES, train
 

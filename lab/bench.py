@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from .bench_mixed import PAIRS, bench_mixed
+from .bench_style import TURNS, bench_style
 from .cores import HOW_TO, PACK, Core, find_cores
 from .machine import processor
 
@@ -26,20 +27,24 @@ METHODS = ("yarn", "sega")
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lab bench", description=__doc__)
-    parser.add_argument("--tokens", type=int, nargs="+", help="tokens per side (default: 64 128; --mixed: 64, or 128 256 on CUDA)")
-    parser.add_argument("--pairs", type=int, help=f"plain and patched steps per size and method (default: 5; --mixed: {PAIRS} turns)")
+    parser.add_argument("--tokens", type=int, nargs="+", help="tokens per side (default: 64 128; --mixed, --style: 64, more on CUDA)")
+    parser.add_argument(
+        "--pairs", type=int, help=f"plain and patched steps per size and method (default: 5; --mixed: {PAIRS}, --style: {TURNS})"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder to write to (default: lab/results)")
     parser.add_argument("--diffusers", action="store_true", help="measure the diffusers host even where a ComfyUI is found")
     parser.add_argument("--mixed", action="store_true", help="mixed resolution instead: measured speed-up over the predicted one")
+    parser.add_argument("--style", action="store_true", help="style references instead: their cost, and what the method must cost")
     options = parser.parse_args(arguments)
-    if options.mixed and options.diffusers:
-        parser.error("--mixed measures ComfyUI only")
+    if (options.mixed or options.style) and options.diffusers:
+        parser.error("--mixed and --style measure ComfyUI only")
     cores = [] if options.diffusers else find_cores()
     command = " ".join(["python -m lab bench", *arguments])
-    if options.mixed:
+    if options.mixed or options.style:
         if not cores:
             raise SystemExit(HOW_TO)
-        bench_mixed(cores, options.tokens or [], options.pairs or PAIRS, options.out, command)
+        measure, turns = (bench_mixed, PAIRS) if options.mixed else (bench_style, TURNS)
+        measure(cores, options.tokens or [], options.pairs or turns, options.out, command)
         return
     tokens, pairs = options.tokens or [64, 128], 5 if options.pairs is None else options.pairs
     if cores:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from . import demo_mixed
+from . import demo_mixed, demo_style
 from .charts import bar_chart, contact_sheet, heat_maps, to_image
 from .evaluate import CEILING, COLUMNS, Result, ceiling, picture_seed, values_of
 from .methods import METHODS, PLAIN, SHOWN
@@ -141,6 +141,7 @@ def demo(out: Path, subjects: tuple[str, ...] = SHOWN_SUBJECTS) -> Path:
     figures["sega_magnitudes"] = heat_map_of(drawn)
     figures["layout"] = bars_of(results, MEASURED[0])
     figures |= demo_mixed.mixed_figures(subjects[:2], subjects[-1])
+    figures["style"] = demo_style.style_figure()
     for name, figure in figures.items():
         figure.save(out / f"{name}.png", optimize=True)
     page = out / "index.html"
@@ -193,6 +194,8 @@ band already holds much energy are held back, the others get a larger share in t
 {demo_mixed.TEXT}
 {_figure(figures["mixed"], "Contact sheet: mixed resolution", "sheet")}
 {_figure(figures["mixed_shapes"], "Contact sheet: regions of several shapes", "sheet")}
+{demo_style.TEXT}
+{_figure(figures["style"], "Contact sheet: style references", "sheet")}
 </body></html>
 """
 

@@ -74,12 +74,13 @@ def generate(
     seeds: Sequence[int],
     steps: int = STEPS,
     noise: Tensor | None = None,
+    prompts: Sequence[int] | None = None,
     on_plan: Callable[[Any, Any], None] | None = None,
     progress: tqdm | None = None,
 ) -> Tensor:
     """One picture per subject and seed on `height` x `width` tokens: (B, 3, 16*height, 16*width), values in [0, 1].
 
-    `noise` (B, 16, 2*height, 2*width) stands in for the seeds' own.
+    `noise` (B, 16, 2*height, 2*width) stands in for the seeds' own, `prompts` for the subjects' rows of the prompt tables.
     `on_plan(call, plan)` sees what the patches decided at every step; `progress` advances by the tokens drawn, over all steps.
     """
     if len(subjects) != len(seeds):
@@ -88,7 +89,7 @@ def generate(
     if unknown:
         raise ValueError(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
     tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise)
-    rows = [SUBJECTS.index(subject) for subject in subjects]
+    rows = [SUBJECTS.index(subject) for subject in subjects] if prompts is None else list(prompts)
     context = tables["subjects.context"][rows]
     conditions = {
         "encoder_hidden_states": context,
@@ -99,7 +100,7 @@ def generate(
     }
     sigmas = torch.linspace(1, 0, steps + 1)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
-    options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "last_sigma": float(sigmas[-2])}
+    options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "sigmas": sigmas[:-1].tolist()}
     active = patched(transformer, *patches, native_pixels=NATIVE_PIXELS, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):

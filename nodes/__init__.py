@@ -8,6 +8,7 @@ from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
 from .mixed_res import MixedResRegionCRPA
 from .sega import RopePatchSEGA
+from .style_ref import SharedAttentionStyleRef
 
 
 class RopeWorksExtension(ComfyExtension):
@@ -17,6 +18,7 @@ class RopeWorksExtension(ComfyExtension):
             RopePatchExtrapolate,
             MixedResRegionCRPA,
             BoundaryExpandReplace,
+            SharedAttentionStyleRef,
             RopeLabModel,
             RopeLabVideoModel,
         ]

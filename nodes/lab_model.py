@@ -16,14 +16,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..lab.subjects import SUBJECTS
+from ..lab.subjects import RENDERING_NAMES, SUBJECTS, prompt_row
 from ..lab.vae import CHANNELS, PATCH, LinearVAE
 from ..rope_core import RopeWorksError
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
 from .schema import CATEGORY, advanced_combo, known
 
 WEIGHTS = Path(__file__).parent.parent / "lab" / "weights"
-VARIANTS = {"256 px": WEIGHTS, "detail to 512 px": WEIGHTS / "detail"}
+RENDERED = "four renderings"
+VARIANTS = {"256 px": WEIGHTS, "detail to 512 px": WEIGHTS / "detail", RENDERED: WEIGHTS / "style"}
+OPEN = "open"
 
 
 class RopeLabModel(io.ComfyNode):
@@ -41,23 +43,33 @@ class RopeLabModel(io.ComfyNode):
             search_aliases=["rope", "lab", "tiny", "test model", "flux"],
             inputs=[
                 io.Combo.Input("subject", options=list(SUBJECTS), tooltip="The photograph to generate; stands in for a prompt."),
-                advanced_combo("weights", list(VARIANTS), "What it was trained on. Detail to 512 px is for mixed resolution."),
+                advanced_combo(
+                    "weights", list(VARIANTS),
+                    "What it was trained on. Detail to 512 px is for mixed resolution, four renderings for style references.",
+                ),
+                advanced_combo(
+                    "rendering", [OPEN, *RENDERING_NAMES],
+                    "With weights 'four renderings': how the photograph is drawn. 'open' leaves it to the model, or to a reference.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The tiny Flux, native at 256×256 pixels. Best at 10-16 Euler steps and CFG 1."),
                 io.Conditioning.Output(tooltip="The subject."),
                 io.Vae.Output(tooltip="Its linear autoencoder: 16 channels at 1/8 of the side, like Flux's."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls, subject: str, weights: str = "256 px") -> io.NodeOutput:
-        if weights not in VARIANTS:
-            raise RopeWorksError(f"unknown weights {weights!r}: expected one of {', '.join(VARIANTS)}.")
+    def execute(cls, subject: str, weights: str = "256 px", rendering: str = OPEN) -> io.NodeOutput:
+        for name, found, expected in (("weights", weights, list(VARIANTS)), ("rendering", rendering, [OPEN, *RENDERING_NAMES])):
+            if found not in expected:
+                raise RopeWorksError(f"unknown {name} {found!r}: expected one of {', '.join(expected)}.")
+        if rendering != OPEN and weights != RENDERED:
+            raise RopeWorksError(f"weights {weights!r} know photographs only. Set weights to {RENDERED!r}, or rendering to {OPEN!r}.")
         folder = VARIANTS[weights]
         model = load_model(folder / "tiny_flux.safetensors")
         companions = load_file(folder / "tiny_flux_vae_and_subjects.safetensors")
-        index = SUBJECTS.index(subject)
+        index = SUBJECTS.index(subject) if weights != RENDERED else prompt_row(subject, None if rendering == OPEN else rendering)
         conditioning = [[companions["subjects.context"][index][None], {"pooled_output": companions["subjects.pooled"][index][None]}]]
         linear = LinearVAE.from_tensors(companions)
         return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), conditioning, LabVAE(linear, model.model.latent_format))

@@ -6,6 +6,7 @@ from .mixed import BoundaryExpandReplace, MixedResolution
 from .regions import Box
 from .sega import SEGA_METHODS, Sega
 from .stack import Call, Magnitudes, Patch, Plan, Stack, Window
+from .style import KeyScale, SharedAttention
 
 __all__ = [
     "METHODS",
@@ -14,12 +15,14 @@ __all__ = [
     "Box",
     "Call",
     "Extrapolate",
+    "KeyScale",
     "Magnitudes",
     "MixedResolution",
     "Patch",
     "Plan",
     "RopeWorksError",
     "Sega",
+    "SharedAttention",
     "Stack",
     "Window",
 ]

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .layout import GridLayout, MaskLayout, plan_table
-from .phase import QueryGroups, rotate_keys
+from .phase import HIGH, LOW, QueryGroups, rotate_keys
+from .shared import Recording, Sharing
 from .stack import Call, Plan
 
 
@@ -26,7 +28,8 @@ class ActivePlan:
 
     locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for.
     groups: the query groups of a mixed-resolution call, which then make the tables. attend: what a compiled model's
-    attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer.
+    attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a reference's own pass, or references
+    to read. group: which of the groups all tokens belong to where there are no groups.
     """
 
     plan: Plan
@@ -36,6 +39,8 @@ class ActivePlan:
     consulted: bool = False
     groups: QueryGroups | None = None
     attend: Callable[[Tensor, Tensor, Tensor, int, Tensor | None, bool], Tensor] | None = None
+    shared: Recording | Sharing | None = None
+    group: str = HIGH
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
@@ -81,16 +86,28 @@ def grouped_attention(
     q, k, v: (batch, heads, tokens, channels) with `skip_reshape`, else (batch, tokens, heads * channels).
     """
     active = now_running()
-    if active is None or active.groups is None:
+    if active is None:
         return attend(q, k, v, mask)
+    shared, tokens_at = active.shared, 2 if skip_reshape else 1
+    if isinstance(shared, Recording):
+        return shared.attention(q, k, v, mask, heads, skip_reshape, attend)
+    attend_of = {HIGH: attend, LOW: attend}
+    number = None if shared is None else shared.next_call(q, k, tokens_at)
+    if shared is not None and number is not None:
+        q, k = (shared.adapted(number, x, which, heads, skip_reshape) for x, which in ((q, "q"), (k, "k")))
+        for group in attend_of:
+            order = None if active.groups is None else partial(active.groups.query_order, q.shape[tokens_at], group)
+            attend_of[group] = shared.attention_of(number, group, order, skip_reshape, attend, rotate, out_tokens_at)
+    if active.groups is None:
+        return attend_of[active.group](q, k, v, mask)
     if skip_reshape:
-        return active.groups.attention(q, k, v, mask, attend, rotate, 2, out_tokens_at)
+        return active.groups.attention(q, k, v, mask, attend_of, rotate, 2, out_tokens_at)
 
     def rotate_flat(keys: Tensor, table: Tensor) -> Tensor:
         split = keys.unflatten(-1, (heads, -1)).transpose(1, 2)
         return rotate(split, table).transpose(1, 2).flatten(2)
 
-    return active.groups.attention(q, k, v, mask, attend, rotate_flat, 1, out_tokens_at)
+    return active.groups.attention(q, k, v, mask, attend_of, rotate_flat, 1, out_tokens_at)
 
 
 # torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at

@@ -23,7 +23,7 @@ class Architecture:
     embedder, patch_layer: attributes of the transformer. patch_order: how a patch is flattened for a linear layer.
     order: what an embedder call holds. native: tokens per side at the trained size; native_frames: latent frames.
     centred: positions count from the image's middle, and text begins where the longer side ends.
-    mixed_refusal: why mixed resolution is not possible yet, empty where it is.
+    mixed_refusal, style_refusal: why mixed resolution and shared attention are not possible yet, empty where they are.
     hidden, channels: further marks that tell variants of one class apart.
     """
 
@@ -40,6 +40,7 @@ class Architecture:
     riflex_pair: int | None = None
     centred: bool = False
     mixed_refusal: str = ""
+    style_refusal: str = ""
     hidden: int | None = None
     channels: int | None = None
 
@@ -70,6 +71,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "HunyuanVideo", ("HunyuanVideo",), _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16, native_frames=33, riflex_pair=4,
         mixed_refusal="its text refiner and its reference frames have not been separated from the image yet",
+        style_refusal="its text stands before or behind the image depending on the version",
     ),
 )  # fmt: skip
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .handover import HandOver
 from .mixed import ALIGNED, COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
-from .phase import GroupGrid, OneGrid, QueryGroups
+from .one_grid import OneGrid
+from .phase import GroupGrid, QueryGroups
 from .regions import CellGrid, TokenLayout
 from .saliency import most_salient, saliency
 from .stack import Stack

@@ -7,9 +7,8 @@ other group is turned by the difference, which is exact because rotations commut
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,7 +102,7 @@ class QueryGroups:
                 turned["tail"] = (LOW, last, length)
         for name, (group, begin, end) in turned.items():
             if begin < end:
-                self._turns[name] = _difference(tables[group][:, :, begin:end], own[:, :, begin:end])
+                self._turns[name] = difference(tables[group][:, :, begin:end], own[:, :, begin:end])
         return own.expand(max(batch, len(own)), *own.shape[1:])
 
     @property
@@ -114,7 +113,7 @@ class QueryGroups:
         """A sequence of text alone, for hosts that rotate it apart from the image."""
         own, other = (self._group_table(ids, ids.shape[1], group) for group in (self.text_group, self._other_than_texts))
         if self._text_differs():
-            self._turns["text"] = _difference(other, own)
+            self._turns["text"] = difference(other, own)
         return own
 
     def _text_differs(self) -> bool:
@@ -189,12 +188,12 @@ class QueryGroups:
         k: Tensor,
         v: Tensor,
         mask: Tensor | None,
-        attend: Attend,
+        attend: Mapping[str, Attend],
         rotate: Callable[[Tensor, Tensor], Tensor],
         tokens_at: int,
         out_tokens_at: int,
     ) -> Tensor:
-        """Two attention calls in place of one, each over the keys its query group sees; q and k arrive rotated.
+        """Two attention calls in place of one, each over the keys its query group sees; q and k arrive rotated. attend: by query group.
 
         q, k, v have their tokens along dimension `tokens_at`, the answer of `attend` along `out_tokens_at`.
         rotate(keys, table) applies rotations (1 or batch, 1, n, pairs, 2, 2) to n of the keys.
@@ -202,14 +201,13 @@ class QueryGroups:
         length = q.shape[tokens_at]
         first = self.start(length)
         if first is None or k.shape[tokens_at] != length:
-            return attend(q, k, v, mask)
+            return attend[HIGH](q, k, v, mask)
         low_only, shared_low, shared_high, high_only = self.layout.counts
         begin_shared = first + low_only
         middle = begin_shared + shared_low
         end_shared = middle + shared_high
         end_high = end_shared + high_only
         tail = first + self.layout.tokens
-        low_first = first if self.text_group == HIGH else 0
         turns = self._turns
         text_high, text_low = (None, turns.get("text")) if self.text_group == HIGH else (turns.get("text"), None)
         high_keys = [
@@ -224,13 +222,13 @@ class QueryGroups:
             (middle, end_shared, turns.get("shared high")),
             (tail, length, turns.get("tail")),
         ]
-        high_queries: list[Piece] = [(0, low_first, None), (middle, length, None)]
-        low_queries: list[Piece] = [(low_first, middle, None)]
+        queries_of = self._queries(length, first)
         answers = []
-        for queries, keys in ((high_queries, high_keys), (low_queries, low_keys)):
+        for group, keys in ((HIGH, high_keys), (LOW, low_keys)):
+            queries = queries_of[group]
             plain_keys: list[Piece] = [(begin, end, None) for begin, end, _ in keys]
             answers.append(
-                attend(
+                attend[group](
                     _pieces(q, queries, tokens_at, rotate),
                     _pieces(k, keys, tokens_at, rotate),
                     _pieces(v, plain_keys, tokens_at, rotate),
@@ -238,23 +236,22 @@ class QueryGroups:
                 )
             )
         high, low = answers
+        low_first = queries_of[LOW][0][0]
         parts = [high.narrow(out_tokens_at, 0, low_first), low, high.narrow(out_tokens_at, low_first, length - middle)]
         return torch.cat(parts, dim=out_tokens_at)
 
+    def _queries(self, length: int, first: int) -> dict[str, list[Piece]]:
+        """A sequence of `length` by query group; what follows the image belongs to the high-resolution queries."""
+        middle = first + len(self.layout.low)
+        low_first = first if self.text_group == HIGH else 0
+        return {HIGH: [(0, low_first, None), (middle, length, None)], LOW: [(low_first, middle, None)]}
 
-class OneGrid(QueryGroups):
-    """The baseline that fails: linear positions on one group's grid for everyone, and one attention call over all tokens."""
-
-    def __init__(self, grid: str, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.grid = grid
-
-    def table(self, ids: Tensor) -> Tensor | None:
-        first = self.start(ids.shape[1])
-        return None if first is None else self._group_table(ids[:1].float(), first, self.grid)
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attend: Attend, *args: Any) -> Tensor:
-        return attend(q, k, v, mask)
+    def query_order(self, length: int, group: str) -> Tensor:
+        """Number of the image token that each query of a group is, in the order of the attention call; -1 for text and padding."""
+        first = self.start(length) or 0
+        sequence = torch.full((length,), -1)
+        sequence[first : first + self.layout.tokens] = torch.arange(self.layout.tokens)
+        return torch.cat([sequence[begin:end] for begin, end, _ in self._queries(length, first)[group]])
 
 
 def _pieces(values: Tensor, pieces: Sequence[Piece], dimension: int, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -282,7 +279,7 @@ def _masked(
     return mask if mask.shape[-2] != length else _pieces(mask, queries, mask.dim() - 2, rotate)
 
 
-def _difference(to: Tensor, own: Tensor) -> Tensor:
+def difference(to: Tensor, own: Tensor) -> Tensor:
     """The rotation, with its factor, that takes what `own` rotated to where `to` would have put it."""
     a, b = to[..., 0, 0], to[..., 1, 0]
     c, d = own[..., 0, 0], own[..., 1, 0]

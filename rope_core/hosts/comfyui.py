@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -18,10 +19,14 @@ from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
 from ..handover import Upsample
 from ..mixed import MixedResolution
+from ..phase import HIGH
 from ..stack import Call, Patch, Stack
+from ..style import SharedAttention
+from .comfyui_attention import with_grouped_attention
 from .comfyui_call import NATIVE_KEY, UPSAMPLE_KEY, ModelCall, describe_call, hidden_width
 from .comfyui_embedder import RopeEmbedder, rotary_facts
 from .comfyui_mixed import MixedCalls
+from .comfyui_style import StyleCalls, check_reference, drop_after_sampling
 
 log = logging.getLogger("ropeworks")
 KEY = "ropeworks"
@@ -33,10 +38,14 @@ def add_patch(model: Any, patch: Patch) -> Any:
     Raises RopeWorksError when the model's family is unknown, or known and not ready for this kind of patch.
     """
     architecture = architecture_of(model)
-    if isinstance(patch, MixedResolution) and architecture.mixed_refusal:
-        raise RopeWorksError(
-            f"mixed resolution on {architecture.family} is not supported yet: {architecture.mixed_refusal}. Remove the node for this model."
-        )
+    for kind, what, refusal in (
+        (MixedResolution, "mixed resolution", architecture.mixed_refusal),
+        (SharedAttention, "shared attention", architecture.style_refusal),
+    ):
+        if isinstance(patch, kind) and refusal:
+            raise RopeWorksError(f"{what} on {architecture.family} is not supported yet: {refusal}. Remove the node for this model.")
+    if isinstance(patch, SharedAttention):
+        check_reference(patch, model.model.latent_format, architecture)
     stack = stack_of(model)
     clone = model.clone()
     path = f"diffusion_model.{architecture.embedder}"
@@ -48,6 +57,8 @@ def add_patch(model: Any, patch: Patch) -> Any:
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     wrapper = _ApplyModel(architecture, facts, installed.embedder if installed else embedder, stack.with_patch(patch))
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapper)
+    if wrapper.style is not None and not clone.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, drop_after_sampling)
     return clone
 
 
@@ -104,6 +115,7 @@ class _ApplyModel:
         self.embedder = embedder
         self.stack = stack
         self.mixed = MixedCalls(architecture, rotary, embedder, stack) if stack.find(MixedResolution) else None
+        self.style = StyleCalls(architecture, rotary, stack) if stack.find(SharedAttention) else None
         self._announced: tuple[Callable[[], Tensor | None], tuple[int, ...]] | None = None
 
     def __deepcopy__(self, memo: object) -> _ApplyModel:
@@ -123,9 +135,16 @@ class _ApplyModel:
         request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
         call, locate = describe_call(request, self.architecture, self.rotary)
         first = self._announce(call, request.schedule, tuple(x.shape[2:]))
+        references = self.style.ready(request, call) if self.style is not None else None
         if self.mixed is not None:
-            return self.mixed.answer(request, call)
-        with running(ActivePlan(self.stack.resolve(call), call, len(x), locate)) as active:
+            return self.mixed.answer(request, call, references)
+        active = ActivePlan(self.stack.resolve(call), call, len(x), locate)
+        if references is not None:
+            active.shared = references.sharing(request, {HIGH: (call, active.plan, 1.0)})
+        if self.style is not None:
+            options, active.attend = with_grouped_attention(request.options)
+            request = replace(request, options=options)
+        with running(active):
             result = request.run()
         if first and not active.consulted:
             log.warning("another node replaced this model's rotary embedder after RoPE Works, so the RoPE patches have no effect")

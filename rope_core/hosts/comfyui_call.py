@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -94,11 +95,72 @@ def describe_call(
     return call, _locator(architecture, grid, request)
 
 
+def image_tokens(request: ModelCall) -> int:
+    """Tokens of the request's latent."""
+    frames, rows, columns = token_grid(tuple(request.x.shape), patch_size(request.host.diffusion_model))
+    return frames * rows * columns
+
+
 def position_steps(architecture: Architecture, options: dict[str, Any]) -> tuple[float, ...]:
     """Distance of neighbouring tokens per axis, as core's own position scaling sets it."""
     rope_options = options.get("rope_options") or {}
     names = {TIME: "scale_t", HEIGHT: "scale_y", WIDTH: "scale_x"}
     return tuple(float(rope_options.get(names.get(role, ""), 1.0)) for role in architecture.roles)
+
+
+def joint_start(architecture: Architecture, request: ModelCall, tokens: int) -> Callable[[int], int | None]:
+    """Length of a sequence -> its first image token where it holds all `tokens` of the image, with the text where they are joined."""
+    text = request.text_tokens
+    if architecture.order == IMAGE_ONLY:
+        return lambda length: 0 if length == tokens else None
+    if architecture.order == BY_POSITION:
+        caption, multiple = caption_tokens(request), getattr(request.host.diffusion_model, "pad_tokens_multiple", None) or 1
+        image = ceil(tokens / multiple) * multiple
+        return lambda length: caption if length == caption + image else None
+    return lambda length: text if length >= text + tokens else None
+
+
+def caption_tokens(request: ModelCall) -> int:
+    """Lumina: tokens in front of the image, whose place along the index axis counts on from them."""
+    transformer = request.host.diffusion_model
+    if not hasattr(transformer, "pad_tokens_multiple"):  # older cores cut off what the mask hides
+        return int(request.extra.get("num_tokens", request.text_tokens))
+    multiple = transformer.pad_tokens_multiple or 1
+    return ceil(request.text_tokens / multiple) * multiple
+
+
+def image_index(architecture: Architecture, request: ModelCall) -> int:
+    """Where the image stands along the index axis, up to a constant of the family."""
+    return caption_tokens(request) if architecture.order == BY_POSITION else 0
+
+
+def calls_per_block(architecture: Architecture, request: ModelCall, tokens: int) -> int:
+    """How many attention calls of a block have `tokens` queries and keys: on Wan, prompts as long as the clip look like the clip."""
+    if architecture.order != IMAGE_ONLY:
+        return 1
+    lengths = [request.text_tokens]
+    if getattr(request.host.diffusion_model, "img_emb", None) is not None:
+        vision = request.extra.get("clip_fea")
+        lengths.append(request.text_tokens if vision is None else vision.shape[-2])  # without one it reads the text in its place
+    return 1 + lengths.count(tokens)
+
+
+def image_positions(architecture: Architecture, call: Call, options: dict[str, Any]) -> tuple[Tensor, tuple[int, int, int]]:
+    """(positions (tokens, axes) of a call's own image, its grid of frames, rows and columns)."""
+    steps, shifts = position_steps(architecture, options), options.get("rope_options") or {}
+    names = {TIME: "shift_t", HEIGHT: "shift_y", WIDTH: "shift_x"}
+    along = {}
+    for axis, span in enumerate(call.axes):
+        if span.role in names:
+            origin = float(shifts.get(names[span.role], 0.0)) - (span.length // 2 if architecture.centred and span.spatial else 0)
+            along[span.role] = (axis, origin + steps[axis] * torch.arange(span.length, device=call.device, dtype=torch.float64))
+    grid = tuple(len(along[role][1]) if role in along else 1 for role in (TIME, HEIGHT, WIDTH))
+    ids = torch.zeros(*grid, len(call.axes), device=call.device, dtype=torch.float64)
+    for dimension, role in enumerate((TIME, HEIGHT, WIDTH)):
+        if role in along:
+            axis, values = along[role]
+            ids[..., axis] = values.view([-1 if d == dimension else 1 for d in range(3)])
+    return ids.flatten(0, 2), (grid[0], grid[1], grid[2])
 
 
 def _locator(

@@ -19,13 +19,14 @@ from ..errors import RopeWorksError
 from ..handover import HandOver
 from ..mixed import COARSE, FINE, MixedResolution
 from ..mixed_run import CONDITIONAL, MixedRun, query_groups
-from ..phase import GroupGrid
+from ..phase import HIGH, LOW, GroupGrid
 from ..regions import CellGrid, TokenLayout
 from ..stack import HEIGHT, TIME, WIDTH, Call, Stack
 from ..strip import Strip
 from .comfyui_attention import with_grouped_attention
 from .comfyui_call import UPSAMPLE_KEY, ModelCall, describe_call, hidden_width, patch_size, position_steps
 from .comfyui_gather import at_low, on_the_strip
+from .comfyui_style import ReadyReferences
 
 log = logging.getLogger("ropeworks")
 # Hooks of other nodes that are handed the tokens as a grid, which a strip is not.
@@ -44,7 +45,7 @@ class MixedCalls:
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._lowest: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def answer(self, request: ModelCall, call: Call) -> Tensor:
+    def answer(self, request: ModelCall, call: Call, references: ReadyReferences | None = None) -> Tensor:
         """The denoised latent, shaped like the request's."""
         run = self._run_of(request, patch_size(request.host.diffusion_model)[-1])
         size = (request.x.shape[-2], request.x.shape[-1])
@@ -52,29 +53,34 @@ class MixedCalls:
         sigma = _Sigma(request.t)
         stage = run.stage(sigma)
         if run.all_high and not run.chosen:
-            return self._plain(request, watched=False)
+            return self._plain(request, references, watched=references is not None)
         if stage == FINE:
-            return self._plain(replace(request, x=run.for_fine(request.x, sigma)))
+            return self._plain(replace(request, x=run.for_fine(request.x, sigma)), references)
         kinds = request.options.get("cond_or_uncond") or [CONDITIONAL]
         chunk = len(request.x) // len(kinds)
         first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
         conditional = None if first is None else slice(first, first + chunk)
         if stage == COARSE:
-            low = self._plain(at_low(request, run))
+            low = self._plain(at_low(request, run), references, LOW)
             for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
                 run.observe(sigma, answer, kind)
             return run.coarse_answer(low, size, sigma, conditional)
         strip = run.strip(request.x.device, self._longest_other(request))
-        answer = self._on_strip(request, call, run, strip, run.for_high(request.x, strip, sigma))
+        answer = self._on_strip(request, call, run, strip, run.for_high(request.x, strip, sigma), references)
         return run.mixed_answer(strip, answer, size, sigma, conditional)
 
-    def _plain(self, request: ModelCall, watched: bool = True) -> Tensor:
+    def _plain(self, request: ModelCall, references: ReadyReferences | None, group: str = HIGH, watched: bool = True) -> Tensor:
         """The call as it stands, with the frequencies and magnitudes of its own size."""
         call, locate = describe_call(request, self.architecture, self.rotary)
-        active = ActivePlan(self.stack.resolve(call), call, len(request.x), locate)
+        active = ActivePlan(self.stack.resolve(call), call, len(request.x), locate, group=group)
+        if references is not None:
+            divisor = float(self.settings.ratio) if group == LOW else 1.0
+            active.shared = references.sharing(request, {group: (call, active.plan, divisor)})
         return self._executed(request, active) if watched else self._within(request, active)
 
-    def _on_strip(self, request: ModelCall, call: Call, run: MixedRun, strip: Strip, for_high: Tensor | None) -> Tensor:
+    def _on_strip(
+        self, request: ModelCall, call: Call, run: MixedRun, strip: Strip, for_high: Tensor | None, references: ReadyReferences | None
+    ) -> Tensor:
         low_request = at_low(request, run)
         low_call, _ = describe_call(low_request, self.architecture, self.rotary)
         start, tail_is_text = self._sequences(request, strip.layout)
@@ -89,7 +95,12 @@ class MixedCalls:
             tail_is_text=tail_is_text,
         )
         on_strip = on_the_strip(request, run, strip, for_high)
-        return self._executed(on_strip, ActivePlan(groups.grids["high"].plan, call, len(request.x), lambda ids: None, groups=groups))
+        high, low = groups.grids[HIGH].plan, groups.grids[LOW].plan
+        active = ActivePlan(high, call, len(request.x), lambda ids: None, groups=groups)
+        if references is not None:
+            grids = {HIGH: (call, high, 1.0), LOW: (low_call, low, float(run.settings.ratio))}
+            active.shared = references.sharing(request, grids, strip.layout)
+        return self._executed(on_strip, active)
 
     def _grid(self, request: ModelCall, call: Call) -> GroupGrid:
         steps = position_steps(self.architecture, request.options)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..active import ActivePlan, now_running, running
+from ..active import ActivePlan, running
 from ..architectures import Architecture, recognise
 from ..errors import RopeWorksError
 from ..extrapolation import check_native_size
@@ -25,8 +24,12 @@ from ..layout import GridLayout
 from ..mixed import MixedResolution
 from ..projection import probe_convolution, probe_linear, project
 from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
+from ..style import SharedAttention
+from .diffusers_attention import run_grouped
+from .diffusers_embedders import FluxEmbedder, PlannedEmbedder, WanEmbedder, as_table, whole_patches
 from .diffusers_images import by_image
 from .diffusers_mixed import MixedFlux
+from .diffusers_style import StyleFlux
 
 log = logging.getLogger("ropeworks")
 _TRAINING_STEPS = 1000.0
@@ -40,12 +43,13 @@ def patched(
     native_pixels: int = 0,
     on_plan: Callable[[Call, Plan], None] | None = None,
     latent_upsampler: Upsample | None = None,
-    last_sigma: float = 0.0,
+    sigmas: Sequence[float] = (),
 ) -> Iterator[nn.Module]:
     """Apply `patches` to a diffusers transformer for the length of the block; afterwards it is exactly as before.
 
     native_pixels: trained size per side, 0 = the architecture's. on_plan: called with every resolved plan, once a forward pass.
-    latent_upsampler, last_sigma: for mixed resolution on latents that do not interpolate well, see `handover`; the sigma of the last step.
+    latent_upsampler: for mixed resolution on latents that do not interpolate well, see `handover`. sigmas: of all steps, largest first,
+    for an upsampler's last step and for how far a style reference's schedule is; without them 1 - sigma tells the latter.
     Raises RopeWorksError for transformers that are not supported or patched already.
     """
     name = type(transformer).__name__
@@ -54,18 +58,19 @@ def patched(
     check_native_size(native_pixels)
     attribute = _EMBEDDERS[name]
     base = getattr(transformer, attribute)
-    if isinstance(base, _Embedder):
+    if isinstance(base, PlannedEmbedder):
         raise RopeWorksError("this transformer is patched already. Leave the first block, or pass all patches to one call.")
     stack = Stack()
     for patch in patches:
         stack = stack.with_patch(patch)
-    if name != "FluxTransformer2DModel" and stack.find(MixedResolution):
-        raise RopeWorksError(f"mixed resolution on a diffusers {name} is not supported yet: use it in ComfyUI, or leave the patch out.")
+    for kind, what in ((MixedResolution, "mixed resolution"), (SharedAttention, "shared attention")):
+        if name != "FluxTransformer2DModel" and any(isinstance(patch, kind) for patch in stack.patches):
+            raise RopeWorksError(f"{what} on a diffusers {name} is not supported yet: use it in ComfyUI, or leave the patch out.")
     adapter = _Wan if name == "WanTransformer3DModel" else _Flux
     # Behind accelerate's hooks, where offloaded weights have arrived.
     forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
     own_forward = vars(transformer).get(forward)
-    replacement = adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan, (latent_upsampler, last_sigma))
+    replacement = adapter(transformer, getattr(transformer, forward), stack, native_pixels, on_plan, latent_upsampler, tuple(sigmas))
     setattr(transformer, attribute, adapter.embedder(base))
     setattr(transformer, forward, replacement)
     try:
@@ -77,40 +82,10 @@ def patched(
         setattr(transformer, attribute, base)
 
 
-class _Embedder(nn.Module):
-    """The transformer's own embedder, or the running plan's table as diffusers' (cos, sin)."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base: Any = base
-
-
-class _FluxEmbedder(_Embedder):
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        active = now_running()
-        if active is None or (active.plan.untouched and active.groups is None):
-            return self.base(ids)
-        table = active.table(ids[None], lambda tokens: _as_table(*self.base(ids[tokens]))[None, None], True)
-        return _as_cos_sin(table[0, 0])
-
-
-class _WanEmbedder(_Embedder):
-    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        active = now_running()
-        if active is None or active.plan.untouched:
-            return self.base(hidden_states)
-        grid = _whole_patches(hidden_states, tuple(self.base.patch_size))
-        axes = [torch.arange(n, device=hidden_states.device, dtype=torch.float32) for n in grid]
-        ids = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
-        table = active.table(ids, lambda tokens: _as_table(*(part[0, tokens, 0] for part in self.base(hidden_states)))[None, None], True)
-        cos, sin = _as_cos_sin(table[:, 0])
-        return cos.unsqueeze(2), sin.unsqueeze(2)
-
-
 class _Forward:
     """Replaces `transformer.forward`: resolves the stack, then runs the original under the plan."""
 
-    embedder: type[_Embedder]
+    embedder: type[PlannedEmbedder]
 
     def __init__(
         self,
@@ -119,9 +94,11 @@ class _Forward:
         stack: Stack,
         native_pixels: int,
         on_plan: Callable[[Call, Plan], None] | None,
-        upsampling: tuple[Upsample | None, float],
+        upsampler: Upsample | None,
+        sigmas: tuple[float, ...],
     ) -> None:
-        self.upsampling = upsampling
+        self.upsampler = upsampler
+        self.sigmas = sigmas
         self.original = original
         self.signature = inspect.signature(original)
         self.transformer = weakref.proxy(transformer)
@@ -171,7 +148,7 @@ class _Forward:
 
 
 class _Flux(_Forward):
-    embedder = _FluxEmbedder
+    embedder = FluxEmbedder
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -183,10 +160,11 @@ class _Flux(_Forward):
                     f"this transformer reads {reads} channels per token and answers {answers}: it takes a picture beside the latent, "
                     "which mixed resolution cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
                 )
-            calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table, *self.upsampling)
+            last_sigma = self.sigmas[-1] if self.sigmas else 0.0
+            calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table, self.upsampler, last_sigma)
 
             def mixed(plan: Plan, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Any:
-                shared = settings.automatic or self.upsampling[0] is not None
+                shared = settings.automatic or self.upsampler is not None
                 if shared and max((len(m) for m in plan.magnitudes if m is not None), default=1) > 1:
                     raise RopeWorksError(
                         "images of one batch share an automatic region or an upsampler, but SEGA makes diffusers run them one by one. "
@@ -195,6 +173,10 @@ class _Flux(_Forward):
                 return by_image(plan, arguments, lambda rows, _: calls.answer(rows, self.call_of(rows, grid), grid))
 
             self.mixed = mixed
+        self.style: StyleFlux | None = None
+        if any(isinstance(patch, SharedAttention) for patch in self.stack.patches):
+            blocks = (self.config.num_layers, self.config.num_single_layers)
+            self.style = StyleFlux(self.stack, self.original, self.call_of, blocks, self.config.in_channels // 4, self.sigmas)
         self._grid: tuple[Callable[[], Tensor | None], tuple[int, int, int]] | None = None
 
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
@@ -208,7 +190,7 @@ class _Flux(_Forward):
         return self.run(self.stack.resolve(call), call, layout, arguments)
 
     def base_table(self, ids: Tensor) -> Tensor:
-        return _as_table(*self.transformer.pos_embed.base(ids[0]))[None, None]
+        return as_table(*self.transformer.pos_embed.base(ids[0]))[None, None]
 
     def call_of(self, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Call:
         tokens, timestep = arguments["hidden_states"], arguments["timestep"]
@@ -242,20 +224,25 @@ class _Flux(_Forward):
     def run(self, plan: Plan, call: Call, layout: GridLayout, arguments: dict[str, Any]) -> Any:
         """diffusers' Flux takes one table for the whole batch, so images with magnitudes of their own run one by one."""
 
+        sharing = self.style.ready(arguments, call, plan, layout.grid) if self.style is not None else None
+
         def run(rows: dict[str, Any], mine: Plan) -> Any:
-            return super(_Flux, self).run(mine, call, layout, rows)
+            if sharing is None:
+                return super(_Flux, self).run(mine, call, layout, rows)
+            active = ActivePlan(mine, call, len(rows["hidden_states"]), lambda ids: layout, shared=sharing())
+            return run_grouped(self.original, active, rows, "a style reference")
 
         return by_image(plan, arguments, run)
 
 
 class _Wan(_Forward):
-    embedder = _WanEmbedder
+    embedder = WanEmbedder
 
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
         latent, timestep = arguments["hidden_states"], arguments["timestep"]
         embedder = self.transformer.rope.base
         patch = tuple(embedder.patch_size)
-        grid = _whole_patches(latent, patch)
+        grid = whole_patches(latent, patch)
         axes = (embedder.t_dim, embedder.h_dim, embedder.w_dim)
         hidden = self.config.num_attention_heads * self.config.attention_head_dim
         row = recognise("WanTransformer3DModel", len(axes), hidden, self.config.out_channels)
@@ -271,19 +258,3 @@ class _Wan(_Forward):
         sigma = timestep.max().float() / _TRAINING_STEPS
         # diffusers' Wan keeps theta at its default and does not store it.
         return self.call(row, axes, 10000.0, grid, sigma, token_map), 0, grid
-
-
-def _whole_patches(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, int, int]:
-    """Token grid (frames, rows, columns); diffusers' Wan drops what does not fill a patch."""
-    frames, rows, columns = (size // p for size, p in zip(latent.shape[2:], patch, strict=True))
-    return frames, rows, columns
-
-
-def _as_table(cos: Tensor, sin: Tensor) -> Tensor:
-    """diffusers' (tokens, channels) cos and sin, every value twice -> (tokens, pairs, 2, 2)."""
-    cos, sin = cos[..., ::2], sin[..., ::2]
-    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
-
-
-def _as_cos_sin(table: Tensor) -> tuple[Tensor, Tensor]:
-    return table[..., 0, 0].repeat_interleave(2, dim=-1), table[..., 1, 0].repeat_interleave(2, dim=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Callable
@@ -11,11 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..active import ActivePlan, grouped_attention, running
+from ..active import ActivePlan
 from ..errors import RopeWorksError
 from ..handover import HandOver, Upsample
 from ..mixed import COARSE, FINE, MixedResolution
@@ -24,32 +21,11 @@ from ..phase import GroupGrid
 from ..regions import CellGrid
 from ..stack import Call, Stack
 from ..strip import Strip, interpolated
+from .diffusers_attention import run_grouped
 
 log = logging.getLogger("ropeworks")
 PATCH = 2  # a packed token is 2 x 2 latent pixels
-_SDPA = inspect.signature(lambda query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False: None)
 Velocity = Callable[[dict[str, Any]], Tensor]
-
-
-class GroupedAttention(TorchFunctionMode):
-    """While it is active, torch's attention runs by query groups: diffusers' native attention comes down to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.used = False
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is not scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        self.used = True
-        given = _SDPA.bind(*args, **(kwargs or {})).arguments
-        q, k, v, mask = given.pop("query"), given.pop("key"), given.pop("value"), given.pop("attn_mask", None)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-            return scaled_dot_product_attention(q, k, v, attn_mask=mask, **given)
-
-        with torch._C.DisableTorchFunction():
-            return grouped_attention(q, k, v, mask, q.shape[1], True, attend, out_tokens_at=2)
 
 
 @dataclass
@@ -171,13 +147,8 @@ class MixedFlux:
             "hidden_states": torch.cat([packed(row), references], 1),
             "img_ids": _ids_of(arguments["img_ids"], tokens, given.shape[1] - image),
         }
-        with running(ActivePlan(high_plan, call, len(row), lambda ids: None, groups=groups)), GroupedAttention() as attention:
-            output = self.original(**mine)
-        if not attention.used:
-            raise RopeWorksError(
-                "this transformer's attention does not go through torch's scaled_dot_product_attention, so mixed resolution cannot "
-                'act. Call transformer.set_attention_backend("native").'
-            )
+        active = ActivePlan(high_plan, call, len(row), lambda ids: None, groups=groups)
+        output = run_grouped(self.original, active, mine, "mixed resolution")
         velocity = unpacked(_sample(output)[:, :tokens], (1, 1, tokens))
         return output, velocity, row - call.sigma.to(row) * velocity
 

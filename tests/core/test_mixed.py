@@ -8,7 +8,8 @@ import torch
 from rope_core import Call, Plan, RopeWorksError, Stack
 from rope_core.mixed import COARSE, FINE, MIXED, BoundaryExpandReplace, MixedResolution, Stages, token_layout
 from rope_core.mixed_run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
-from rope_core.phase import HIGH, LOW, GroupGrid, OneGrid, QueryGroups
+from rope_core.one_grid import OneGrid
+from rope_core.phase import HIGH, LOW, GroupGrid, QueryGroups
 from rope_core.regions import Box, CellGrid
 from rope_core.stack import HEIGHT, TIME, WIDTH, AxisSpan
 

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rope_core import Call, Plan, RopeWorksError
 from rope_core.active import ActivePlan, grouped_attention, running
-from rope_core.phase import HIGH, LOW, GroupGrid, OneGrid, QueryGroups, rotate_keys
+from rope_core.one_grid import OneGrid
+from rope_core.phase import HIGH, LOW, GroupGrid, QueryGroups, rotate_keys
 from rope_core.regions import TokenLayout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 
@@ -215,7 +216,9 @@ class Scene:
 
     def found(self) -> torch.Tensor:
         groups = self.groups()
-        return groups.attention(*self.rotated(groups), self.tensors()[2], self.mask_of(), attend, rotate_keys, 2, 2)
+        return groups.attention(
+            *self.rotated(groups), self.tensors()[2], self.mask_of(), {"high": attend, "low": attend}, rotate_keys, 2, 2
+        )
 
     def check(self) -> None:
         compared = torch.tensor([token[0] != "padding" for token in self.tokens()])
@@ -326,7 +329,7 @@ def positions_seen(scene: Scene) -> dict[str, tuple[list[tuple[int, int]], list]
         return q
 
     number = torch.arange(float(scene.length)).view(1, 1, -1, 1).expand(1, 1, -1, 2 * sum(PAIRS))
-    groups.attention(number, rotate_keys(key, table), number, None, record, rotate_keys, 2, 2)
+    groups.attention(number, rotate_keys(key, table), number, None, {"high": record, "low": record}, rotate_keys, 2, 2)
     return dict(zip((HIGH, LOW), found, strict=True))
 
 
@@ -374,7 +377,9 @@ class Recorded:
         self.layout, self.groups = scene.layout, scene.groups()
         self.q, self.k = scene.rotated(self.groups)
         self.v = scene.tensors()[2]
-        self.answer = self.groups.attention(self.q, self.k, self.v, scene.mask_of(), self._attend, rotate_keys, 2, 2)
+        self.answer = self.groups.attention(
+            self.q, self.k, self.v, scene.mask_of(), {"high": self._attend, "low": self._attend}, rotate_keys, 2, 2
+        )
 
     def _attend(self, q, k, v, mask):
         self.calls.append((q, k, v, mask))
@@ -443,7 +448,7 @@ def test_attention_neither_gathers_nor_makes_anything_of_the_size_of_all_pairs(t
     q, k = scene.rotated(groups)
     v = scene.tensors()[2]
     with Sizes() as seen:
-        groups.attention(q, k, v, None, lambda q, k, v, mask: q, rotate_keys, 2, 2)
+        groups.attention(q, k, v, None, dict.fromkeys(("high", "low"), lambda q, k, v, mask: q), rotate_keys, 2, 2)
     assert seen.largest <= q.numel() < scene.length**2
     assert "slice" in seen.names or "narrow" in seen.names
     assert not {name for name in seen.names if "index" in name or name in ("gather", "take", "nonzero", "masked_select")}
@@ -498,7 +503,7 @@ def test_cross_attention_and_sequences_without_image_are_left_alone():
     text = noise(1, HEADS, scene.text, 16)
     mask = noise(3, 3)
     for q, keys in ((k, text), (text, text), (text, k)):
-        assert groups.attention(q, keys, keys, mask, record, rotate_keys, 2, 2) is q
+        assert groups.attention(q, keys, keys, mask, {"high": record, "low": record}, rotate_keys, 2, 2) is q
         assert all(a is b for a, b in zip(given[-1], (q, keys, keys, mask), strict=True))
 
 
@@ -522,7 +527,7 @@ def test_a_text_rotated_apart_from_the_image_is_turned_like_one_in_front_of_it()
     torch.testing.assert_close(table, together.groups().table(ids), rtol=0, atol=1e-6)
     q, k, v = together.tensors()
     groups.start = lambda length: 4
-    found = groups.attention(rotate_keys(q, table), rotate_keys(k, table), v, None, attend, rotate_keys, 2, 2)
+    found = groups.attention(rotate_keys(q, table), rotate_keys(k, table), v, None, {"high": attend, "low": attend}, rotate_keys, 2, 2)
     torch.testing.assert_close(found, together.expected().float(), rtol=1e-5, atol=1e-5)
 
 
@@ -558,6 +563,6 @@ def test_the_baseline_puts_everything_on_one_grid_and_calls_attention_once(group
         calls.append(tensors)
         return tensors[0]
 
-    groups.attention(q, k, v, None, record, rotate_keys, 2, 2)
+    groups.attention(q, k, v, None, {"high": record, "low": record}, rotate_keys, 2, 2)
     assert len(calls) == 1
     assert all(a is b for a, b in zip(calls[0], (q, k, v, None), strict=True))

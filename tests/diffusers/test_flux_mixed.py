@@ -122,7 +122,7 @@ def draw(
 ) -> Tensor:
     """(images, 16, 2 * rows, 2 * columns), drawn by the unpatched model where there are no patches."""
     noise = noise_of(*size, images) if noise is None else noise
-    with_ours = {"native_pixels": NATIVE, "latent_upsampler": upsampler, "last_sigma": last_sigma}
+    with_ours = {"native_pixels": NATIVE, "latent_upsampler": upsampler, "sigmas": [last_sigma]}
     with patched(transformer, *patches, **with_ours) if patches else nullcontext():
         return euler(transformer, noise, images, **options)
 
@@ -544,7 +544,7 @@ def test_a_second_prompt_that_guidance_ignores_changes_nothing(transformer):
 
 def test_a_second_run_on_the_same_ids_is_not_handed_the_first_ones_picture(transformer):
     ids = grid_ids(8, 8)
-    with patched(transformer, region(), native_pixels=NATIVE, latent_upsampler=repeated, last_sigma=LAST_SIGMA):
+    with patched(transformer, region(), native_pixels=NATIVE, latent_upsampler=repeated, sigmas=[LAST_SIGMA]):
         results = [euler(transformer, noise_of(images=(image,)), (image,), ids=ids) for image in range(2)]
     for image, result in enumerate(results):
         assert close(result, draw(transformer, region(), images=(image,), upsampler=repeated)), image
