@@ -70,7 +70,7 @@ def plan_table(
 
 
 def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridLayout, frequencies: list[Tensor]) -> Tensor:
-    batch = max((len(m) for m in plan.magnitudes if m is not None), default=1)
+    batch = max((len(m) for m in (*plan.magnitudes, *plan.positions) if m is not None), default=1)
     pairs = sum(len(theta) for theta in frequencies)
     table = torch.empty(batch, 1, ids.shape[1], pairs, 2, 2, dtype=torch.float32, device=ids.device)
     if layout.start:
@@ -79,10 +79,10 @@ def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridL
         table[:, :, layout.end :] = torch.eye(2, device=ids.device)
     image = ids[0, layout.start : layout.end].view(*layout.grid, -1)
     dimensions = [_GRID_DIMENSION.get(axis.role, 0) for axis in axes]
-    positions = [
-        _positions(image[(*(slice(None) if d == dimension else 0 for d in range(3)), axis)], layout.steps, axis)
-        for axis, dimension in enumerate(dimensions)
-    ]
+    positions = []
+    for axis, dimension in enumerate(dimensions):
+        own = _positions(image[(*(slice(None) if d == dimension else 0 for d in range(3)), axis)], layout.steps, axis)
+        positions.append(_moved(own, plan.moved(axis)))
     write_grid(table[:, 0, layout.start : layout.end], layout.grid, positions, frequencies, plan.magnitudes, dimensions)
     return table
 
@@ -93,8 +93,17 @@ def _positions(found: Tensor, steps: tuple[float, ...], axis: int) -> Tensor:
     return found
 
 
+def _moved(own: Tensor, to: Tensor | None) -> Tensor:
+    """Positions along an axis, (n,) or (batch, n). Grids that a host centres stay centred: their first position grows with the extent."""
+    if to is None or len(own) != to.shape[-1]:
+        return own
+    own = own.double()
+    stretch = (to[:, -1:] - to[:, :1]) / (own[-1] - own[0]).clamp(min=1) if len(own) > 1 else torch.ones_like(to[:, :1])
+    return own[0] * stretch + to
+
+
 def _masked_table(ids: Tensor, plan: Plan, layout: MaskLayout, frequencies: list[Tensor]) -> Tensor:
-    table = token_table(ids, frequencies, [None] * len(frequencies))
+    table = token_table(_moved_tokens(ids, plan, layout), frequencies, [None] * len(frequencies))
     image = _joined(plan.magnitudes, frequencies)
     text = _joined(plan.text_magnitudes, frequencies)
     if image is None:
@@ -103,6 +112,24 @@ def _masked_table(ids: Tensor, plan: Plan, layout: MaskLayout, frequencies: list
     mask = layout.text.to(image.device).expand(ids.shape[:2])[..., None]  # (batch, tokens, 1)
     factors = torch.where(mask, text[:, None], image[:, None])  # (batch, tokens, pairs)
     return table * factors[:, None, :, :, None, None].float()
+
+
+def _moved_tokens(ids: Tensor, plan: Plan, layout: MaskLayout) -> Tensor:
+    """Image tokens at their axis' new positions, found by the old ones, which count from 0."""
+    if not any(to is not None for to in plan.positions):
+        return ids
+    fixed = layout.text if layout.reference is None else layout.text | layout.reference
+    fixed = fixed.to(ids.device).expand(ids.shape[:2])
+    batch = max(len(ids), *(len(to) for to in plan.positions if to is not None))
+    columns = []
+    for axis, own in enumerate(ids.double().expand(batch, -1, -1).unbind(-1)):
+        to = plan.moved(axis)
+        if to is None:
+            columns.append(own)
+            continue
+        number = own.round().long().clamp(0, to.shape[-1] - 1)
+        columns.append(torch.where(fixed, own, to.expand(batch, -1).gather(1, number)))
+    return torch.stack(columns, dim=-1)
 
 
 def _joined(magnitudes: Sequence[Tensor | None], frequencies: Sequence[Tensor]) -> Tensor | None:

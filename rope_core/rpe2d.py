@@ -1,30 +1,114 @@
-"""RPE-2D (seeded position draws, equidistant inference grid): order of patches in place of their distances.
+"""RPE-2D: randomised positions in training, an even grid over the trained ones at inference.
 
-In training the rows of a picture stand at distinct random places of a larger grid, in order, and so do its columns; at inference
-any size up to that grid spreads over it evenly, so that no position is new to the model.
+In training the rows of a picture stand at distinct random places of a larger grid, in order, and so do its columns. At inference any
+size up to that grid spreads over it evenly, so that no position is new to the model. On a model that was not trained this way the even
+grid is position interpolation.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
+from .extrapolation import check_method, check_native_size
+from .stack import Call, Magnitudes, Patch
+
+Mode = Literal["integer", "normalised"]
 
 
 def random_positions(count: int, maximum: int, draws: int, generator: torch.Generator | None = None) -> Tensor:
     """(draws, count) int64 on the CPU: per draw `count` distinct numbers of 0..maximum-1, ascending, all sets equally likely."""
-    _check(count, maximum)
-    keys = torch.rand(draws, maximum, generator=generator)
+    check_grid(count, maximum)
+    keys = torch.rand(draws, maximum, generator=generator, dtype=torch.float64)
     return keys.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
 def even_positions(count: int, maximum: int) -> Tensor:
     """(count,) int64 on the CPU: 0..maximum-1 in nearly equal steps, both ends included; a single one stands at 0."""
-    _check(count, maximum)
+    check_grid(count, maximum)
     return torch.linspace(0, maximum - 1, count, dtype=torch.float64).round().long()
 
 
-def _check(count: int, maximum: int) -> None:
+def scaled(positions: Tensor, maximum: int, native: float, mode: str) -> Tensor:
+    """Positions as the model sees them, float64: as they are, or normalised to the extent of `native` tokens."""
+    values = positions.double()
+    return values if mode == "integer" or maximum == 1 else values * ((native - 1) / (maximum - 1))
+
+
+def attention_scale(tokens: int, native: float) -> float:
+    """Factor on the logits of `tokens` image tokens for a model trained on `native`: sqrt(ln N' / ln N), never below 1."""
+    return math.sqrt(math.log(tokens) / math.log(native)) if tokens > native > 1 else 1.0
+
+
+def shifted(sigma: Tensor, tokens: int, native: float) -> Tensor:
+    """Sigmas of a schedule for more tokens: a s / (1 + (a - 1) s), a = sqrt(N' / N), never below 1. Ends stay ends."""
+    a = max(math.sqrt(tokens / native), 1.0)
+    return sigma if a == 1.0 else a * sigma / (1 + (a - 1) * sigma)
+
+
+def check_grid(count: int, maximum: int) -> None:
     if not 1 <= count <= maximum:
         raise RopeWorksError(f"{count} tokens along an axis do not fit a grid of {maximum}: raise max_grid, or draw a smaller picture.")
+
+
+@dataclass(frozen=True)
+class Rpe2d(Patch):
+    """The inference half, three switches. grid: spread positions over 0..max_grid-1, for models trained so.
+
+    max_grid: tokens a side of that grid, 0 = off. mode: positions as drawn, or normalised to the native extent.
+    scale_attention: logits times sqrt(ln N' / ln N). native_size: pixels a side, 0 = the architecture's.
+    """
+
+    max_grid: int = 0
+    mode: str = "integer"
+    scale_attention: bool = False
+    trained: bool = False
+    native_size: int = 0
+
+    def __post_init__(self) -> None:
+        check_method(self.mode, get_args(Mode), "mode")
+        check_native_size(self.native_size)
+        if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 0 <= self.max_grid <= 4096:
+            raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 0 (off) to 4096.")
+
+    def places(self, call: Call) -> Mapping[int, Tensor]:
+        if not self.max_grid:
+            return {}
+        found = {}
+        for axis, span in enumerate(call.with_native_size(self.native_size).axes):
+            if span.spatial and span.native:
+                places = even_positions(span.length, self.max_grid)
+                found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None].to(call.device)
+        return found
+
+    def magnitudes(self, call: Call) -> Magnitudes:
+        factor = self._factor(call)
+        if factor == 1.0:
+            return Magnitudes()
+        # A factor on both queries and keys counts twice in the logits.
+        each = torch.tensor(factor**0.5, dtype=torch.float64, device=call.device)
+        return Magnitudes({axis: each.expand(1, span.pairs) for axis, span in enumerate(call.axes)})
+
+    def _factor(self, call: Call) -> float:
+        return attention_scale(*self.counts(call)) if self.scale_attention else 1.0
+
+    def counts(self, call: Call) -> tuple[int, float]:
+        """(image tokens of a frame, tokens of the native size)."""
+        spans = [span for span in call.with_native_size(self.native_size).axes if span.spatial]
+        return math.prod(span.length for span in spans), math.prod(span.native or span.length for span in spans)
+
+    def describe(self, call: Call) -> str:
+        parts = []
+        if self.max_grid:
+            kind = "trained positions" if self.trained else "position interpolation, for this model names no RPE-2D training"
+            parts.append(f"even grid over {self.max_grid} places ({kind})")
+        factor = self._factor(call)
+        if self.scale_attention:
+            parts.append(f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is, at or below native size")
+        return f"RPE-2D on {call.family} {call.size()} tokens: {', '.join(parts) if parts else 'everything is off, nothing changes'}"

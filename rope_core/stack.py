@@ -136,6 +136,10 @@ class Patch:
     def magnitudes(self, call: Call) -> Magnitudes:
         return Magnitudes()
 
+    def places(self, call: Call) -> Mapping[int, Tensor]:
+        """New positions of the image's tokens along an axis, (1 or batch, length) float64, 0 at the host's first one."""
+        return {}
+
     def describe(self, call: Call) -> str:
         """One line for the log: what this patch does to this call, or why it does nothing."""
         raise NotImplementedError
@@ -151,10 +155,14 @@ class Plan:
     frequencies: tuple[Tensor | None, ...]
     magnitudes: tuple[Tensor | None, ...]
     text_magnitudes: tuple[Tensor | None, ...]
+    positions: tuple[Tensor | None, ...] = ()
 
     @property
     def untouched(self) -> bool:
-        return all(value is None for value in (*self.frequencies, *self.magnitudes))
+        return all(value is None for value in (*self.frequencies, *self.magnitudes, *self.positions))
+
+    def moved(self, axis: int) -> Tensor | None:
+        return self.positions[axis] if self.positions else None
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,17 @@ class Stack:
                 magnitudes[axis] = _product(magnitudes[axis], factor)
                 if found.on_text:
                     text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
-        return Plan(tuple(frequencies), tuple(magnitudes), tuple(text_magnitudes))
+        return Plan(tuple(frequencies), tuple(magnitudes), tuple(text_magnitudes), self._positions(call))
+
+    def _positions(self, call: Call) -> tuple[Tensor | None, ...]:
+        positions: list[Tensor | None] = [None] * len(call.axes)
+        for patch in self.patches:
+            active = call.within(patch.window)
+            for axis, value in patch.places(call).items():
+                own = positions[axis]
+                plain = torch.arange(call.axes[axis].length, dtype=torch.float64, device=call.device)[None] if own is None else own
+                positions[axis] = _where(active, value, plain)
+        return tuple(positions)
 
     def describe(self, call: Call) -> list[str]:
         return [patch.describe(call) for patch in self.patches]

@@ -45,14 +45,16 @@ def write_grid(
 ) -> None:
     """Fill `out` (batch, tokens, pairs, 2, 2) for a (frames, rows, columns) grid in row-major order.
 
-    Axis i has `positions[i]` along grid dimension `dimensions[i]` (0 frame, 1 row, 2 column).
+    Axis i has `positions[i]`, (n,) or (batch, n), along grid dimension `dimensions[i]` (0 frame, 1 row, 2 column).
     """
     canvas = out.view(out.shape[0], *grid, *out.shape[2:])
     first = 0
     for where, theta, magnitude, dimension in zip(positions, frequencies, magnitudes, dimensions, strict=True):
         shape = [1, 1, 1]
         shape[dimension] = grid[dimension]
-        table = rotations(where, theta, magnitude)
+        table = rotations(where, theta, magnitude if where.dim() == 1 else None)
+        if where.dim() == 2:
+            table = table[0] if magnitude is None else table[0] * magnitude.float()[:, None, :, None, None]
         pairs = table.shape[-3]
         canvas[..., first : first + pairs, :, :] = table.reshape(table.shape[0], *shape, pairs, 2, 2)
         first += pairs
