@@ -51,9 +51,13 @@ class Read:
 
 @dataclass
 class StyleRun:
-    """What one sampling run keeps, by the calls and the reference it belongs to. guider: who runs it, for its prompts."""
+    """What one sampling run keeps, by the calls and the reference it belongs to.
+
+    guider: who runs it, for its prompts. size: of the latent, [frames,] height, width.
+    """
 
     guider: Any = None
+    size: tuple[int, ...] | None = None
     noise: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     prompts: dict[tuple[int, str, int], Prompt] = field(default_factory=dict)
     reads: dict[tuple[int, str], Read] = field(default_factory=dict)
@@ -63,9 +67,9 @@ _run: ContextVar[StyleRun | None] = ContextVar("ropeworks_style_run", default=No
 
 
 @contextmanager
-def style_run(guider: Any = None) -> Iterator[StyleRun]:
+def style_run(guider: Any = None, size: tuple[int, ...] | None = None) -> Iterator[StyleRun]:
     """Holds what references have left while a sampler runs; nothing outlives it."""
-    run = StyleRun(guider)
+    run = StyleRun(guider, size)
     token = _run.set(run)
     try:
         yield run
@@ -73,10 +77,10 @@ def style_run(guider: Any = None) -> Iterator[StyleRun]:
         _run.reset(token)
 
 
-def drop_after_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
+def drop_after_sampling(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The OUTER_SAMPLE wrapper."""
-    with style_run(executor.class_obj):
-        return executor(*args, **kwargs)
+    with style_run(executor.class_obj, tuple(noise.shape[2:])):
+        return executor(noise, *args, **kwargs)
 
 
 def check_reference(patch: SharedAttention, latent_format: Any, architecture: Architecture) -> None:
@@ -108,12 +112,27 @@ class StyleCalls:
         """The references that act at this step, read; None where none does."""
         run = _run.get() or StyleRun()
         rows = _rows(positive_chunks(request.options, run.guider), len(request.x))
-        acting = [p for p in self.references if p.strength and _inside(call, p) and (p.branch == "both" or rows)]
+        inside = [p for p in self.references if p.strength and _inside(call, p)]
+        for patch in self.references:
+            if patch not in inside:
+                run.reads.pop((id(self), patch.key), None)  # a percent range that has ended needs no memory
+        acting = [p for p in inside if p.branch == "both" or rows]
         if not acting:
             return None
+        self._refuse_parts(acting, request, run)
         at, row = _step(request), rows[0].start if rows else 0
         read = [(patch, self._read(patch, request, run, at, row)) for patch in acting]
         return ReadyReferences(self.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
+
+    def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: StyleRun) -> None:
+        """A call over a part of the picture does not tell which, so a mask cannot be laid over it."""
+        now = tuple(request.x.shape[2:])
+        if run.size is not None and now != run.size and any(patch.mask is not None for patch in acting):
+            before, part = ("×".join(map(str, size)) for size in (run.size, now))
+            raise RopeWorksError(
+                f"the style mask covers a latent of {before}, and the model is called with a part of it, {part}: prompts for areas and "
+                "context windows cannot be combined with a style mask. Remove the mask, or use masks for prompts (Conditioning Set Mask)."
+            )
 
     def _read(self, patch: SharedAttention, request: ModelCall, run: StyleRun, at: tuple[int, float], row: int) -> Read:
         key = (id(self), patch.key)

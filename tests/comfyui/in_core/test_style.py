@@ -1,21 +1,22 @@
-"""Shared attention with a reference, inside the core's samplers and families."""
+"""Shared attention with a reference: what is shared, with whom, and what stays as it was. Holds what its sibling modules need, too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from ropeworks_pack.rope_core import Extrapolate, Sega
-from ropeworks_pack.rope_core.hosts.comfyui import add_patch
-from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution
+from comfy.patcher_extension import WrappersMP
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
 from ropeworks_pack.rope_core.stack import Window
-from ropeworks_pack.rope_core.style import PRESETS, SharedAttention
+from ropeworks_pack.rope_core.style import PRESETS, KeyScale, SharedAttention
 
 from . import models
-from .recording import AttentionCalls, watched
+from .recording import OVERRIDE, AttentionCalls, message_of, watched
 
 FLUX_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 16, 3, 16, 16)
+PLAIN = PRESETS["plain sharing"]
 
 
 def picture(*shape: int, seed: int = 11) -> torch.Tensor:
@@ -26,15 +27,164 @@ def style(reference: torch.Tensor | None = None, **changes: Any) -> SharedAttent
     return SharedAttention(**{"reference": picture() if reference is None else reference, **changes})
 
 
-def test_style_changes_the_picture_and_strength_0_does_not():
-    for make, shape, reference in ((models.flux, FLUX_SHAPE, picture()), (models.wan, WAN_SHAPE, picture(1, 16, 1, 12, 20))):
-        model = make()
-        plain = models.sample(model, shape, cfg=2.0)
-        found = models.sample(add_patch(model, style(reference)), shape, cfg=2.0)
-        assert torch.isfinite(found).all()
-        assert (found - plain).abs().max() > 1e-3
-        assert torch.equal(models.sample(add_patch(model, style(reference, strength=0.0)), shape, cfg=2.0), plain)
-        assert torch.equal(models.sample(model, shape, cfg=2.0), plain)
+def close(left: torch.Tensor, right: torch.Tensor, tolerance: float = 1e-4) -> bool:
+    return torch.allclose(left, right, atol=tolerance)
+
+
+@dataclass
+class ModelCalls:
+    """What passes through the model behind our wrapper, the references' own passes too: shapes, sigmas, answers."""
+
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    sigmas: list[float] = field(default_factory=list)
+    answers: list[torch.Tensor] = field(default_factory=list)
+    kinds: list[list[int]] = field(default_factory=list)
+
+    def __call__(self, executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        answer = executor(x, t, *args, **kwargs)
+        self.shapes.append(tuple(x.shape))
+        self.sigmas.append(float(t.flatten()[0]))
+        self.answers.append(answer.clone())
+        self.kinds.append(list(args[3]["cond_or_uncond"]))
+        return answer
+
+    def of(self, shape: tuple[int, ...]) -> list[int]:
+        """Numbers of the calls with one latent of `shape`, whatever the batch."""
+        return [i for i, found in enumerate(self.shapes) if found[1:] == shape[1:]]
+
+
+def counted(patched: Any) -> tuple[Any, ModelCalls]:
+    calls, clone = ModelCalls(), patched.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", calls)
+    return clone, calls
+
+
+@dataclass
+class PlainSharing:
+    """Shared attention written out, knowing nothing of ours: a wrapper that passes the reference and appends its keys and values.
+
+    text: tokens before the image in a sequence; padding: behind it, in the target's and in the reference's. blocks: which of the
+    attention calls over the image share.
+    """
+
+    reference: torch.Tensor
+    text: int
+    blocks: set[int]
+    tokens: int
+    reference_tokens: int
+    padding: tuple[int, int] = (0, 0)
+    seed: int = 0
+
+    def __call__(
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: Any,
+        context: torch.Tensor,
+        control: Any,
+        options: Any,
+        **extra: Any,
+    ) -> torch.Tensor:
+        noise = torch.randn(self.reference.shape, generator=torch.Generator().manual_seed(self.seed))
+        row, count = options["cond_or_uncond"].index(0) * (len(x) // len(options["cond_or_uncond"])), len(self.reference)
+        noisy = t[row] * noise + (1 - t[row]) * self.reference
+
+        def own(value: Any) -> Any:
+            batched = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(x)
+            return value[row : row + 1].expand(count, *value.shape[1:]) if batched else value
+
+        def blank(value: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(count, *value.shape[1 : -self.reference.dim() + 2], *self.reference.shape[2:])
+
+        passed = {name: blank(value) if name == "vace_context" else own(value) for name, value in extra.items()}
+        concat = None if c_concat is None else blank(c_concat)
+        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        watching = {**options, OVERRIDE: self.attention(kept, recording=True)}
+        executor(noisy, t[row : row + 1].expand(count), concat, own(context), None, watching, **passed)
+        return executor(x, t, c_concat, context, control, {**options, OVERRIDE: self.attention(kept, recording=False)}, **extra)
+
+    def attention(self, kept: list[tuple[torch.Tensor, torch.Tensor]], recording: bool) -> Callable[..., torch.Tensor]:
+        tokens, padding = (self.reference_tokens, self.padding[1]) if recording else (self.tokens, self.padding[0])
+        seen: list[int] = []
+
+        def attend(function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **named: Any) -> torch.Tensor:
+            split = named.get("skip_reshape", False)
+            at = 2 if split else 1
+            if q.shape[at] != self.text + tokens + padding or k.shape[at] != q.shape[at]:
+                return function(q, k, v, heads, *args, **named)
+            if recording:
+                kept.append(tuple(x.narrow(at, self.text, tokens).clone() for x in (k, v)))
+            elif len(seen) in self.blocks:
+                more = [torch.cat(list(x.unsqueeze(1)), dim=at).expand(len(k), *[-1] * (x.dim() - 1)) for x in kept[len(seen)]]
+                k, v = (torch.cat(pair, dim=at) for pair in zip((k, v), more, strict=True))
+            seen.append(0)
+            return function(q, k, v, heads, *args, **named)
+
+        return attend
+
+
+def with_plain_sharing(model: Any, **settings: Any) -> Any:
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "plain sharing", PlainSharing(**settings))
+    return clone
+
+
+@dataclass
+class Columns:
+    """The keys and values appended to attention calls of `own` keys, as the pack before us sees them."""
+
+    own: int
+    found: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def __call__(self, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **named: Any) -> Any:
+        at = 2 if named.get("skip_reshape") else 1
+        if q.shape[at] == self.own < k.shape[at]:
+            self.found.append(tuple(x.narrow(at, self.own, x.shape[at] - self.own).clone() for x in (k, v)))
+        return function(q, k, v, heads, *args, **named)
+
+    def __deepcopy__(self, memo: object) -> Columns:
+        return self
+
+
+# ---- nothing
+
+
+def test_style_that_does_nothing_is_exact_and_reads_nothing():
+    model, plain_calls = counted(models.flux())
+    plain = models.sample(model, FLUX_SHAPE, steps=3, cfg=2.0)
+    for idle in (style(strength=0.0), style(window=Window(0.999, 1.0)), style(strength=0.0, adain=1.0)):
+        patched, calls = counted(add_patch(models.flux(), idle))
+        assert torch.equal(models.sample(patched, FLUX_SHAPE, steps=3, cfg=2.0), plain)
+        assert calls.shapes == plain_calls.shapes, "a reference was read for nothing"
+    assert not close(models.sample(add_patch(models.flux(), style()), FLUX_SHAPE, steps=3, cfg=2.0), plain, 1e-3)
+
+
+def test_style_in_a_part_of_the_schedule():
+    """Sigmas 1, 0.75, 0.5 and 0.25: outside its percents a step is the plain model's and no reference is read."""
+    model, reference = models.flux(), picture(1, 16, 8, 12)
+    for window, read in ((Window(0.0, 0.6), [1.0, 0.75, 0.5]), (Window(0.3, 0.6), [0.5]), (Window(0.7, 1.0), [0.25])):
+        patched, calls = counted(add_patch(model, style(reference, window=window)))
+        result = models.sample(patched, FLUX_SHAPE, steps=4)
+        assert [round(calls.sigmas[i], 4) for i in calls.of(reference.shape)] == read
+        assert not close(result, models.sample(model, FLUX_SHAPE, steps=4), 1e-3)
+    late, late_calls = counted(add_patch(model, style(reference, window=Window(0.7, 1.0))))
+    plain, plain_calls = counted(model)
+    models.sample(late, FLUX_SHAPE, steps=4)
+    models.sample(plain, FLUX_SHAPE, steps=4)
+    steps = [late_calls.answers[i] for i in late_calls.of(FLUX_SHAPE)]
+    assert [torch.equal(*pair) for pair in zip(steps, plain_calls.answers, strict=True)] == [True, True, True, False]
+
+
+def test_a_weak_style_approaches_the_plain_picture():
+    model = models.flux()
+    plain = models.sample(model, FLUX_SHAPE)
+    apart = [(models.sample(add_patch(model, style(strength=s)), FLUX_SHAPE) - plain).abs().max() for s in (1.0, 0.1, 1e-3, 1e-7)]
+    assert apart[0] > apart[1] > apart[2] > apart[3]
+    assert apart[3] < 1e-4
+
+
+# ---- what is shared
 
 
 def test_the_reference_passes_alone_and_the_target_reads_its_columns():
@@ -43,3 +193,129 @@ def test_the_reference_passes_alone_and_the_target_reads_its_columns():
     models.sample(add_patch(model, style(picture(1, 16, 8, 12))), FLUX_SHAPE, steps=1)
     # 12 text tokens; 24 of the reference, 64 of the target; single-stream blocks share
     assert calls.lengths == [(36, 36)] * 4 + [(76, 76)] * 2 + [(76, 100)] * 2
+
+
+def test_blocks_that_share():
+    calls = AttentionCalls(kept=False)
+    model = watched(models.flux(), calls)
+    for changes, expected in (
+        ({"first_block": 0.0}, [100] * 4),
+        ({"first_block": 0.25, "last_block": 0.5}, [76, 100, 76, 76]),
+        ({"last_block": 0.75}, [76, 76, 100, 76]),
+        ({"first_block": 0.74}, [76, 76, 76, 100]),
+    ):
+        calls.lengths.clear()
+        models.sample(add_patch(model, style(picture(1, 16, 8, 12), **changes)), FLUX_SHAPE, steps=1)
+        assert [k for _, k in calls.lengths[4:]] == expected, changes
+
+
+def test_references_text_is_never_shared():
+    """However long the reference's own prompt is, its image tokens alone are appended."""
+    calls = AttentionCalls(kept=False)
+    model = watched(models.flux(), calls)
+    for tokens in (5, 12, 30):
+        calls.lengths.clear()
+        patch = style(picture(1, 16, 8, 12), conditioning=models.conditioning(tokens=tokens, seed=9))
+        models.sample(add_patch(model, patch), FLUX_SHAPE, steps=1)
+        assert calls.lengths == [(24 + tokens, 24 + tokens)] * 4 + [(76, 76)] * 2 + [(76, 100)] * 2
+
+
+def test_references_of_any_size_several_of_them_and_several_nodes():
+    model, calls = models.flux(), AttentionCalls(kept=False)
+    model = watched(model, calls)
+    results = []
+    sets = {
+        (48,): [picture(1, 16, 8, 24)],
+        (144,): [picture(1, 16, 24, 24)],
+        (20,): [picture(1, 16, 7, 9)],  # filled up to 8 x 10
+        (48 * 2,): [picture(2, 16, 8, 24)],
+        (48, 20): [picture(1, 16, 8, 24), picture(1, 16, 7, 9)],
+    }
+    for added, references in sets.items():
+        patched = model
+        for reference in references:
+            patched = add_patch(patched, style(reference))
+        calls.lengths.clear()
+        results.append(models.sample(patched, FLUX_SHAPE, steps=2))
+        assert torch.isfinite(results[-1]).all()
+        assert calls.lengths[-1] == (76, 76 + sum(added)), references[0].shape
+    assert all(not close(a, b, 1e-3) for i, a in enumerate(results) for b in results[:i])
+
+
+def test_two_patches_read_what_one_batch_reads():
+    """At one noise per reference they are the same; the noise of a batch is drawn for all of it at once."""
+    model, (one, two) = models.flux(), picture(2, 16, 8, 12).split(1)
+    noise = torch.randn(2, 16, 8, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(0)), noise[:1])
+    both = models.sample(add_patch(model, style(torch.cat([one, two]), scale=PLAIN)), FLUX_SHAPE)
+    chained = models.sample(add_patch(add_patch(model, style(one, scale=PLAIN)), style(two, scale=PLAIN)), FLUX_SHAPE)
+    assert not close(chained, both, 1e-3), "the second reference of a batch has noise of its own"
+    twice = models.sample(add_patch(add_patch(model, style(one, scale=PLAIN)), style(one, scale=PLAIN)), FLUX_SHAPE)
+    alone = models.sample(add_patch(model, style(one, scale=PLAIN)), FLUX_SHAPE)
+    assert not close(twice, alone, 1e-3), "a reference read twice weighs twice"
+
+
+def test_the_scales_follow_the_steps():
+    model, scale = models.flux(), KeyScale(0.4, 0.8, 1.0, 1.4)
+    keys = {}
+    for name, used in (("scaled", scale), ("plain", PLAIN)):
+        columns = Columns(76)
+        models.sample(add_patch(watched(model, columns), style(picture(1, 16, 8, 12), scale=used)), FLUX_SHAPE, steps=3)
+        keys[name] = [k for k, _ in columns.found]
+    for call, (scaled, plain) in enumerate(zip(keys["scaled"], keys["plain"], strict=True)):
+        step, d = call // 2, torch.arange(28) / 27  # two blocks share
+        bend = 0.4 + 0.2 * step + 0.6 * d**2
+        expected = torch.cat([torch.full((8,), 1.0 + 0.2 * step), bend, bend]).repeat_interleave(2)
+        assert torch.allclose(scaled, plain * expected, rtol=1e-4, atol=1e-6), step
+    assert len(keys["scaled"]) == 6
+
+
+def test_reference_keys_do_not_depend_on_the_target():
+    model, reference = models.flux(), picture(1, 16, 8, 12)
+    found = []
+    for seed, shape, options in ((3, FLUX_SHAPE, {}), (4, FLUX_SHAPE, {"cfg": 2.0}), (5, (1, 16, 24, 8), {}), (3, (2, 16, 16, 16), {})):
+        columns = Columns(12 + shape[-1] * shape[-2] // 4)
+        patched = add_patch(watched(model, columns), style(reference))
+        models.sample(patched, shape, seed=seed, steps=3, latent=picture(*shape, seed=seed), **options)
+        found.append([(k[:1], v[:1]) for k, v in columns.found])
+    for others in found[1:]:
+        assert len(others) == 6
+        assert all(torch.equal(a, b) for one, two in zip(found[0], others, strict=True) for a, b in zip(one, two, strict=True))
+
+
+# ---- what it is refused for
+
+
+def test_style_refusals():
+    text = message_of(lambda: add_patch(models.hunyuan(), style(picture(1, 16, 1, 16, 16))))
+    assert "shared attention on HunyuanVideo" in text
+    assert "text" in text
+    text = message_of(lambda: add_patch(models.flux(), style(picture(1, 4, 16, 16))))
+    assert "4 latent channels" in text
+    assert "Flux.1 reads 16" in text
+    assert "VAE" in text
+    assert "Wan 2.2 5B reads 48" in message_of(lambda: add_patch(models.wan_5b(), style(picture(1, 16, 1, 16, 16))))
+    for make, wrong, expected in (
+        (models.wan, picture(1, 16, 16, 16), "(references, channels, frames, height, width)"),
+        (models.qwen, picture(1, 16, 16, 16), "(references, channels, frames, height, width)"),
+        (models.flux, picture(1, 16, 1, 16, 16), "(references, channels, height, width)"),
+    ):
+        text = message_of(lambda: add_patch(make(), style(wrong)))  # noqa: B023
+        assert str(tuple(wrong.shape)) in text
+        assert expected in text
+
+
+def test_the_given_model_stays_as_it_was():
+    model = models.flux()
+    plain = models.sample(model, FLUX_SHAPE)
+    patched = add_patch(model, style())
+    assert stack_of(model).patches == ()
+    assert not model.get_wrappers(WrappersMP.APPLY_MODEL, "ropeworks")
+    assert not model.get_wrappers(WrappersMP.OUTER_SAMPLE, "ropeworks")
+    assert not torch.equal(models.sample(patched, FLUX_SHAPE), plain)
+    for options in (model.model_options, patched.model_options):
+        assert OVERRIDE not in options.get("transformer_options", {})
+    assert torch.equal(models.sample(model, FLUX_SHAPE), plain)
+    second = add_patch(patched, style(picture(seed=4)))
+    assert len(stack_of(second).patches) == 2
+    assert len(stack_of(patched).patches) == 1

@@ -1,0 +1,204 @@
+"""Shared attention together with what else may be on a model: our other patches, LoRA, other packs, torch.compile, and the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ropeworks_pack.nodes.lab_model import RopeLabModel
+from ropeworks_pack.nodes.style_ref import SharedAttentionStyleRef
+from ropeworks_pack.rope_core import Extrapolate, Sega
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels, stack_of
+from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution
+from ropeworks_pack.rope_core.style import KeyScale, SharedAttention
+
+from . import models
+from .recording import AttentionCalls, message_of, watched
+from .test_style import FLUX_SHAPE, WAN_SHAPE, close, picture, style
+
+SMALL, SMALL_CLIP = (1, 16, 8, 12), (1, 16, 1, 8, 12)
+
+
+def corner(value: float = 1.0) -> torch.Tensor:
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :2, :2] = value
+    return mask
+
+
+FAMILIES = ((models.flux, FLUX_SHAPE, SMALL), (models.wan, WAN_SHAPE, SMALL_CLIP), (models.qwen, (1, 16, 1, 16, 16), SMALL_CLIP))
+
+
+def mixed(model: Any, mask: torch.Tensor, **options: Any) -> Any:
+    patched = add_patch(model, MixedResolution(mask=mask, **{"coarse_until": 0.3, "fine_from": 0.8, **options}))
+    return add_patch(patched, BoundaryExpandReplace())
+
+
+def test_style_with_extrapolation_and_sega():
+    """The target is beyond its native size, the reference is not: each has the frequencies of its own size."""
+    for patch in (Sega(extrapolation="pi"), Extrapolate("yarn")):
+        model = set_native_pixels(models.flux(), 64)
+        other = add_patch(model, patch)
+        for reference in (picture(1, 16, 8, 8), picture(1, 16, 24, 24)):
+            found = models.sample(add_patch(other, style(reference)), FLUX_SHAPE)
+            assert torch.isfinite(found).all()
+            assert not close(found, models.sample(other, FLUX_SHAPE), 1e-3)
+        # which of both comes first does not matter
+        before = models.sample(add_patch(add_patch(model, style(picture(*SMALL))), patch), FLUX_SHAPE)
+        after = models.sample(add_patch(other, style(picture(*SMALL))), FLUX_SHAPE)
+        assert torch.equal(before, after)
+
+
+def test_style_with_a_region_over_everything_is_style_alone():
+    for make, shape, reference in ((models.flux, FLUX_SHAPE, SMALL), (models.wan, WAN_SHAPE, SMALL_CLIP)):
+        styled = add_patch(make(), style(picture(*reference)))
+        assert torch.equal(models.sample(mixed(styled, torch.ones(1, 4, 4)), shape), models.sample(styled, shape))
+
+
+def test_both_groups_of_a_mixed_step_read_the_reference():
+    calls = AttentionCalls(kept=False)
+    model = watched(models.flux(), calls)
+    region = mixed(model, corner(), coarse_until=0.0, fine_from=1.0)
+    models.sample(region, FLUX_SHAPE, steps=1)
+    alone = list(calls.lengths)
+    calls.lengths.clear()
+    models.sample(add_patch(region, style(picture(*SMALL))), FLUX_SHAPE, steps=1)
+    assert calls.lengths[:4] == [(12 + 24, 12 + 24)] * 4  # the reference's own pass
+    doubles, singles = calls.lengths[4:8], calls.lengths[8:]
+    assert doubles == alone[:4]
+    assert singles == [(queries, keys + 24) for queries, keys in alone[4:]]
+
+
+def test_style_in_every_stage_of_a_mixed_run():
+    for make, shape, reference in FAMILIES:
+        region = mixed(make(), corner())
+        for options in ({}, {"mask": torch.ones(1, 4, 4)}, {"mask": corner()}, {"strength": 0.5, "adain": 0.5, "branch": "positive"}):
+            found = models.sample(add_patch(region, style(picture(*reference), **options)), shape, steps=4, cfg=2.0)
+            assert torch.isfinite(found).all()
+            assert not close(found, models.sample(region, shape, steps=4, cfg=2.0), 1e-4)
+
+
+def test_style_with_an_empty_region_is_style_on_the_small_picture():
+    """At ratio 2 the coarse grid's neighbours are two high-resolution tokens apart, and so must be what it reads of the reference."""
+    model, reference = models.flux(), picture(1, 16, 16, 16)
+    patch = style(reference, scale=KeyScale(1.0, 1.0, 1.0, 1.0))
+    nothing = add_patch(model, MixedResolution(mask=torch.zeros(1, 4, 4), coarse_until=0.0, fine_from=1.0))
+    latent = picture(*FLUX_SHAPE, seed=2)
+    whole = models.sample(add_patch(nothing, patch), FLUX_SHAPE, steps=1, denoise=0.5, latent=latent)
+    plain = models.sample(nothing, FLUX_SHAPE, steps=1, denoise=0.5, latent=latent)
+    assert torch.isfinite(whole).all()
+    assert not close(whole, plain, 1e-3)
+
+
+def test_the_references_pass_sees_a_lora():
+    model = models.flux()
+    weight = "diffusion_model.single_blocks.0.linear1.weight"
+    difference = 0.1 * torch.randn(model.model.state_dict()[weight].shape, generator=torch.Generator().manual_seed(4))
+    adapted = model.clone()
+    adapted.add_patches({weight: (difference,)}, 1.0)
+    merged = models.flux()
+    with torch.no_grad():
+        merged.model.get_parameter(weight).add_(difference)
+    found = models.sample(add_patch(adapted, style(picture(*SMALL))), FLUX_SHAPE)
+    assert close(found, models.sample(add_patch(merged, style(picture(*SMALL))), FLUX_SHAPE))
+    assert not close(found, models.sample(add_patch(models.flux(), style(picture(*SMALL))), FLUX_SHAPE), 1e-3)
+
+
+def test_an_override_of_another_pack_is_called_and_ours_still_acts():
+    """One that scales attention, installed before us and after us."""
+
+    def halved(function: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return 0.5 * function(*args, **kwargs)
+
+    def with_override(model: Any) -> Any:
+        clone = model.clone()
+        clone.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = halved
+        return clone
+
+    model, patch = models.flux(), style(picture(*SMALL))
+    before, after = add_patch(with_override(model), patch), with_override(add_patch(model, patch))
+    found = [models.sample(patched, FLUX_SHAPE) for patched in (before, after)]
+    assert torch.equal(*found)
+    assert not close(found[0], models.sample(add_patch(model, patch), FLUX_SHAPE), 1e-3)
+    assert not close(found[0], models.sample(with_override(model), FLUX_SHAPE), 1e-3)
+
+
+def check_compiled(make: Callable[[], Any], shape: tuple[int, ...], reference: tuple[int, ...], dynamic: bool | None) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    graphs = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    patched = add_patch(make(), style(picture(*reference), refresh=2))
+    expected = models.sample(patched, shape, steps=4)
+    compiled = patched.clone()
+    set_torch_compile_wrapper(model=compiled, backend=backend, keys=["diffusion_model"], fullgraph=True, dynamic=dynamic)
+    try:
+        result = models.sample(compiled, shape, steps=4)
+    finally:
+        torch._dynamo.reset()
+    assert graphs
+    assert close(result, expected)
+
+
+def test_style_compiled():
+    check_compiled(lambda: models.flux(depth=1, depth_single_blocks=1), FLUX_SHAPE, SMALL, None)
+
+
+def test_style_compiled_on_wan():
+    check_compiled(lambda: models.wan(num_layers=2), (1, 16, 2, 16, 16), SMALL_CLIP, True)
+
+
+# ---- the node
+
+
+def execute(model: Any, **given: Any) -> Any:
+    usual = {"preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    return SharedAttentionStyleRef.execute(model, **{**usual, **given}).args[0]
+
+
+def put_on(model: Any) -> SharedAttention:
+    [patch] = [patch for patch in stack_of(model).patches if isinstance(patch, SharedAttention)]
+    return patch
+
+
+def test_the_style_node_takes_latents_and_pictures():
+    model, _, vae = RopeLabModel.execute("cat", "four renderings", "open").args
+    image = torch.rand(2, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+    by_image, by_latent = execute(model, image=image, vae=vae), execute(model, reference={"samples": vae.encode(image)})
+    assert put_on(by_image).reference.shape == (2, 16, 8, 12)
+    assert close(put_on(by_image).reference, put_on(by_latent).reference)
+    assert put_on(execute(models.wan(), reference={"samples": picture(1, 16, 8, 12)})).reference.shape == (1, 16, 1, 8, 12)
+    assert put_on(execute(models.flux(), reference={"samples": picture(1, 16, 3, 8, 12)})).reference.shape == (3, 16, 8, 12)
+    assert not stack_of(model).patches
+
+
+def test_the_style_nodes_presets_and_custom_scales():
+    model, reference = models.flux(), {"samples": picture(*SMALL)}
+    assert put_on(execute(model, reference=reference)).scale == KeyScale(0.4, 0.8, 1.0, 1.4, 2.0)
+    assert put_on(execute(model, reference=reference, preset="loose", s_hf_start=3.0)).scale == KeyScale(0.2, 0.6, 1.0, 1.5, 2.0)
+    custom = put_on(execute(model, reference=reference, preset="custom", s_hf_start=0.1, s_lf_end=1.7, beta=1.0))
+    assert custom.scale == KeyScale(0.1, 0.8, 1.0, 1.7, 1.0)
+    assert len(stack_of(execute(execute(model, reference=reference), reference=reference)).patches) == 2
+
+
+def test_what_the_style_node_refuses():
+    model = RopeLabModel.execute("cat").args[0]
+    reference, image = {"samples": picture(*SMALL)}, torch.rand(1, 64, 64, 3)
+    for given, expected in (
+        ({}, "neither reference nor image"),
+        ({"reference": reference, "image": image}, "both reference and image"),
+        ({"image": image}, "without a vae"),
+        ({"reference": {"samples": torch.zeros(SMALL)}}, "empty latent"),
+        ({"reference": {"samples": picture(1, 4, 8, 8)}}, "4 latent channels"),
+        ({"reference": reference, "preset": "magic"}, "unknown preset 'magic'"),
+        ({"reference": reference, "strength": 2.0}, "strength"),
+        ({"reference": reference, "first_block": 0.9, "last_block": 0.5}, "raise last_block"),
+        ({"reference": reference, "start_percent": 0.5, "end_percent": 0.5}, "never act"),
+        ({"reference": reference, "preset": "custom", "beta": float("nan")}, "beta"),
+    ):
+        assert expected in message_of(lambda given=given: execute(model, **given)), given
+    assert "rendering" in message_of(lambda: RopeLabModel.execute("cat", "256 px", "woodcut"))
