@@ -4,6 +4,7 @@ from .errors import RopeWorksError
 from .extrapolation import METHODS, Extrapolate
 from .mixed import BoundaryExpandReplace, MixedResolution
 from .regions import Box
+from .rpe2d import Rpe2d, Rpe2dTraining
 from .sega import SEGA_METHODS, Sega
 from .stack import Call, Magnitudes, Patch, Plan, Stack, Window
 from .style import KeyScale, SharedAttention
@@ -21,6 +22,8 @@ __all__ = [
     "Patch",
     "Plan",
     "RopeWorksError",
+    "Rpe2d",
+    "Rpe2dTraining",
     "Sega",
     "SharedAttention",
     "Stack",

@@ -8,18 +8,20 @@ grid is position interpolation.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
-from .extrapolation import check_method, check_native_size
+from .extrapolation import check_method, check_native_size, check_number
 from .stack import Call, Magnitudes, Patch
 
 Mode = Literal["integer", "normalised"]
+METADATA_KEY = "ropeworks.rpe2d"
 
 
 def random_positions(count: int, maximum: int, draws: int, generator: torch.Generator | None = None) -> Tensor:
@@ -55,6 +57,31 @@ def shifted(sigma: Tensor, tokens: int, native: float) -> Tensor:
 def check_grid(count: int, maximum: int) -> None:
     if not 1 <= count <= maximum:
         raise RopeWorksError(f"{count} tokens along an axis do not fit a grid of {maximum}: raise max_grid, or draw a smaller picture.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a LoRA's file says about its training."""
+
+    max_grid: int
+    mode: str
+    native_tokens: int
+
+    @classmethod
+    def read(cls, metadata: Any) -> Trained | None:
+        """From the header of a safetensors file, which may hold anything; None where it names no RPE-2D training."""
+        if not isinstance(metadata, Mapping) or METADATA_KEY not in metadata:
+            return None
+        found = re.fullmatch(r"max_grid=(\d{1,4}) mode=(integer|normalised) native_tokens=(\d{1,4})", str(metadata[METADATA_KEY])[:100])
+        if found is None or int(found[1]) < 1:
+            raise RopeWorksError(
+                f"the LoRA's header says {str(metadata[METADATA_KEY])[:100]!r} about RPE-2D; expected max_grid, mode and native_tokens. "
+                "Set grid to off, or to on with max_grid."
+            )
+        return cls(int(found[1]), found[2], int(found[3]))
+
+    def metadata(self) -> dict[str, str]:
+        return {METADATA_KEY: f"max_grid={self.max_grid} mode={self.mode} native_tokens={self.native_tokens}"}
 
 
 @dataclass(frozen=True)
@@ -112,3 +139,41 @@ class Rpe2d(Patch):
         if self.scale_attention:
             parts.append(f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is, at or below native size")
         return f"RPE-2D on {call.family} {call.size()} tokens: {', '.join(parts) if parts else 'everything is off, nothing changes'}"
+
+
+@dataclass(frozen=True)
+class Rpe2dTraining(Patch):
+    """The training half: every picture of every step stands at random places. Acts only while gradients are recorded.
+
+    max_grid: tokens a side of the grid drawn from. mode: integer places (as published), or normalised to the picture's own extent,
+    which is gentler on a model that is adapted. probability: share of pictures that are moved at all. seed: of the draws.
+    """
+
+    max_grid: int
+    mode: str = "integer"
+    seed: int = 0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_method(self.mode, get_args(Mode), "mode")
+        check_number("probability", self.probability, 0.0, 1.0)
+        if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 1 <= self.max_grid <= 4096:
+            raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 1 to 4096.")
+
+    def draw(self, call: Call, batch: int, step: int) -> dict[int, Tensor]:
+        """Axis -> positions (batch, length), float64: the same for the same seed and step."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        moved = torch.rand(batch, 1, generator=generator) < self.probability
+        found = {}
+        for axis, span in enumerate(call.axes):
+            if span.spatial:
+                drawn = scaled(random_positions(span.length, self.max_grid, batch, generator), self.max_grid, span.length, self.mode)
+                own = torch.arange(span.length, dtype=torch.float64)
+                found[axis] = torch.where(moved, drawn, own).to(call.device)
+        return found
+
+    def describe(self, call: Call) -> str:
+        if not torch.is_grad_enabled():
+            return f"RPE-2D training on {call.family}: no gradients are recorded, so this is not training and nothing changes"
+        places = f"{self.probability:.0%} of the pictures at random places of a grid of {self.max_grid}"
+        return f"RPE-2D training on {call.family} {call.size()} tokens: {places}, {self.mode}, seed {self.seed}"

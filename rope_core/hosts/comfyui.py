@@ -20,6 +20,7 @@ from ..errors import RopeWorksError
 from ..handover import Upsample
 from ..mixed import MixedResolution
 from ..phase import HIGH
+from ..rpe2d import Rpe2d, Rpe2dTraining
 from ..stack import Call, Patch, Stack
 from ..style import SharedAttention
 from .comfyui_attention import with_grouped_attention
@@ -27,6 +28,7 @@ from .comfyui_call import NATIVE_KEY, UPSAMPLE_KEY, ModelCall, describe_call, hi
 from .comfyui_embedder import RopeEmbedder, rotary_facts
 from .comfyui_mixed import MixedCalls
 from .comfyui_style import StyleCalls, check_reference, drop_after_sampling
+from .comfyui_training import TrainingCalls, handed_on
 
 log = logging.getLogger("ropeworks")
 KEY = "ropeworks"
@@ -46,7 +48,8 @@ def add_patch(model: Any, patch: Patch) -> Any:
             raise RopeWorksError(f"{what} on {architecture.family} is not supported yet: {refusal}. Remove the node for this model.")
     if isinstance(patch, SharedAttention):
         check_reference(patch, model.model.latent_format, architecture)
-    stack = stack_of(model)
+    stack = stack_of(model).with_patch(patch)
+    _refuse_together(stack)
     clone = model.clone()
     path = f"diffusion_model.{architecture.embedder}"
     embedder = clone.get_model_object(path)
@@ -55,11 +58,21 @@ def add_patch(model: Any, patch: Patch) -> Any:
     if installed is None:
         clone.add_object_patch(path, RopeEmbedder(embedder))
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    wrapper = _ApplyModel(architecture, facts, installed.embedder if installed else embedder, stack.with_patch(patch))
+    wrapper = _ApplyModel(architecture, facts, installed.embedder if installed else embedder, stack)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapper)
     if wrapper.style is not None and not clone.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, drop_after_sampling)
     return clone
+
+
+def _refuse_together(stack: Stack) -> None:
+    grid, training = stack.find(Rpe2d), stack.find(Rpe2dTraining)
+    moved = "RPE-2D's training" if training else "RPE-2D's grid" if grid is not None and grid.max_grid else ""
+    for kind, other in ((MixedResolution, "mixed resolution"), (SharedAttention, "a style reference")):
+        if moved and stack.find(kind):
+            raise RopeWorksError(f"{moved} cannot be combined with {other} yet: both decide where tokens stand. Remove one of the nodes.")
+    if training and grid is not None and grid.max_grid:
+        raise RopeWorksError("RPE-2D's training and its grid are on one model: one is for training, the other for drawing. Remove one.")
 
 
 def stack_of(model: Any) -> Stack:
@@ -116,6 +129,8 @@ class _ApplyModel:
         self.stack = stack
         self.mixed = MixedCalls(architecture, rotary, embedder, stack) if stack.find(MixedResolution) else None
         self.style = StyleCalls(architecture, rotary, stack) if stack.find(SharedAttention) else None
+        training = stack.find(Rpe2dTraining)
+        self.training = TrainingCalls(training) if training is not None else None
         self._announced: tuple[Callable[[], Tensor | None], tuple[int, ...]] | None = None
 
     def __deepcopy__(self, memo: object) -> _ApplyModel:
@@ -144,6 +159,9 @@ class _ApplyModel:
         if self.style is not None:
             options, active.attend = with_grouped_attention(request.options)
             request = replace(request, options=options)
+        if self.training is not None:
+            active.plan = self.training.positions(request, call, active.plan)
+            request = handed_on(request, active)
         with running(active):
             result = request.run()
         if first and not active.consulted:

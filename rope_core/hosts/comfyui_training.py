@@ -1,0 +1,59 @@
+"""ComfyUI: random positions while a LoRA is trained, the same in a checkpointed forward and in its recomputation.
+
+Under gradient checkpointing the model's forward runs a second time, within the backward pass and outside of every sampler wrapper.
+What was drawn therefore travels in transformer_options, which a recomputation gets again, and a DIFFUSION_MODEL wrapper, which a
+recomputation passes again, puts it in force.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_nested_dicts
+from torch import Tensor
+
+from ..active import ActivePlan, running
+from ..rpe2d import Rpe2dTraining
+from ..stack import Call, Plan
+from .comfyui_call import ModelCall
+
+KEY = "ropeworks_training"
+
+
+class TrainingCalls:
+    """Draws for the calls of one patched MODEL; every schedule, and so every training run, begins at step 0."""
+
+    def __init__(self, settings: Rpe2dTraining) -> None:
+        self.settings = settings
+        self._schedule: weakref.ref[Tensor] | None = None
+        self._step = 0
+
+    def positions(self, request: ModelCall, call: Call, plan: Plan) -> Plan:
+        """`plan` with places drawn for this call; as it is where nothing is being trained."""
+        if not torch.is_grad_enabled():
+            return plan
+        schedule = request.schedule
+        if schedule is not None and (self._schedule is None or self._schedule() is not schedule):
+            self._schedule, self._step = weakref.ref(schedule), 0
+        drawn = self.settings.draw(call, len(request.x), self._step)
+        self._step += 1
+        return replace(plan, positions=tuple(drawn.get(axis) for axis in range(len(call.axes))))
+
+
+def handed_on(request: ModelCall, active: ActivePlan) -> ModelCall:
+    """The request with `active` in its transformer_options, in force whenever the model's forward runs with them."""
+    options = copy_nested_dicts(request.options)
+    options[KEY] = active
+    add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _in_force, options)
+    return replace(request, options=options)
+
+
+def _in_force(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    options = kwargs.get("transformer_options")
+    if options is None:
+        options = next(value for value in args if isinstance(value, dict) and KEY in value)
+    with running(options[KEY]):
+        return executor(*args, **kwargs)

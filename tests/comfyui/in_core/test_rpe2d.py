@@ -1,0 +1,187 @@
+"""RPE-2D inside the core: the even grid, the two scalings, and random positions under gradient checkpointing."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import comfy.model_management
+import comfy.utils
+import torch
+import torch.utils.checkpoint
+from comfy.patcher_extension import WrappersMP
+from ropeworks_pack.nodes.rpe2d import RPE2DInference
+from ropeworks_pack.rope_core import Rpe2d, Rpe2dTraining
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels, stack_of
+from ropeworks_pack.rope_core.mixed import MixedResolution
+from ropeworks_pack.rope_core.rpe2d import Trained, even_positions, shifted
+from ropeworks_pack.rope_core.style import SharedAttention
+
+from . import models
+from .recording import message_of, with_embedder_recorder
+
+FLUX_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 16, 3, 16, 16)
+FAMILIES = ((models.flux, FLUX_SHAPE), (models.chroma, FLUX_SHAPE), (models.qwen, (1, 16, 1, 16, 16)), (models.wan, WAN_SHAPE))
+
+
+def test_switches_that_are_off_or_at_native_size_change_nothing():
+    for make, shape in FAMILIES:
+        model = make()
+        plain = models.sample(model, shape)
+        native = set_native_pixels(model, 128)
+        for patch in (Rpe2d(), Rpe2d(max_grid=8), Rpe2d(scale_attention=True), Rpe2d(max_grid=8, scale_attention=True)):
+            assert torch.equal(models.sample(add_patch(native, patch), shape), plain), patch
+
+
+def test_tokens_stand_where_the_even_grid_says():
+    """Beyond native size, on the trained places; normalised, on the extent of the native 4 tokens: interpolation."""
+    for native, patch, expected in (
+        (128, Rpe2d(max_grid=48), even_positions(8, 48).float()),
+        (64, Rpe2d(max_grid=8, mode="normalised"), torch.arange(8) * 3 / 7),
+    ):
+        model, calls = with_embedder_recorder(add_patch(set_native_pixels(models.flux(), native), patch), "pe_embedder")
+        models.sample(model, FLUX_SHAPE, steps=1)
+        ids, table = calls[0]
+        wanted = ids.float()
+        wanted[:, 12:, 1], wanted[:, 12:, 2] = expected.repeat_interleave(8), expected.repeat(8)
+        assert torch.allclose(table, models.flux().get_model_object("diffusion_model.pe_embedder")(wanted), atol=1e-5)
+
+
+def test_the_even_grid_acts_on_every_family():
+    for make, shape in FAMILIES:
+        model = set_native_pixels(make(), 64)
+        found = models.sample(add_patch(model, Rpe2d(max_grid=24)), shape)
+        assert torch.isfinite(found).all()
+        assert not torch.allclose(found, models.sample(model, shape), atol=1e-3)
+
+
+def test_attention_is_scaled_beyond_native_size():
+    for make, shape in FAMILIES:
+        model = set_native_pixels(make(), 64)
+        found = models.sample(add_patch(model, Rpe2d(scale_attention=True)), shape)
+        assert torch.isfinite(found).all()
+        assert not torch.allclose(found, models.sample(model, shape), atol=1e-4)
+
+
+def seen_sigmas(model: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    found = []
+
+    def look(executor: Any, x: torch.Tensor, t: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found.append(float(t.flatten()[0]))
+        return executor(x, t, *args, **kwargs)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
+    models.sample(clone, shape, steps=4)
+    return torch.tensor(found)
+
+
+def inference(model: Any, **given: Any) -> Any:
+    usual = {"grid": "auto", "attention_scale": False, "time_shift": False, "native_size": 0}
+    return RPE2DInference.execute(model, **{**usual, **given}).args[0]
+
+
+def test_the_schedule_is_shifted_for_more_tokens_and_never_twice():
+    for make, shape in FAMILIES:
+        model = set_native_pixels(make(), 64)
+        plain = seen_sigmas(model, shape)
+        once = inference(model, time_shift=True)
+        expected = shifted(plain, 64, 16)
+        assert torch.allclose(seen_sigmas(once, shape), expected, atol=1e-6)
+        assert torch.allclose(seen_sigmas(inference(once, time_shift=True), shape), expected, atol=1e-6)
+        assert torch.equal(seen_sigmas(inference(model, time_shift=True, native_size=128), shape), plain)
+        already = model.clone()
+        already.add_object_patch("model_sampling", model.get_model_object("model_sampling"))
+        assert torch.equal(seen_sigmas(inference(already, time_shift=True), shape), plain)
+        assert torch.equal(models.sample(inference(model), shape), models.sample(model, shape))
+
+
+def test_the_grid_follows_what_a_lora_says():
+    model = models.flux()
+    assert stack_of(inference(model)).find(Rpe2d).max_grid == 0
+    trained = model.clone()
+    trained.set_attachments("lora_metadata", Trained(48, "normalised", 8).metadata())
+    patch = stack_of(inference(trained)).find(Rpe2d)
+    assert (patch.max_grid, patch.mode, patch.trained) == (48, "normalised", True)
+    assert stack_of(inference(trained, grid="off")).find(Rpe2d).max_grid == 0
+    assert not stack_of(inference(model, grid="on", max_grid=64)).find(Rpe2d).trained
+    assert "Set max_grid" in message_of(lambda: inference(model, grid="on"))
+    broken = model.clone()
+    broken.set_attachments("lora_metadata", {"ropeworks.rpe2d": "max_grid=1e9"})
+    assert "expected max_grid, mode and native_tokens" in message_of(lambda: inference(broken))
+
+
+def gradients(model: Any, shape: tuple[int, ...], depth: int | None) -> torch.Tensor:
+    """Of the first block's weights after one call with gradients; depth: of modules that are checkpointed, as core's trainer does."""
+    transformer = model.model.diffusion_model
+    patched: list[torch.nn.Module] = []
+
+    def checkpointed(module: torch.nn.Module, level: int) -> None:
+        if level == depth and not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
+            own = module.forward
+            patched.append(module)
+            module.forward = lambda *a, own=own, **k: torch.utils.checkpoint.checkpoint(
+                lambda a, k: own(*a, **k), a, k, use_reentrant=False
+            )
+            return
+        for child in module.children():
+            checkpointed(child, level + (not isinstance(child, (torch.nn.ModuleList, torch.nn.Sequential))))
+
+    blocks = getattr(transformer, "double_blocks", None) or getattr(transformer, "blocks", None) or transformer.transformer_blocks
+    weight = next(p for p in blocks[0].parameters() if p.dim() == 2)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, *shape[1:], generator=generator)
+    context = torch.randn(2, 12, 48, generator=generator)
+    extra = {"y": torch.randn(2, 32, generator=generator)} if hasattr(transformer, "vector_in") else {}
+    options = {**model.model_options.get("transformer_options", {}), "wrappers": model.wrappers, "sample_sigmas": torch.linspace(1, 0, 5)}
+    for path, patch in model.object_patches.items():
+        comfy.utils.set_attr(model.model, path, patch)
+    try:
+        if depth is not None:
+            checkpointed(transformer, 1)
+        weight.requires_grad_(True)
+        weight.grad = None
+        with mock.patch.object(comfy.model_management, "in_training", True, create=True), torch.enable_grad():
+            answer = model.model.apply_model(x, torch.tensor([0.6, 0.6]), c_crossattn=context, transformer_options=options, **extra)
+            answer.square().mean().backward()
+        return weight.grad.clone()
+    finally:
+        for module in patched:
+            del module.forward
+        weight.requires_grad_(False)
+        model.unpatch_model()
+
+
+def check_training(make: Any, shape: tuple[int, ...]) -> None:
+    def fresh() -> Any:
+        return add_patch(make(), Rpe2dTraining(max_grid=24, seed=5))
+
+    with torch.inference_mode(False):
+        expected = gradients(fresh(), shape, None)
+        plain = gradients(make(), shape, None)
+        assert not torch.allclose(expected, plain, rtol=1e-3)
+        for depth in (1, 2, 3):
+            found = gradients(fresh(), shape, depth)
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-9), depth
+
+
+def test_checkpointing_recomputes_with_the_same_positions_on_qwen_image():
+    check_training(models.qwen, (1, 16, 1, 16, 16))
+
+
+def test_checkpointing_recomputes_with_the_same_positions_on_wan():
+    check_training(models.wan, WAN_SHAPE)
+
+
+def test_the_training_patch_leaves_ordinary_sampling_alone():
+    model = models.flux()
+    assert torch.equal(models.sample(add_patch(model, Rpe2dTraining(max_grid=24)), FLUX_SHAPE), models.sample(model, FLUX_SHAPE))
+
+
+def test_what_decides_about_places_twice_is_refused():
+    model = models.flux()
+    grid, mixed = Rpe2d(max_grid=48), MixedResolution(mask=torch.ones(1, 4, 4))
+    style = SharedAttention(torch.randn(1, 16, 8, 8))
+    for first, second in ((grid, mixed), (mixed, grid), (style, grid), (Rpe2dTraining(24), mixed), (Rpe2dTraining(24), grid)):
+        assert "RPE-2D" in message_of(lambda first=first, second=second: add_patch(add_patch(model, first), second))
+    add_patch(add_patch(model, Rpe2d(scale_attention=True)), mixed)
