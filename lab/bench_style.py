@@ -46,9 +46,11 @@ CASES = (
 PROFILED = (Case(), Case(reference=0.5, refresh=4))
 
 
-def cases_on(device: str) -> list[Case]:
-    """On a CPU keys and values have nowhere to move to."""
-    return [case for case in CASES if device == "cuda" or case.keep_on == "model"]
+def cases_on(device: str, smallest: bool = True) -> list[Case]:
+    """All on a GPU. On a CPU keys and values have nowhere to move to, and some rows are measured at the smallest size only."""
+    if device == "cuda":
+        return list(CASES)
+    return [case for case in CASES if case.keep_on == "model" and (smallest or (case.references == 1 and case.strength == 1))]
 
 
 def cost_of(rows: Sequence[dict[str, Any]]) -> Cost:
@@ -127,8 +129,9 @@ HEADER = (
     "expected", "pass of its own", "more keys", "measured ÷ expected", "kept",
 )  # fmt: skip
 
-NOTHING_TO_MOVE = """\
-`keep_on='cpu'` is measured on a GPU only: here the model is on the CPU, and its keys and values have nowhere to move to."""
+ON_CPU = """\
+`keep_on='cpu'` is measured on a GPU only: here the model is on the CPU, and its keys and values have nowhere to move to. Several references
+and strength 0.5 are measured at the smallest size only, to save time."""
 
 PARTS = """\
 A cycle taken apart by timers around its parts, each without what is timed inside it, plain and styled in turn; the last two columns are
@@ -154,8 +157,8 @@ def report(host: str, found: dict[str, Any], command: str) -> str:
     unlikely = [f"{side}×{side}" for side, cost in costs.items() if not cost.positive]
     if unlikely:
         lines += ["", f"The fit came out negative at {', '.join(unlikely)}: the machine was too busy. Measure again."]
-    if not any(row["keep_on"] == "cpu" for row in rows):
-        lines += ["", NOTHING_TO_MOVE]
+    if found["device"] == "cpu":
+        lines += ["", ON_CPU]
     names = {"pass_": PASS.capitalize(), "keeping": KEEPING, "attention": ATTENTION, "joining": JOINING}
     lines += ["", "## Where the time goes", "", PARTS.format(**names)]
     for profile in found["profiles"]:

@@ -31,11 +31,12 @@ def main(core: str, pack: str, answer: str, turns: int, sides: list[int]) -> Non
     model = flux(shape, device, dtype)
     bench = Bench(model, model.get_model_object(EMBEDDER), shape, text, device)
     sides = sides or list(SIDES[kind])
+    smallest = min(sides)
     with torch.inference_mode():
         for case in cases_on(kind):
             check_scores(dataclasses.replace(bench, text=COUNTED_TEXT), case)
-        rows = [measured(bench, case, side, turns) for side in sides for case in cases_on(kind)]
-        profiles = [profiled(bench, case, min(sides), turns) for case in PROFILED]
+        rows = [measured(bench, case, side, turns) for side in sides for case in cases_on(kind, side == smallest)]
+        profiles = [profiled(bench, case, smallest, turns) for case in PROFILED]
     found = {
         "rows": rows,
         "profiles": profiles,

@@ -123,12 +123,19 @@ def test_the_cases_are_those_that_the_project_claims():
 
 
 def test_keys_move_to_the_cpu_on_a_gpu_only():
-    assert cases_on("cuda") == list(CASES)
+    assert cases_on("cuda") == cases_on("cuda", smallest=False) == list(CASES)
     assert [case for case in CASES if case not in cases_on("cpu")] == [case for case in CASES if case.keep_on == "cpu"]
     on_cpu = report("", found([row(case) for case in cases_on("cpu")], []), "")
     assert "measured on a GPU only" in on_cpu
     assert "keys on the CPU" not in on_cpu
-    assert "measured on a GPU only" not in report("", found([row(case) for case in CASES], []), "")
+    on_gpu = report("", found([row(case) for case in CASES], [], device="cuda"), "")
+    assert "measured on a GPU only" not in on_gpu
+    assert "keys on the CPU" in on_gpu
+
+
+def test_a_cpu_measures_less_at_large_sizes_but_all_that_is_claimed():
+    left_out = set(cases_on("cpu")) - set(cases_on("cpu", smallest=False))
+    assert left_out == {case for case in CASES if case.references > 1 or case.strength < 1}
 
 
 def test_the_page_shows_every_row_and_where_the_time_goes():
@@ -171,7 +178,7 @@ def test_a_tiny_model_is_measured_in_a_core(tmp_path: Path, monkeypatch: pytest.
     worker.write_text(TINY)
     measured = in_comfyui(find_cores()[0], worker, 2, [4, 8])
     assert [(one["side"], named(one), one["refresh"]) for one in measured["rows"]] == [
-        (side, named(vars(case)), case.refresh) for side in (4, 8) for case in cases_on("cpu")
+        (side, named(vars(case)), case.refresh) for side in (4, 8) for case in cases_on("cpu", side == 4)
     ]
     for one in measured["rows"]:
         assert {name: [len(steps) for steps in one["seconds"][name]] for name in STEPS} == dict.fromkeys(STEPS, [one["refresh"]] * 2)
