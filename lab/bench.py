@@ -6,10 +6,7 @@ Runs on a mid-size Flux with random weights: in ComfyUI under its own interprete
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -17,17 +14,21 @@ from pathlib import Path
 
 import torch
 
+from .bench_host import in_comfyui
 from .bench_mixed import PAIRS, bench_mixed
 from .bench_style import TURNS, bench_style
-from .cores import HOW_TO, PACK, Core, find_cores
+from .cores import HOW_TO, find_cores
 from .machine import processor
 
 METHODS = ("yarn", "sega")
+WORKER = Path(__file__).with_name("bench_comfyui.py")
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lab bench", description=__doc__)
-    parser.add_argument("--tokens", type=int, nargs="+", help="tokens per side (default: 64 128; --mixed, --style: 64, more on CUDA)")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", help="tokens per side (default: 64 128; --mixed: 64, --style: 32 64, more on CUDA)"
+    )
     parser.add_argument(
         "--pairs", type=int, help=f"plain and patched steps per size and method (default: 5; --mixed: {PAIRS}, --style: {TURNS})"
     )
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
         return
     tokens, pairs = options.tokens or [64, 128], 5 if options.pairs is None else options.pairs
     if cores:
-        host, found = f"ComfyUI {cores[0].version}", in_comfyui(cores[0], tokens, pairs)
+        host, found = f"ComfyUI {cores[0].version}", in_comfyui(cores[0], WORKER, pairs, tokens)
     else:
         host, found = "diffusers", in_diffusers(tokens, pairs)
     page = report(host, found, command)
@@ -56,16 +57,6 @@ def main(arguments: list[str]) -> None:
     name = "bench_comfyui" if cores else "bench_diffusers"
     (options.out / f"{name}.md").write_text(page, encoding="utf-8")
     print(page)
-
-
-def in_comfyui(core: Core, tokens: list[int], pairs: int) -> dict:
-    """Runs bench_comfyui.py with the checkout's interpreter and returns what it measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "bench.json"
-        worker = Path(__file__).parent / "bench_comfyui.py"
-        command = [str(core.python), str(worker), str(core.path), str(PACK), str(answer), str(pairs), *map(str, tokens)]
-        subprocess.run(command, check=True)  # noqa: S603 (our own script, the user's own checkout)
-        return json.loads(answer.read_text())
 
 
 def in_diffusers(tokens: list[int], pairs: int) -> dict:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .cores import PACK, Core
-from .machine import processor
+from .bench_host import head, in_comfyui
+from .cores import Core
 
 SHARES = (0.1, 0.2, 0.3, 0.5)
 PAIRS = 5
+WORKER = Path(__file__).with_name("bench_mixed_comfyui.py")
 STEPS = ("small", "plain", "mixed")
 
 
@@ -112,21 +109,11 @@ def rectangle(rows: int, columns: int, share: float) -> tuple[int, int, int, int
 
 def bench_mixed(cores: Sequence[Core], tokens: Sequence[int], pairs: int, out: Path, command: str) -> None:
     """Measures in the first of the cores and writes the page; without tokens the worker chooses them by device."""
-    found = in_comfyui(cores[0], tokens, pairs)
+    found = in_comfyui(cores[0], WORKER, pairs, tokens)
     page = report(f"ComfyUI {cores[0].version}", found, command)
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench_mixed_comfyui.md").write_text(page, encoding="utf-8")
     print(page)
-
-
-def in_comfyui(core: Core, tokens: Sequence[int], pairs: int) -> dict[str, Any]:
-    """Runs bench_mixed_comfyui.py with the checkout's interpreter and returns what it measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "bench.json"
-        worker = Path(__file__).parent / "bench_mixed_comfyui.py"
-        command = [str(core.python), str(worker), str(core.path), str(PACK), str(answer), str(pairs), *map(str, tokens)]
-        subprocess.run(command, check=True)  # noqa: S603 (our own script, the user's own checkout)
-        return json.loads(answer.read_text())
 
 
 HOW = """\
@@ -147,15 +134,10 @@ is the rest of what our patch does outside of the model; the rotary table is the
 
 def report(host: str, found: dict[str, Any], command: str) -> str:
     """The page in markdown."""
-    shape = found["shape"]
     lines = [
         "# Mixed resolution: step time, measured and predicted",
         "",
-        f"- date: {datetime.now(timezone.utc).date().isoformat()}",
-        f"- machine: {found.get('accelerator') or processor()}, {found['threads']} threads, {found['device']}, torch {found['torch']}",
-        f"- host: {host}; Flux of random weights, {shape['hidden_size']} wide, {shape['num_heads']} heads, {shape['depth']} double and "
-        f"{shape['depth_single_blocks']} single blocks, {found['dtype']}, {found['text']} text tokens",
-        f"- command: `{command}`; {found['pairs']} turns a row",
+        *head(host, found, command, found["pairs"]),
         "",
         HOW,
         "",

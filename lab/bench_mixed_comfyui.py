@@ -24,21 +24,13 @@ JOINING, GATHERING, REST = "turning and joining", "gather and scatter", "rest of
 
 
 def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> None:
-    sys.argv = ["main.py", "--use-pytorch-cross-attention"]
-    sys.path[:0] = [core, pack]
     import torch
 
-    if not torch.cuda.is_available():
-        sys.argv.append("--cpu")
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.model_management
-
     from lab.bench_comfyui import EMBEDDER
+    from lab.bench_host import machine_facts, opened
     from lab.bench_mixed import CASES, PROFILED
 
-    device = comfy.model_management.get_torch_device()
+    device = opened(core, pack)
     kind = "cuda" if device.type == "cuda" else "cpu"
     shape, text = (FLUX if kind == "cuda" else SMALL), TEXT[kind]
     dtype = torch.bfloat16 if kind == "cuda" else torch.float32
@@ -57,10 +49,7 @@ def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> Non
         "text": text,
         "pairs": pairs,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": kind,
-        "accelerator": torch.cuda.get_device_name(device) if kind == "cuda" else None,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **machine_facts(device),
     }
     Path(answer).write_text(json.dumps(found))
 

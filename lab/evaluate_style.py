@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .evaluate import setting
-from .metrics_style import MEASURES, StyleScale, layout_shares
+from .metrics_style import MEASURES, StyleScale, copied_share, own_share
 from .sample import STEPS, Lab
 from .style import NONE, Pair, draw, everything, pairs, patches, rendered, truths
 
@@ -20,8 +20,9 @@ HOW_TO_READ = """The model knows six photographs in four renderings: photo, wood
 prompt that names a photograph and leaves the rendering open, and with another photograph in one rendering as reference. What a perfect
 borrower would draw is known: the photograph in the reference's rendering.
 
-- **copied**, **kept**: how much of the reference's outlines and of the photograph's own are in the picture (least squares over both; 1 =
-  all of them). Without a reference "copied" tells how far from 0 chance leads.
+- **copied**: how much of the reference's outlines is in the picture, beside the photograph's own (least squares over both; 1 = nothing
+  else). Without a reference it tells how far from 0 chance leads.
+- **own layout**: how much of the picture's outlines those of its own photograph explain, in any mixture of its four renderings.
 - **colour**, **texture**: the share of the way from what the same seed gives without a reference to the perfect picture, by mean and
   covariance of the colours, and by the energy per octave and direction of the brightness. 0 = no style, 1 = all of it, below 0 = away.
 - **rendering hit**: how often the perfect picture is the nearest of the photograph's four renderings, in colour and texture together.
@@ -29,8 +30,8 @@ borrower would draw is known: the photograph in the reference's rendering.
 A reference of half the side has 64 tokens, a size that this model has never seen: what it reads there is not what large models read, which
 know many sizes."""
 
-COLUMNS = {"copied": 3, "kept": 3, "colour": 2, "texture": 2, "hit": 2}
-TITLES = {"copied": "copied", "kept": "kept", "colour": "colour", "texture": "texture", "hit": "rendering hit"}
+COLUMNS = {"copied": 3, "kept": 2, "colour": 2, "texture": 2, "hit": 2}
+TITLES = {"copied": "copied", "kept": "own layout", "colour": "colour", "texture": "texture", "hit": "rendering hit"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class StyleResult:
 def measure(scale: StyleScale, pair: Pair, method: str, seed: int, picture: Tensor) -> StyleResult:
     candidates = truths(pair.subject)
     perfect = candidates[pair.rendering]
-    kept, copied = layout_shares(picture, perfect, rendered(pair.reference, pair.rendering))
+    copied = copied_share(picture, perfect, rendered(pair.reference, pair.rendering))
+    kept = own_share(picture, list(candidates.values()))
     distances = {name: scale.distance(name, picture, perfect) for name in MEASURES}
     hit = scale.nearest(picture, candidates) == pair.rendering
     return StyleResult(pair.subject, pair.reference, pair.rendering, method, seed, copied, kept, hit, distances)

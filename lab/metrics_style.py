@@ -12,14 +12,21 @@ from .metrics import luminance, outlines
 BANDS = 5
 
 
-def layout_shares(picture: Tensor, own: Tensor, reference: Tensor) -> tuple[float, float]:
-    """(kept, copied): the picture's outlines as a sum of those of its `own` photograph and of the `reference`, by least squares.
+def copied_share(picture: Tensor, own: Tensor, reference: Tensor) -> float:
+    """The reference's part of the picture's outlines, taken as a sum of those of its `own` photograph and the `reference`'s.
 
-    All maps have unit variance, so 1 means "these outlines and no others", 0 "none of them". Pictures (3, H, W) of one size.
+    By least squares on maps of unit variance: 1 means "these outlines and no others", 0 "none of them". Pictures (3, H, W) of one size.
     """
     found, *parts = (_standard(outlines(p)).flatten() for p in (picture, own, reference))
-    solved = torch.linalg.lstsq(torch.stack(parts, 1), found[:, None]).solution[:, 0]
-    return float(solved[0]), float(solved[1])
+    return float(torch.linalg.lstsq(torch.stack(parts, 1), found[:, None]).solution[1, 0])
+
+
+def own_share(picture: Tensor, renderings: Sequence[Tensor]) -> float:
+    """How much of the picture's outlines those of its own photograph explain, in whatever mixture of renderings: R squared, 0 to 1."""
+    found, *parts = (_standard(outlines(p)).flatten() for p in (picture, *renderings))
+    columns = torch.stack(parts, 1)
+    rest = found - columns @ torch.linalg.lstsq(columns, found[:, None]).solution[:, 0]
+    return float(1 - rest.square().sum() / found.square().sum())
 
 
 def colours(picture: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rope_core import KeyScale, SharedAttention
+from rope_core import KeyScale, SharedAttention, Window
 from rope_core.style import PRESETS
 
 from .model import NATIVE_PIXELS, WEIGHTS
@@ -23,6 +23,7 @@ STYLE_WEIGHTS = WEIGHTS / "style"
 NATIVE = CANVASES["1×"]
 NONE, PLAIN = "none", "plain sharing"
 PRINTED, FLAT, REVERSED = "s_hf 0.4, s_lf 1.5", "flat 0.7", "reversed: s_hf 1.5, s_lf 0.4"
+EARLY = "plain sharing, first third of the steps"
 ALL_BLOCKS, HALF_STRENGTH = "keep layout, all blocks", "keep layout, strength 0.5"
 HALF_SIDE, REFRESH, CHEAP = "keep layout, half side", "keep layout, refresh 4", "keep layout, half side, refresh 4"
 
@@ -64,6 +65,7 @@ def patches(lab: Lab, pair: Pair) -> dict[str, tuple[SharedAttention, ...]]:
     return {
         NONE: (),
         PLAIN: (SharedAttention(full, scale=PRESETS["plain sharing"]),),
+        EARLY: (SharedAttention(full, scale=PRESETS["plain sharing"], window=Window(0.0, 1 / 3)),),
         **{name: (SharedAttention(full, scale=PRESETS[name]),) for name in ("balanced", "loose", "keep layout")},
         PRINTED: (SharedAttention(full, scale=steady(0.4, 1.5)),),
         FLAT: (SharedAttention(full, scale=steady(0.7, 0.7)),),

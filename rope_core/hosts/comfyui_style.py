@@ -196,7 +196,13 @@ class StyleCalls:
         first = patch.first_block
         if first is None:
             first = counts["double_blocks"] / every if counts["single_blocks"] else 1 / 3
-        return round(first * every), round(patch.last_block * every)
+        begin, end = round(first * every), round(patch.last_block * every)
+        if begin >= end:
+            raise RopeWorksError(
+                f"none of the {every} blocks of {self.architecture.family} lies from {first:.2f} to {patch.last_block:g}, so the reference "
+                "would be read for nothing. Raise last_block, or lower first_block."
+            )
+        return begin, end
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from ..extrapolation import check_native_size
 from ..handover import Upsample
 from ..layout import GridLayout
 from ..mixed import MixedResolution
+from ..phase import HIGH
 from ..projection import probe_convolution, probe_linear, project
 from ..stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
 from ..style import SharedAttention
@@ -29,7 +30,7 @@ from .diffusers_attention import run_grouped
 from .diffusers_embedders import FluxEmbedder, PlannedEmbedder, WanEmbedder, as_table, whole_patches
 from .diffusers_images import by_image
 from .diffusers_mixed import MixedFlux
-from .diffusers_style import StyleFlux
+from .diffusers_style import ReadyReferences, StyleFlux
 
 log = logging.getLogger("ropeworks")
 _TRAINING_STEPS = 1000.0
@@ -76,6 +77,7 @@ def patched(
     try:
         yield transformer
     finally:
+        replacement.close()
         delattr(transformer, forward)
         if own_forward is not None:
             setattr(transformer, forward, own_forward)
@@ -123,6 +125,9 @@ class _Forward:
             return self.mixed(plan, arguments, grid)
         return self.run(plan, call, GridLayout(grid, start, steps=(1.0,) * len(call.axes)), arguments)
 
+    def close(self) -> None:
+        """Drops what runs have left; the block has ended."""
+
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
         """The call, the first image token and the token grid of one forward pass."""
         raise NotImplementedError
@@ -153,13 +158,16 @@ class _Flux(_Forward):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         settings = self.stack.find(MixedResolution)
+        shares = any(isinstance(patch, SharedAttention) for patch in self.stack.patches)
+        reads, answers = self.config.in_channels, self.config.out_channels or self.config.in_channels
+        if reads != answers and (settings is not None or shares):
+            what = "mixed resolution" if settings is not None else "a style reference"
+            raise RopeWorksError(
+                f"this transformer reads {reads} channels per token and answers {answers}: it takes a picture beside the latent, "
+                f"which {what} cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
+            )
+        self.style = StyleFlux(self.stack, self.original, self.call_of, self.config, self.sigmas) if shares else None
         if settings is not None:
-            reads, answers = self.config.in_channels, self.config.out_channels or self.config.in_channels
-            if reads != answers:
-                raise RopeWorksError(
-                    f"this transformer reads {reads} channels per token and answers {answers}: it takes a picture beside the latent, "
-                    "which mixed resolution cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
-                )
             last_sigma = self.sigmas[-1] if self.sigmas else 0.0
             calls = MixedFlux(self.stack, self.original, self.plain, self.call_of, self.base_table, self.upsampler, last_sigma)
 
@@ -170,24 +178,24 @@ class _Flux(_Forward):
                         "images of one batch share an automatic region or an upsampler, but SEGA makes diffusers run them one by one. "
                         "Give a mask and no upsampler, or draw one image at a time."
                     )
-                return by_image(plan, arguments, lambda rows, _: calls.answer(rows, self.call_of(rows, grid), grid))
+                references = self.style.ready(arguments, self.call_of(arguments, grid)) if self.style is not None else None
+                mine = calls if references is None else references.mixed(calls, self.plain, grid, settings.ratio)
+                return by_image(plan, arguments, lambda rows, _: mine.answer(rows, self.call_of(rows, grid), grid))
 
             self.mixed = mixed
-        self.style: StyleFlux | None = None
-        if any(isinstance(patch, SharedAttention) for patch in self.stack.patches):
-            blocks = (self.config.num_layers, self.config.num_single_layers)
-            self.style = StyleFlux(self.stack, self.original, self.call_of, blocks, self.config.in_channels // 4, self.sigmas)
         self._grid: tuple[Callable[[], Tensor | None], tuple[int, int, int]] | None = None
 
     def read(self, arguments: dict[str, Any]) -> tuple[Call, int, tuple[int, int, int]]:
         grid = self.grid(arguments["img_ids"])
         return self.call_of(arguments, grid), arguments["encoder_hidden_states"].shape[1], grid
 
-    def plain(self, arguments: dict[str, Any], grid: tuple[int, int, int]) -> Any:
-        """An ordinary call on `grid` tokens."""
+    def plain(
+        self, arguments: dict[str, Any], grid: tuple[int, int, int], references: ReadyReferences | None = None, divisor: float = 1.0
+    ) -> Any:
+        """An ordinary call on `grid` tokens. divisor: how many tokens of the whole picture's grid lie along one of them."""
         call = self.call_of(arguments, grid)
         layout = GridLayout(grid, arguments["encoder_hidden_states"].shape[1], steps=(1.0,) * len(call.axes))
-        return self.run(self.stack.resolve(call), call, layout, arguments)
+        return self.answer(self.stack.resolve(call), call, layout, arguments, references, divisor)
 
     def base_table(self, ids: Tensor) -> Tensor:
         return as_table(*self.transformer.pos_embed.base(ids[0]))[None, None]
@@ -222,17 +230,32 @@ class _Flux(_Forward):
         return self._grid[1]
 
     def run(self, plan: Plan, call: Call, layout: GridLayout, arguments: dict[str, Any]) -> Any:
+        references = self.style.ready(arguments, call) if self.style is not None else None
+        return self.answer(plan, call, layout, arguments, references)
+
+    def answer(
+        self,
+        plan: Plan,
+        call: Call,
+        layout: GridLayout,
+        arguments: dict[str, Any],
+        references: ReadyReferences | None,
+        divisor: float = 1.0,
+    ) -> Any:
         """diffusers' Flux takes one table for the whole batch, so images with magnitudes of their own run one by one."""
 
-        sharing = self.style.ready(arguments, call, plan, layout.grid) if self.style is not None else None
-
         def run(rows: dict[str, Any], mine: Plan) -> Any:
-            if sharing is None:
+            if references is None:
                 return super(_Flux, self).run(mine, call, layout, rows)
-            active = ActivePlan(mine, call, len(rows["hidden_states"]), lambda ids: layout, shared=sharing())
+            shared = references.sharing({HIGH: (call, mine, divisor)}, layout.grid)
+            active = ActivePlan(mine, call, len(rows["hidden_states"]), lambda ids: layout, shared=shared)
             return run_grouped(self.original, active, rows, "a style reference")
 
         return by_image(plan, arguments, run)
+
+    def close(self) -> None:
+        if self.style is not None:
+            self.style.drop()
 
 
 class _Wan(_Forward):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,19 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..active import ActivePlan
+from ..active import ActivePlan, now_running
 from ..errors import RopeWorksError
 from ..layout import GridLayout
-from ..mixed import MixedResolution
-from ..phase import HIGH
-from ..shared import KeyBank, Reading, Recording, Sharing
+from ..phase import HIGH, LOW
+from ..regions import TokenLayout
+from ..shared import Entry, KeyBank, Reading, Recording, Sharing
 from ..stack import Call, Plan, Stack
 from ..style import SharedAttention, reference_turn
 from .diffusers_attention import run_grouped
-from .diffusers_mixed import PATCH, packed
+from .diffusers_images import by_image
+from .diffusers_mixed import PATCH, MixedFlux, packed
 
 Grid = tuple[int, int, int]
+Grids = dict[str, tuple[Call, Plan, float]]  # group of queries -> its call, its plan, high-resolution tokens per token of its grid
 ONE_STEP = (1.0, 1.0, 1.0)
+PROMPT = ("encoder_hidden_states", "pooled_projections", "guidance")
 
 
 @dataclass(frozen=True)
@@ -58,33 +62,39 @@ class StyleFlux:
         stack: Stack,
         original: Callable[..., Any],
         describe: Callable[[dict[str, Any], Grid], Call],
-        blocks: tuple[int, int],
-        channels: int,
+        config: Any,
         sigmas: Sequence[float],
     ) -> None:
         self.stack = stack
         self.original = original
         self.describe = describe
-        self.double, self.blocks = blocks[0], sum(blocks)
+        self.double, self.blocks = config.num_layers, config.num_layers + config.num_single_layers
         self.sigmas = sigmas
         self.references = [patch for patch in stack.patches if isinstance(patch, SharedAttention)]
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        if self.references and stack.find(MixedResolution):
-            raise RopeWorksError("mixed resolution with a style reference is not supported on diffusers yet: use ComfyUI for both at once.")
         for patch in self.references:
-            _check(patch, channels)
+            _check(patch, config)
 
-    def ready(self, arguments: dict[str, Any], call: Call, plan: Plan, grid: Grid) -> Callable[[], Sharing] | None:
-        """Makes what the attention of one forward needs, references read; None where none acts."""
-        acting = [patch for patch in self.references if patch.strength and _inside(call, patch)]
+    def drop(self) -> None:
+        """Forgets all runs: a caller may hold on to the position ids that they belong to."""
+        self._runs.clear()
+
+    def ready(self, arguments: dict[str, Any], call: Call) -> ReadyReferences | None:
+        """What one forward on a whole picture reads, with the references' own passes behind it; None where no reference acts."""
+        able = [patch for patch in self.references if patch.strength]
+        if not able:
+            return None
+        now = float(call.sigma)
+        run = self._run(arguments["img_ids"], now)  # also for a step outside of every window, which counts as one
+        acting = [patch for patch in able if _inside(call, patch)]
+        for patch in able:
+            if patch not in acting:
+                run.reads.pop(patch.key, None)  # a window that has ended needs no memory
         if not acting:
             return None
-        run = self._run(arguments["img_ids"], float(call.sigma))
         read = [(patch, self._read(patch, arguments, run)) for patch in acting]
-        text, tokens = arguments["encoder_hidden_states"].shape[1], grid[1] * grid[2]
-        progress = torch.tensor(self._progress(run), device=call.device)
-        readings = [self._reading(patch, found, call, plan, grid, progress) for patch, found in read]
-        return lambda: Sharing(readings, lambda length: text if length >= text + tokens else None, tokens)
+        text = arguments["encoder_hidden_states"].shape[1]
+        return ReadyReferences(read, text, torch.tensor(self._progress(now), device=call.device))
 
     def _run(self, ids: Tensor, sigma: float) -> StyleRun:
         """One run per position ids, which pipelines pass at every step; where sigma is back at its first value, another begins."""
@@ -96,31 +106,40 @@ class StyleFlux:
         run.last = sigma
         return run
 
-    def _progress(self, run: StyleRun) -> float:
+    def _progress(self, sigma: float) -> float:
         """0 at the first step, 1 at the last; without the sigmas of all steps, one minus sigma stands in for it."""
         if len(self.sigmas) < 2:
-            return 1.0 - run.last
-        return min(run.step / (len(self.sigmas) - 1), 1.0)
+            return 1.0 - sigma
+        # The nearest, for pipelines round their time to half precision.
+        step = min(range(len(self.sigmas)), key=lambda number: abs(self.sigmas[number] - sigma))
+        return step / (len(self.sigmas) - 1)
 
     def _read(self, patch: SharedAttention, arguments: dict[str, Any], run: StyleRun) -> Read:
         kept, at = run.reads.get(patch.key), (run.step, run.last)
         if kept is not None and (kept.at == at or (patch.refresh > 1 and kept.at[0] // patch.refresh == at[0] // patch.refresh)):
             return kept
+        del kept
         run.reads.pop(patch.key, None)  # freed before the new one is made
         mine, grid = self._arguments(patch, arguments, run)
         call = self.describe(mine, grid)
         plan, text, tokens = self.stack.resolve(call), mine["encoder_hidden_states"].shape[1], grid[1] * grid[2]
         share = self.double / self.blocks if patch.first_block is None else patch.first_block
-        bank = KeyBank(round(share * self.blocks), round(patch.last_block * self.blocks), patch.keep_on == "cpu")
-        recording = Recording(bank, lambda length: text if length >= text + tokens else None, tokens)
         layout = GridLayout(grid, text, steps=ONE_STEP)
-        active = ActivePlan(plan, call, len(mine["hidden_states"]), lambda ids: layout, shared=recording)
-        run_grouped(self.original, active, mine, "a style reference")
-        read = run.reads[patch.key] = Read(at, bank, call, plan)
+        banks = []
+
+        def record(rows: dict[str, Any], plan: Plan) -> Any:
+            bank = KeyBank(round(share * self.blocks), round(patch.last_block * self.blocks), patch.keep_on == "cpu")
+            banks.append(bank)
+            recording = Recording(bank, _start(text, tokens), tokens)
+            active = ActivePlan(plan, call, len(rows["hidden_states"]), lambda ids: layout, shared=recording)
+            return run_grouped(self.original, active, rows, "a style reference")
+
+        by_image(plan, mine, record)
+        read = run.reads[patch.key] = Read(at, _joined(banks), call, plan)
         return read
 
     def _arguments(self, patch: SharedAttention, arguments: dict[str, Any], run: StyleRun) -> tuple[dict[str, Any], Grid]:
-        """The reference, noised to the step's sigma, with the prompt of the batch's first image."""
+        """The reference, noised to the step's sigma, with its own prompt or that of the batch's first image."""
         given = arguments["hidden_states"]
         clean = patch.reference.to(given)
         if patch.key not in run.noise:
@@ -132,31 +151,90 @@ class StyleFlux:
         places = ids[:1].repeat(grid[1] * grid[2], 1)
         places[:, 1] += torch.arange(grid[1], device=ids.device).repeat_interleave(grid[2])
         places[:, 2] += torch.arange(grid[2], device=ids.device).repeat(grid[1])
+        prompt = {name: arguments[name][:1] for name in PROMPT if arguments.get(name) is not None}
+        prompt |= {name: value.to(given) for name, value in (patch.conditioning or {}).items()}
+        prompt = {name: value.expand(len(clean), *value.shape[1:]) for name, value in prompt.items()}
+        text, length = arguments["txt_ids"], prompt["encoder_hidden_states"].shape[1]
+        if text.shape[-2] != length:  # all text stands at one place in Flux
+            text = text[..., :1, :].expand(*text.shape[:-2], length, -1)
+        options = arguments.get("joint_attention_kwargs") or {}
+        return {
+            **prompt,
+            "hidden_states": packed((1 - sigma) * clean + sigma * run.noise[patch.key]),
+            "timestep": arguments["timestep"].reshape(-1)[:1].expand(len(clean)),
+            "img_ids": places,
+            "txt_ids": text,
+            # An IP-Adapter's picture is the target's, and so are a ControlNet's residuals.
+            "joint_attention_kwargs": {name: value for name, value in options.items() if not name.startswith("ip_")},
+            "return_dict": False,
+        }, grid
 
-        def first(name: str) -> Tensor | None:
-            value = arguments.get(name)
-            return None if value is None else value[:1].expand(len(clean), *value.shape[1:])
 
-        names = ("encoder_hidden_states", "pooled_projections", "timestep", "guidance")
-        kept = {name: value for name, value in arguments.items() if name in ("txt_ids", "joint_attention_kwargs", "return_dict")}
-        tokens = packed((1 - sigma) * clean + sigma * run.noise[patch.key])
-        return {**kept, **{name: first(name) for name in names}, "hidden_states": tokens, "img_ids": places}, grid
+@dataclass(frozen=True)
+class ReadyReferences:
+    """References read for one forward of `text` text tokens. progress: scalar, 0 at the first step, 1 at the last."""
 
-    def _reading(self, patch: SharedAttention, read: Read, call: Call, plan: Plan, grid: Grid, progress: Tensor) -> Reading:
-        rows, columns = read.call.axes[1].length, read.call.axes[2].length
-        ids = torch.zeros(rows, columns, 3, dtype=torch.float64, device=call.device)
-        ids[..., 1] = torch.arange(rows, device=call.device)[:, None]
-        ids[..., 2] = torch.arange(columns, device=call.device)[None]
-        turn = reference_turn(ids.flatten(0, 1), (1, rows, columns), (read.call, read.plan), (call, plan), 1.0)
+    read: list[tuple[SharedAttention, Read]]
+    text: int
+    progress: Tensor
+
+    def sharing(self, grids: Grids, grid: Grid, layout: TokenLayout | None = None) -> Sharing:
+        """What the attention of one call on `grid` needs. layout: its tokens, where they are not a plain grid."""
+        tokens = grid[1] * grid[2] if layout is None else layout.tokens
+        readings = [self._reading(patch, read, grids, patch.covered(grid, layout)) for patch, read in self.read]
+        return Sharing(readings, _start(self.text, tokens), tokens)
+
+    def _reading(self, patch: SharedAttention, read: Read, grids: Grids, covered: Tensor | None) -> Reading:
+        rows, columns, device = read.call.axes[1].length, read.call.axes[2].length, self.progress.device
+        ids = torch.zeros(rows, columns, 3, dtype=torch.float64, device=device)
+        ids[..., 1] = torch.arange(rows, device=device)[:, None]
+        ids[..., 2] = torch.arange(columns, device=device)[None]
+        where, shape, own = ids.flatten(0, 1), (1, rows, columns), (read.call, read.plan)
+        turns = {group: reference_turn(where, shape, own, (call, plan), by) for group, (call, plan, by) in grids.items()}
         return Reading(
             read.bank,
-            patch.scale.factors(call.axes, progress),
+            patch.scale.factors(read.call.axes, self.progress),
             patch.column_bias if patch.strength < 1 else 0.0,
             patch.adain,
-            {} if turn is None else {HIGH: turn},
+            {group: turn for group, turn in turns.items() if turn is not None},
             None,
-            patch.covered(grid),
+            covered,
         )
+
+    def mixed(self, calls: MixedFlux, plain: Callable[..., Any], grid: Grid, ratio: int) -> MixedFlux:
+        """`calls`, with the same runs, for one forward on `grid` that reads these references.
+
+        plain(arguments, grid, references, divisor) answers an ordinary call on a grid `divisor` times as coarse.
+        """
+        mine, original = copy(calls), calls.original
+
+        def strip(**arguments: Any) -> Any:
+            active = now_running()
+            if active is not None and active.groups is not None:
+                high, low = (active.groups.grids[group] for group in (HIGH, LOW))
+                grids = {HIGH: (high.call, high.plan, 1.0), LOW: (low.call, low.plan, float(ratio))}
+                active.shared = self.sharing(grids, grid, active.groups.layout)
+            return original(**arguments)
+
+        mine.original = strip
+        mine.plain = lambda arguments, now: plain(arguments, now, self, 1.0 if now == grid else float(ratio))
+        return mine
+
+
+def _start(text: int, tokens: int) -> Callable[[int], int | None]:
+    return lambda length: text if length >= text + tokens else None
+
+
+def _joined(banks: Sequence[KeyBank]) -> KeyBank:
+    """One bank of the references that passed one by one."""
+    whole, *others = banks
+    for number in whole.entries if others else ():
+        found = [bank.entries[number] for bank in banks]
+        sizes = [torch.stack(values).square().mean(0).sqrt() for values in ([e.q_size for e in found], [e.k_size for e in found])]
+        whole.entries[number] = Entry(torch.cat([e.k for e in found]), torch.cat([e.v for e in found]), *sizes)
+        for bank in others:
+            del bank.entries[number]
+    return whole
 
 
 def _inside(call: Call, patch: SharedAttention) -> bool:
@@ -164,8 +242,8 @@ def _inside(call: Call, patch: SharedAttention) -> bool:
     return inside is None or bool(inside)
 
 
-def _check(patch: SharedAttention, channels: int) -> None:
-    shape = tuple(patch.reference.shape)
+def _check(patch: SharedAttention, config: Any) -> None:
+    shape, channels = tuple(patch.reference.shape), config.in_channels // PATCH**2
     if len(shape) != 4 or shape[1] != channels or shape[2] % PATCH or shape[3] % PATCH:
         raise RopeWorksError(
             f"the reference has shape {shape}; this transformer reads (references, {channels}, height, width) with even sides. "
@@ -177,4 +255,29 @@ def _check(patch: SharedAttention, channels: int) -> None:
             "Use branch 'both', or ComfyUI."
         )
     if patch.conditioning is not None:
-        raise RopeWorksError("a prompt of the reference's own is not supported on diffusers yet. Leave conditioning out, or use ComfyUI.")
+        _check_prompt(patch.conditioning, shape[0], config)
+
+
+def _check_prompt(found: Any, references: int, config: Any) -> None:
+    wanted = {"encoder_hidden_states": ("tokens", config.joint_attention_dim), "pooled_projections": (config.pooled_projection_dim,)}
+    if config.guidance_embeds:
+        wanted["guidance"] = ()
+
+    def fits(name: str, value: Any) -> bool:
+        return (
+            name in wanted
+            and isinstance(value, Tensor)
+            and value.dim() == 1 + len(wanted[name])
+            and value.shape[0] in (1, references)
+            and all(size in (own, "tokens") for own, size in zip(value.shape[1:], wanted[name], strict=True))
+        )
+
+    if not isinstance(found, Mapping) or not all(fits(name, value) for name, value in found.items()):
+        what = f"a {type(found).__name__}"
+        if isinstance(found, Mapping):
+            what = ", ".join(f"{name} {tuple(getattr(value, 'shape', ()))}" for name, value in found.items())
+        expected = ", ".join(f"{name} ({', '.join(map(str, ('1 or references', *size)))})" for name, size in wanted.items())
+        raise RopeWorksError(
+            f"the reference's own prompt is {what}; expected a dict of any of {expected}, as the pipeline's encode_prompt gives them. "
+            "Leave conditioning out to use the target's prompt."
+        )

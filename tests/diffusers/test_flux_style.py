@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from lab.model import grid_ids, pack, unpack
-from rope_core import Extrapolate, KeyScale, MixedResolution, RopeWorksError, Sega, SharedAttention, Window
+from rope_core import Extrapolate, KeyScale, RopeWorksError, Sega, SharedAttention, Window
 from rope_core.hosts.diffusers import patched
 from rope_core.shared import KeyBank
 
@@ -224,10 +224,7 @@ def test_what_diffusers_cannot_do_is_refused_by_name(transformer, patch, message
         pass
 
 
-def test_mixed_resolution_beside_a_reference_and_other_transformers_are_refused(transformer):
-    mixed = MixedResolution(mask=torch.ones(1, 8, 8))
-    with pytest.raises(RopeWorksError, match="use ComfyUI for both"), patched(transformer, style(), mixed):
-        pass
+def test_other_transformers_are_refused():
     wan = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=24, num_layers=1, ffn_dim=32, text_dim=16, freq_dim=32)
     with pytest.raises(RopeWorksError, match="shared attention on a diffusers WanTransformer3DModel"), patched(wan, style()):
         pass

@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
 from ropeworks_pack.rope_core.stack import Window
-from ropeworks_pack.rope_core.style import PRESETS, KeyScale, SharedAttention
+from ropeworks_pack.rope_core.style import PRESETS, SharedAttention
 
 from . import models
 from .recording import OVERRIDE, AttentionCalls, message_of, watched
@@ -147,6 +147,13 @@ class Columns:
         return self
 
 
+def together_and_apart(model: Any) -> Any:
+    """A model as it is, then with too little memory for two prompts at once."""
+    yield model
+    model.model.memory_required = lambda *_, **__: 1e15
+    yield model
+
+
 # ---- nothing
 
 
@@ -158,22 +165,6 @@ def test_style_that_does_nothing_is_exact_and_reads_nothing():
         assert torch.equal(models.sample(patched, FLUX_SHAPE, steps=3, cfg=2.0), plain)
         assert calls.shapes == plain_calls.shapes, "a reference was read for nothing"
     assert not close(models.sample(add_patch(models.flux(), style()), FLUX_SHAPE, steps=3, cfg=2.0), plain, 1e-3)
-
-
-def test_style_in_a_part_of_the_schedule():
-    """Sigmas 1, 0.75, 0.5 and 0.25: outside its percents a step is the plain model's and no reference is read."""
-    model, reference = models.flux(), picture(1, 16, 8, 12)
-    for window, read in ((Window(0.0, 0.6), [1.0, 0.75, 0.5]), (Window(0.3, 0.6), [0.5]), (Window(0.7, 1.0), [0.25])):
-        patched, calls = counted(add_patch(model, style(reference, window=window)))
-        result = models.sample(patched, FLUX_SHAPE, steps=4)
-        assert [round(calls.sigmas[i], 4) for i in calls.of(reference.shape)] == read
-        assert not close(result, models.sample(model, FLUX_SHAPE, steps=4), 1e-3)
-    late, late_calls = counted(add_patch(model, style(reference, window=Window(0.7, 1.0))))
-    plain, plain_calls = counted(model)
-    models.sample(late, FLUX_SHAPE, steps=4)
-    models.sample(plain, FLUX_SHAPE, steps=4)
-    steps = [late_calls.answers[i] for i in late_calls.of(FLUX_SHAPE)]
-    assert [torch.equal(*pair) for pair in zip(steps, plain_calls.answers, strict=True)] == [True, True, True, False]
 
 
 def test_a_weak_style_approaches_the_plain_picture():
@@ -207,6 +198,15 @@ def test_blocks_that_share():
         calls.lengths.clear()
         models.sample(add_patch(model, style(picture(1, 16, 8, 12), **changes)), FLUX_SHAPE, steps=1)
         assert [k for _, k in calls.lengths[4:]] == expected, changes
+
+
+def test_blocks_that_are_none_are_refused():
+    """Flux shares from its single-stream blocks on, where nothing else is said."""
+    for changes, found in (({"last_block": 0.5}, "from 0.50 to 0.5"), ({"first_block": 0.9, "last_block": 0.95}, "from 0.90 to 0.95")):
+        text = message_of(lambda: models.sample(add_patch(models.flux(), style(**changes)), FLUX_SHAPE, steps=1))  # noqa: B023
+        assert found in text
+        assert "4 blocks of Flux.1" in text
+        assert "last_block" in text
 
 
 def test_references_text_is_never_shared():
@@ -253,34 +253,6 @@ def test_two_patches_read_what_one_batch_reads():
     twice = models.sample(add_patch(add_patch(model, style(one, scale=PLAIN)), style(one, scale=PLAIN)), FLUX_SHAPE)
     alone = models.sample(add_patch(model, style(one, scale=PLAIN)), FLUX_SHAPE)
     assert not close(twice, alone, 1e-3), "a reference read twice weighs twice"
-
-
-def test_the_scales_follow_the_steps():
-    model, scale = models.flux(), KeyScale(0.4, 0.8, 1.0, 1.4)
-    keys = {}
-    for name, used in (("scaled", scale), ("plain", PLAIN)):
-        columns = Columns(76)
-        models.sample(add_patch(watched(model, columns), style(picture(1, 16, 8, 12), scale=used)), FLUX_SHAPE, steps=3)
-        keys[name] = [k for k, _ in columns.found]
-    for call, (scaled, plain) in enumerate(zip(keys["scaled"], keys["plain"], strict=True)):
-        step, d = call // 2, torch.arange(28) / 27  # two blocks share
-        bend = 0.4 + 0.2 * step + 0.6 * d**2
-        expected = torch.cat([torch.full((8,), 1.0 + 0.2 * step), bend, bend]).repeat_interleave(2)
-        assert torch.allclose(scaled, plain * expected, rtol=1e-4, atol=1e-6), step
-    assert len(keys["scaled"]) == 6
-
-
-def test_reference_keys_do_not_depend_on_the_target():
-    model, reference = models.flux(), picture(1, 16, 8, 12)
-    found = []
-    for seed, shape, options in ((3, FLUX_SHAPE, {}), (4, FLUX_SHAPE, {"cfg": 2.0}), (5, (1, 16, 24, 8), {}), (3, (2, 16, 16, 16), {})):
-        columns = Columns(12 + shape[-1] * shape[-2] // 4)
-        patched = add_patch(watched(model, columns), style(reference))
-        models.sample(patched, shape, seed=seed, steps=3, latent=picture(*shape, seed=seed), **options)
-        found.append([(k[:1], v[:1]) for k, v in columns.found])
-    for others in found[1:]:
-        assert len(others) == 6
-        assert all(torch.equal(a, b) for one, two in zip(found[0], others, strict=True) for a, b in zip(one, two, strict=True))
 
 
 # ---- what it is refused for

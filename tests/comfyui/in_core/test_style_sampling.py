@@ -1,8 +1,7 @@
-"""Shared attention inside the core's samplers and guiders: steps, refreshes, branches, prompts, what a run starts from."""
+"""Shared attention inside the core's samplers and guiders: steps, refreshes, branches, what a run starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import comfy.sample
@@ -12,18 +11,11 @@ from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models
-from .test_style import FLUX_SHAPE, WAN_SHAPE, close, counted, picture, style
+from .test_style import FLUX_SHAPE, WAN_SHAPE, close, counted, picture, style, together_and_apart
 
 SMALL, SMALL_CLIP = (1, 16, 8, 12), (1, 16, 2, 8, 12)
 DETERMINISTIC = ("euler", "dpmpp_2m", "heun", "uni_pc")
 RANDOM = ("euler_ancestral", "lcm")
-
-
-def together_and_apart(model: Any) -> Any:
-    """A model as it is, then with too little memory for two prompts at once."""
-    yield model
-    model.model.memory_required = lambda *_, **__: 1e15
-    yield model
 
 
 # ---- steps
@@ -44,6 +36,22 @@ def test_style_samplers():
             assert torch.equal(models.sample(add_patch(model, style(picture(*reference), strength=0.0)), shape, **options), plain), sampler
             if sampler in DETERMINISTIC:
                 assert torch.equal(models.sample(patched, shape, **options), result), sampler
+
+
+def test_style_in_a_part_of_the_schedule():
+    """Sigmas 1, 0.75, 0.5 and 0.25: outside its percents a step is the plain model's and no reference is read."""
+    model, reference = models.flux(), picture(1, 16, 8, 12)
+    for window, read in ((Window(0.0, 0.6), [1.0, 0.75, 0.5]), (Window(0.3, 0.6), [0.5]), (Window(0.7, 1.0), [0.25])):
+        patched, calls = counted(add_patch(model, style(reference, window=window)))
+        result = models.sample(patched, FLUX_SHAPE, steps=4)
+        assert [round(calls.sigmas[i], 4) for i in calls.of(reference.shape)] == read
+        assert not close(result, models.sample(model, FLUX_SHAPE, steps=4), 1e-3)
+    late, late_calls = counted(add_patch(model, style(reference, window=Window(0.7, 1.0))))
+    plain, plain_calls = counted(model)
+    models.sample(late, FLUX_SHAPE, steps=4)
+    models.sample(plain, FLUX_SHAPE, steps=4)
+    steps = [late_calls.answers[i] for i in late_calls.of(FLUX_SHAPE)]
+    assert [torch.equal(*pair) for pair in zip(steps, plain_calls.answers, strict=True)] == [True, True, True, False]
 
 
 def reads(model: Any, steps: int = 5, sampler: str = "euler", **changes: Any) -> list[float]:
@@ -181,103 +189,26 @@ def test_guiders_that_number_their_prompts_otherwise():
         assert same == {0: True, 1: True, 2: False}, same
 
 
-class OneTextGuider(comfy.samplers.CFGGuider):
-    """A guider of another pack, which calls its only prompt by a name of its own."""
+class OtherNamesGuider(comfy.samplers.CFGGuider):
+    """A guider of another pack, which calls its prompts by names of its own."""
 
     def predict_noise(self, x: torch.Tensor, timestep: torch.Tensor, model_options: Any = None, seed: int | None = None) -> torch.Tensor:
-        return comfy.samplers.calc_cond_batch(self.inner_model, [self.conds["text"]], x, timestep, model_options)[0]
+        prompts = [self.conds["wanted"], self.conds["unwanted"]]
+        wanted, unwanted = comfy.samplers.calc_cond_batch(self.inner_model, prompts, x, timestep, model_options)
+        return unwanted + self.cfg * (wanted - unwanted)
 
 
 def test_guiders_without_a_positive_prompt():
     """The reference is then read with the target's own, as it is."""
-    patched = add_patch(models.flux(), style(picture(2, *SMALL[1:])))
-    guider = OneTextGuider(patched)
-    guider.inner_set_conds({"text": models.conditioning()})
-    usual = comfy.samplers.CFGGuider(patched)
-    usual.inner_set_conds({"positive": models.conditioning()})
-    assert close(run_guider(guider), run_guider(usual), 1e-5)
-    assert close(run_guider(guider, (2, *FLUX_SHAPE[1:])), run_guider(usual, (2, *FLUX_SHAPE[1:])), 1e-5)
-
-
-# ---- prompts
-
-
-def contexts(patched: Any, reference: tuple[int, ...], **options: Any) -> list[torch.Tensor]:
-    """What a run's reference passes read of prompts."""
-    found: list[torch.Tensor] = []
-
-    def watch(
-        executor: Any, x: torch.Tensor, t: torch.Tensor, concat: Any, context: torch.Tensor, *rest: Any, **extra: Any
-    ) -> torch.Tensor:
-        if tuple(x.shape) == reference:
-            found.append(context.clone())
-        return executor(x, t, concat, context, *rest, **extra)
-
-    clone = patched.clone()
-    clone.add_wrapper_with_key("apply_model", "watch", watch)
-    models.sample(clone, FLUX_SHAPE, **options)
-    return found
-
-
-def test_a_reference_is_read_with_its_own_prompt_or_the_positive_one():
-    own, positive = models.conditioning(tokens=20, seed=9), models.conditioning()
-    for model in together_and_apart(models.flux()):
-        for count in (1, 2):
-            reference = picture(count, *SMALL[1:])
-            shape = tuple(reference.shape)
-            for conditioning, expected in ((own, own), (None, positive)):
-                patched = add_patch(model, style(reference, conditioning=conditioning))
-                found = contexts(patched, shape, cfg=2.0, steps=3, positive=positive)
-                assert len(found) == 3
-                assert all(torch.equal(context, expected[0][0].expand(count, -1, -1)) for context in found)
-        by_prompt = [models.sample(add_patch(model, style(conditioning=c)), FLUX_SHAPE) for c in (own, None, models.conditioning(seed=10))]
-        assert not any(close(by_prompt[a], by_prompt[b], 1e-3) for a, b in ((0, 1), (0, 2), (1, 2)))
-
-
-def test_a_references_prompt_is_encoded_once_a_run():
-    model = models.flux()
-    encode, seen = model.model.extra_conds, []
-
-    def watched_encode(**given: Any) -> dict[str, Any]:
-        seen.append(tuple(given["noise"].shape))
-        return encode(**given)
-
-    model.model.extra_conds = watched_encode
-    ours = (2, *SMALL[1:])
-    for conditioning in (None, models.conditioning(seed=9)):
-        patched = add_patch(model, style(picture(*ours), conditioning=conditioning))
-        for _ in range(2):
-            seen.clear()
-            models.sample(patched, FLUX_SHAPE, steps=4, cfg=2.0)
-            assert seen == [FLUX_SHAPE, FLUX_SHAPE, ours]
-
-
-def test_of_prompts_for_parts_of_the_schedule_the_one_in_force_is_read():
-    early, late = (
-        models.conditioning(seed=5, start_percent=0.0, end_percent=0.5),
-        models.conditioning(seed=8, start_percent=0.5, end_percent=1.0),
-    )
-    model = models.flux()
-    patched = add_patch(model, style(picture(*SMALL)))
-    first, second = (prompt[0][0] for prompt in (early, late))
-    for order in (early + late, late + early):
-        found = contexts(patched, SMALL, steps=5, positive=order)  # sigmas 1, 0.8, 0.6, 0.4, 0.2
-        assert [torch.equal(c, first) for c in found] == [True, True, True, False, False]
-        assert [torch.equal(c, second) for c in found] == [False, False, False, True, True]
-
-
-def test_a_mask_from_prompt_to_picture_is_fitted_to_the_reference():
-    """StyleModelApply's attention mask covers the target's own tokens."""
-    mask = torch.zeros(1, 76, 76)
-    mask[:, 12:, :4] = -3.0
-    positive = models.conditioning(attention_mask=mask, attention_mask_img_shape=(8, 8))
-    model = models.flux()
-    for reference in (picture(*SMALL), picture()):
-        for conditioning in (None, positive):
-            patched = add_patch(model, style(reference, conditioning=conditioning))
-            result = models.sample(patched, FLUX_SHAPE, positive=positive)
-            assert torch.isfinite(result).all()
-            assert not close(result, models.sample(patched, FLUX_SHAPE), 1e-3)
+    for branch in ("both", "positive"):
+        patched = add_patch(models.flux(), style(picture(2, *SMALL[1:]), branch=branch))
+        guiders = OtherNamesGuider(patched), comfy.samplers.CFGGuider(patched)
+        for guider, names in zip(guiders, (("wanted", "unwanted"), ("positive", "negative")), strict=True):
+            guider.inner_set_conds({name: models.conditioning(seed=seed) for name, seed in zip(names, (5, 6), strict=True)})
+            guider.set_cfg(2.0)
+        for batch in (1, 2):
+            found = [run_guider(guider, (batch, *FLUX_SHAPE[1:])) for guider in guiders]
+            assert close(*found, 1e-4), (branch, batch)
 
 
 # ---- what a run starts from
@@ -320,12 +251,8 @@ def test_style_with_noise_masks():
         assert close(result[..., kept], latent[..., kept], 1e-5)
 
 
-def run_twice(act: Callable[[], torch.Tensor]) -> bool:
-    return torch.equal(act(), act())
-
-
 def test_style_follows_its_own_seed_and_not_the_targets():
     model = models.flux()
-    assert run_twice(lambda: models.sample(add_patch(model, style(picture(*SMALL), seed=1)), FLUX_SHAPE))
-    one, two = (models.sample(add_patch(model, style(picture(*SMALL), seed=seed)), FLUX_SHAPE) for seed in (1, 2))
+    one, again, two = (models.sample(add_patch(model, style(picture(*SMALL), seed=seed)), FLUX_SHAPE) for seed in (1, 1, 2))
+    assert torch.equal(one, again)
     assert not close(one, two, 1e-3)

@@ -11,11 +11,12 @@ from ropeworks_pack.nodes.style_ref import SharedAttentionStyleRef
 from ropeworks_pack.rope_core import Extrapolate, Sega
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels, stack_of
 from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution
+from ropeworks_pack.rope_core.stack import Window
 from ropeworks_pack.rope_core.style import KeyScale, SharedAttention
 
 from . import models
-from .recording import AttentionCalls, message_of, watched
-from .test_style import FLUX_SHAPE, WAN_SHAPE, close, picture, style
+from .recording import AttentionCalls, NumberedControl, message_of, watched
+from .test_style import FLUX_SHAPE, WAN_SHAPE, Columns, close, picture, style
 
 SMALL, SMALL_CLIP = (1, 16, 8, 12), (1, 16, 1, 8, 12)
 
@@ -78,8 +79,7 @@ def test_style_in_every_stage_of_a_mixed_run():
             assert not close(found, models.sample(region, shape, steps=4, cfg=2.0), 1e-4)
 
 
-def test_style_with_an_empty_region_is_style_on_the_small_picture():
-    """At ratio 2 the coarse grid's neighbours are two high-resolution tokens apart, and so must be what it reads of the reference."""
+def test_style_with_an_empty_region():
     model, reference = models.flux(), picture(1, 16, 16, 16)
     patch = style(reference, scale=KeyScale(1.0, 1.0, 1.0, 1.0))
     nothing = add_patch(model, MixedResolution(mask=torch.zeros(1, 4, 4), coarse_until=0.0, fine_from=1.0))
@@ -88,6 +88,67 @@ def test_style_with_an_empty_region_is_style_on_the_small_picture():
     plain = models.sample(nothing, FLUX_SHAPE, steps=1, denoise=0.5, latent=latent)
     assert torch.isfinite(whole).all()
     assert not close(whole, plain, 1e-3)
+
+
+def test_a_style_mask_in_a_mixed_run():
+    """An empty one is no style; a full one is style for everything but the text."""
+    for make, shape, reference in FAMILIES:
+        region = mixed(make(), corner())
+        plain, empty, full = (
+            models.sample(patched, shape, steps=4)
+            for patched in (region, *(add_patch(region, style(picture(*reference), mask=torch.full((1, 4, 4), v))) for v in (0.0, 1.0)))
+        )
+        assert close(empty, plain, 1e-4)
+        assert not close(full, plain, 1e-3)
+    calls = AttentionCalls(kept=False)
+    region = mixed(watched(models.flux(), calls), corner(), coarse_until=0.0, fine_from=1.0)
+    models.sample(region, FLUX_SHAPE, steps=1)
+    *_, (high, high_keys), (low, low_keys) = calls.lengths
+    models.sample(add_patch(region, style(picture(*SMALL), mask=torch.ones(1, 4, 4))), FLUX_SHAPE, steps=1)
+    assert calls.lengths[-3:] == [(12, high_keys), (high - 12, high_keys + 24), (low, low_keys + 24)]
+
+
+# ---- what else a workflow puts on a model
+
+
+def test_a_controlnet_speaks_to_the_target_alone():
+    controlled = models.conditioning(control=NumberedControl((8, 8)), control_apply_to_uncond=True)
+    keys, results = [], []
+    for positive in (models.conditioning(), controlled):
+        columns = Columns(76)
+        patched = add_patch(watched(models.flux(), columns), style(picture(*SMALL)))
+        results.append(models.sample(patched, FLUX_SHAPE, positive=positive))
+        keys.append(columns.found)
+    assert not close(*results, 1e-3), "the control must act"
+    assert len(keys[0]) == 4
+    assert all(torch.equal(a, b) for free, bound in zip(*keys, strict=True) for a, b in zip(free, bound, strict=True))
+
+
+def test_reference_latents_of_the_target_stay_the_targets():
+    """Flux Kontext's: they are tokens behind the image, and the style reference is read without them."""
+    calls = AttentionCalls(kept=False)
+    model = watched(models.flux(), calls)
+    positive = models.conditioning(reference_latents=[picture(1, 16, 8, 8)])
+    for own in (None, positive):
+        calls.lengths.clear()
+        models.sample(add_patch(model, style(picture(*SMALL), conditioning=own)), FLUX_SHAPE, steps=1, positive=positive)
+        assert calls.lengths == [(36, 36)] * 4 + [(92, 92)] * 2 + [(92, 116)] * 2
+
+
+def test_style_in_half_precision():
+    """As far from full precision as the model itself."""
+    for make, shape, reference in ((models.flux, FLUX_SHAPE, SMALL), (models.wan, WAN_SHAPE, SMALL_CLIP)):
+        model, exact = make(dtype=torch.bfloat16), make()
+        with torch.no_grad():
+            for rounded, parameter in zip(model.model.parameters(), exact.model.parameters(), strict=True):
+                parameter.copy_(rounded)
+        plain = [models.sample(m, shape) for m in (model, exact)]
+        for options in ({}, {"strength": 0.3, "mask": corner(), "adain": 0.5}):
+            styled = [models.sample(add_patch(m, style(picture(*reference), **options)), shape) for m in (model, exact)]
+            assert torch.isfinite(styled[0]).all()
+            apart, usual = ((a - b).abs().mean() for a, b in (styled, plain))
+            assert apart < 2 * usual, (apart, usual)
+        assert torch.equal(models.sample(add_patch(model, style(picture(*reference), strength=0.0)), shape), plain[0])
 
 
 def test_the_references_pass_sees_a_lora():
@@ -123,33 +184,45 @@ def test_an_override_of_another_pack_is_called_and_ours_still_acts():
     assert not close(found[0], models.sample(with_override(model), FLUX_SHAPE), 1e-3)
 
 
-def check_compiled(make: Callable[[], Any], shape: tuple[int, ...], reference: tuple[int, ...], dynamic: bool | None) -> None:
+def check_compiled(
+    make: Callable[[], Any], shape: tuple[int, ...], reference: tuple[int, ...], keys: list[str], most: int, ahead: bool = False
+) -> None:
+    """A whole run in unbroken graphs, at most `most`: one for each length of sequence, or one for all; a second run in none."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from torch._dynamo.backends.debugging import aot_eager
 
     graphs = []
 
     def backend(graph: Any, inputs: Any) -> Any:
         graphs.append(graph)
-        return graph.forward
+        return aot_eager(graph, inputs) if ahead else graph.forward
 
-    patched = add_patch(make(), style(picture(*reference), refresh=2))
+    torch._dynamo.reset()
+    # Off in the last step, strength as a mask, keys kept over two steps: all of it may change while the graphs stay.
+    patched = add_patch(make(), style(picture(*reference), refresh=2, strength=0.7, window=Window(0.0, 0.7)))
     expected = models.sample(patched, shape, steps=4)
     compiled = patched.clone()
-    set_torch_compile_wrapper(model=compiled, backend=backend, keys=["diffusion_model"], fullgraph=True, dynamic=dynamic)
+    set_torch_compile_wrapper(model=compiled, backend=backend, keys=keys, fullgraph=True)
     try:
-        result = models.sample(compiled, shape, steps=4)
+        for _ in range(2):
+            result = models.sample(compiled, shape, steps=4)
+            assert close(result, expected), (result - expected).abs().max()
+            assert 1 <= len(graphs) <= most, len(graphs)
     finally:
         torch._dynamo.reset()
-    assert graphs
-    assert close(result, expected)
 
 
 def test_style_compiled():
-    check_compiled(lambda: models.flux(depth=1, depth_single_blocks=1), FLUX_SHAPE, SMALL, None)
+    check_compiled(lambda: models.flux(depth=0, depth_single_blocks=1), FLUX_SHAPE, SMALL, ["diffusion_model"], 2)
 
 
 def test_style_compiled_on_wan():
-    check_compiled(lambda: models.wan(num_layers=2), (1, 16, 2, 16, 16), SMALL_CLIP, True)
+    check_compiled(lambda: models.wan(num_layers=1), (1, 16, 1, 12, 12), SMALL_CLIP, ["diffusion_model"], 2)
+
+
+def test_style_compiled_block_by_block():
+    blocks = [f"diffusion_model.single_blocks.{i}" for i in range(2)]
+    check_compiled(lambda: models.flux(depth=0, depth_single_blocks=2), FLUX_SHAPE, SMALL, blocks, 4, ahead=True)
 
 
 # ---- the node
