@@ -33,16 +33,18 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
     evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
     evaluate.add_argument("--style", action="store_true", help="measure style references instead of extrapolation")
+    evaluate.add_argument("--rpe2d", action="store_true", help="measure training with random positions against extrapolation")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
     train.add_argument("--out", type=Path, default=FOLDER / "weights", help="folder to write to (default: lab/weights)")
     train.add_argument(
         "--model",
-        choices=("flux", "detail", "style", "wan"),
+        choices=("flux", "detail", "style", "rpe2d", "wan"),
         default="flux",
         help="detail, style: flux, trained further for mixed resolution, and for style references",
     )
+    train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
     train.add_argument("--theta", type=float, default=10000.0, help="flux: rotary base (default: Flux's %(default)g)")
     train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="flux: 1 stops before the windows of larger pictures")
@@ -81,6 +83,11 @@ def run(arguments: list[str]) -> None:
 
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate_style(options.out, options.weights or STYLE_WEIGHTS, options.seeds, options.quick, command).resolve()}")
+    elif options.command == "evaluate" and options.rpe2d:
+        from .evaluate_rpe2d import WEIGHTS, evaluate_rpe2d
+
+        command = shlex.join(["python", "-m", "lab", *arguments])
+        print(f"Tables: {evaluate_rpe2d(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate":
         from .evaluate import evaluate, scope
 
@@ -90,19 +97,29 @@ def run(arguments: list[str]) -> None:
             commands.error(str(error))
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate(options.out, options.weights or FOLDER / 'weights', what, command).resolve()}")
-    elif options.command == "train" and options.model == "wan":
+    elif options.command == "train":
+        run_training(options)
+
+
+def run_training(options: argparse.Namespace) -> None:
+    weights = FOLDER / "weights"
+    if options.model == "wan":
         from .train_wan import train_wan
 
         train_wan(options.out, options.seed)
-    elif options.command == "train" and options.model == "detail":
+    elif options.model == "detail":
         from .train_detail import train_detail
 
-        train_detail(options.out, FOLDER / "weights", options.seed)
-    elif options.command == "train" and options.model == "style":
+        train_detail(options.out, weights, options.seed)
+    elif options.model == "style":
         from .train_style import train_style
 
-        train_style(options.out, FOLDER / "weights", options.seed)
-    elif options.command == "train":
+        train_style(options.out, weights, options.seed)
+    elif options.model == "rpe2d":
+        from .train_rpe2d import train_rpe2d
+
+        train_rpe2d(options.out, weights, options.seed)
+    else:
         from .train import STAGES, train
 
         train(options.out, options.seed, STAGES[: options.stages], options.theta)

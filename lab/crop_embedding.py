@@ -6,8 +6,9 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
+from rope_core.crops import WHOLE
+
 OCTAVES = 4
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # top, left, height and width of a crop, as shares of the square photograph
 
 
 class CropEmbedding(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -145,10 +146,13 @@ def to_diffusers_names(state: dict[str, Tensor], like: dict[str, Tensor]) -> dic
     return result
 
 
-def save(transformer: FluxTransformer2DModel, vae: LinearVAE, tables: dict[str, Tensor], folder: Path) -> None:
+def save(
+    transformer: FluxTransformer2DModel, vae: LinearVAE, tables: dict[str, Tensor], folder: Path, facts: Mapping[str, str] | None = None
+) -> None:
+    """Writes model and companions into `folder`; `facts` go into the model's header beside its own."""
     folder.mkdir(parents=True, exist_ok=True)
     named = to_comfyui_names(transformer.state_dict())
-    metadata = {"ropeworks.native_pixels": str(NATIVE_PIXELS), "ropeworks.theta": str(transformer.pos_embed.theta)}
+    metadata = {"ropeworks.native_pixels": str(NATIVE_PIXELS), "ropeworks.theta": str(transformer.pos_embed.theta), **(facts or {})}
     save_file({k: v.half().contiguous() for k, v in named.items()}, folder / "tiny_flux.safetensors", metadata)
     companions = {**vae.tensors(), **tables}
     save_file({k: v.float().contiguous() for k, v in companions.items()}, folder / "tiny_flux_vae_and_subjects.safetensors")

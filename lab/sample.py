@@ -75,12 +75,14 @@ def generate(
     steps: int = STEPS,
     noise: Tensor | None = None,
     prompts: Sequence[int] | None = None,
+    shift: float = 1.0,
     on_plan: Callable[[Any, Any], None] | None = None,
     progress: tqdm | None = None,
 ) -> Tensor:
     """One picture per subject and seed on `height` x `width` tokens: (B, 3, 16*height, 16*width), values in [0, 1].
 
     `noise` (B, 16, 2*height, 2*width) stands in for the seeds' own, `prompts` for the subjects' rows of the prompt tables.
+    `shift` bends the schedule towards high noise: a s / (1 + (a - 1) s) with a = shift.
     `on_plan(call, plan)` sees what the patches decided at every step; `progress` advances by the tokens drawn, over all steps.
     """
     if len(subjects) != len(seeds):
@@ -98,7 +100,8 @@ def generate(
         "txt_ids": torch.zeros(context.shape[1], 3),
         "return_dict": False,
     }
-    sigmas = torch.linspace(1, 0, steps + 1)
+    even = torch.linspace(1, 0, steps + 1)
+    sigmas = shift * even / (1 + (shift - 1) * even)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
     options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "sigmas": sigmas[:-1].tolist()}
     active = patched(transformer, *patches, native_pixels=NATIVE_PIXELS, **options) if patches else nullcontext()
@@ -130,7 +133,7 @@ class Lab:
         return cls(*load(folder))
 
     def draw(self, subjects: Sequence[str], canvas: Canvas, patches: Patches = (), *, seeds: Sequence[int], **options: Any) -> Tensor:
-        """`generate` on a named canvas; `options` are its steps, on_plan and progress."""
+        """`generate` on a named canvas; `options` are its steps, shift, on_plan and progress."""
         return generate(
             self.transformer, self.vae, self.tables, subjects, canvas.height, canvas.width, patches=patches, seeds=seeds, **options
         )

@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from rope_core.rpe2d import random_positions
+from rope_core.crops import WHOLE, random_crops
+from rope_core.rpe2d import Trained, random_positions
 
-from .crop_embedding import WHOLE, fold_whole, with_crop_embedding
+from .crop_embedding import fold_whole, with_crop_embedding
 from .model import CONTEXT_TOKENS, PIXELS_PER_TOKEN, build_transformer, load, pack, save
 from .photographs import photograph
 from .subjects import SUBJECTS
@@ -31,20 +32,12 @@ class RandomStage(Stage):
     per_draw: pictures that share a draw of positions, which makes a step faster on a CPU.
     """
 
-    whole_share: float = 0.5
+    whole_share: float = 0.75
     smallest: float = 0.5
     per_draw: int = 2
 
 
 STAGE = RandomStage(steps=3600, learning_rate=1e-3, cosine_from=0.55)
-
-
-def random_crops(count: int, stage: RandomStage, generator: torch.Generator) -> Tensor:
-    """(count, 4): top, left, height and width as shares of the photograph; square, so nothing is distorted."""
-    side = stage.smallest + (1 - stage.smallest) * torch.rand(count, generator=generator)
-    side = torch.where(torch.rand(count, generator=generator) < stage.whole_share, torch.ones(count), side)
-    corner = torch.rand(count, 2, generator=generator) * (1 - side)[:, None]
-    return torch.cat([corner, side[:, None], side[:, None]], dim=1)
 
 
 def cropped(pictures: Tensor, crops: Tensor, side: int) -> Tensor:
@@ -85,7 +78,7 @@ def train_rpe2d(output: Path, weights: Path, seed: int = 0, stage: RandomStage =
         uniform = torch.rand(stage.batch, generator=generator)
         logit_normal = torch.randn(stage.batch, generator=generator).sigmoid()
         sigmas = torch.where(torch.arange(stage.batch) % 2 == 0, uniform, logit_normal)
-        crops = random_crops(stage.batch, stage, generator)
+        crops = random_crops(stage.batch, stage.smallest, stage.whole_share, generator)
         latents = vae.encode(cropped(pictures[subjects], crops, side))
         noise = torch.randn(latents.shape, generator=generator)
         level = sigmas[:, None, None, None]
@@ -110,7 +103,7 @@ def train_rpe2d(output: Path, weights: Path, seed: int = 0, stage: RandomStage =
     started = time.perf_counter()
     losses = optimise(transformer, stage, loss_of_step)
     crop_weights = fold_whole(transformer)
-    save(transformer, vae, tables, output)
+    save(transformer, vae, tables, output, Trained(maximum, "integer", NATIVE_TOKENS).metadata())
     save_file({name: value.half().contiguous() for name, value in crop_weights.items()}, output / "crop_embedding.safetensors")
     report = {"seed": seed, "torch": torch.__version__, "max_grid": maximum, "mode": "integer", "stages": [logged(stage, started, losses)]}
     (output / "training.json").write_text(json.dumps(report, indent=1) + "\n")

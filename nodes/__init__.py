@@ -7,6 +7,9 @@ from .extrapolate import RopePatchExtrapolate
 from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
 from .mixed_res import MixedResRegionCRPA
+from .rpe2d import RPE2DInference
+from .rpe2d_crop import RPE2DResizeCrop
+from .rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
 from .sega import RopePatchSEGA
 from .style_ref import SharedAttentionStyleRef
 
@@ -19,6 +22,10 @@ class RopeWorksExtension(ComfyExtension):
             MixedResRegionCRPA,
             BoundaryExpandReplace,
             SharedAttentionStyleRef,
+            RPE2DInference,
+            RPE2DTrainingPatch,
+            RPE2DResizeCrop,
+            RPE2DSaveLoRA,
             RopeLabModel,
             RopeLabVideoModel,
         ]

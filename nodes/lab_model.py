@@ -20,11 +20,17 @@ from ..lab.subjects import RENDERING_NAMES, SUBJECTS, prompt_row
 from ..lab.vae import CHANNELS, PATCH, LinearVAE
 from ..rope_core import RopeWorksError
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
+from ..rope_core.hosts.comfyui_training import set_trained_positions
 from .schema import CATEGORY, advanced_combo, known
 
 WEIGHTS = Path(__file__).parent.parent / "lab" / "weights"
 RENDERED = "four renderings"
-VARIANTS = {"256 px": WEIGHTS, "detail to 512 px": WEIGHTS / "detail", RENDERED: WEIGHTS / "style"}
+VARIANTS = {
+    "256 px": WEIGHTS,
+    "detail to 512 px": WEIGHTS / "detail",
+    RENDERED: WEIGHTS / "style",
+    "random positions": WEIGHTS / "rpe2d",
+}
 OPEN = "open"
 
 
@@ -45,7 +51,8 @@ class RopeLabModel(io.ComfyNode):
                 io.Combo.Input("subject", options=list(SUBJECTS), tooltip="The photograph to generate; stands in for a prompt."),
                 advanced_combo(
                     "weights", list(VARIANTS),
-                    "What it was trained on. Detail to 512 px is for mixed resolution, four renderings for style references.",
+                    "What it was trained on: detail to 512 px is for mixed resolution, four renderings for style references, random positions "
+                    "for RPE-2D.",
                 ),
                 advanced_combo(
                     "rendering", [OPEN, *RENDERING_NAMES],
@@ -75,7 +82,7 @@ class RopeLabModel(io.ComfyNode):
         return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), conditioning, LabVAE(linear, model.model.latent_format))
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path, **_: Any) -> Any:
     """A MODEL from the tiny Flux's weights, in float32 on any device."""
     with safe_open(path, "pt") as file:
         facts = file.metadata()
@@ -107,7 +114,8 @@ def load_model(path: Path) -> Any:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]))
+    patcher.cached_patcher_init = (load_model, (path,))  # how a core makes the copy that it trains on
+    return set_native_pixels(set_trained_positions(patcher, facts), int(facts["ropeworks.native_pixels"]))
 
 
 class LabVAE:

@@ -54,7 +54,7 @@ class RopeLabVideoModel(io.ComfyNode):
         return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), [[context, {}]], vae)
 
 
-def load_video_model(path: Path) -> Any:
+def load_video_model(path: Path, **_: Any) -> Any:
     """A MODEL from the tiny Wan's weights, in float32 on any device."""
     with safe_open(path, "pt") as file:
         facts = file.metadata()
@@ -85,6 +85,7 @@ def load_video_model(path: Path) -> Any:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+    patcher.cached_patcher_init = (load_video_model, (path,))  # how a core makes the copy that it trains on
     return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]))
 
 

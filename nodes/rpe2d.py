@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..rope_core import RopeWorksError, Rpe2d
 from ..rope_core.hosts.comfyui import add_patch, architecture_of
 from ..rope_core.hosts.comfyui_schedule import with_time_shift
-from ..rope_core.rpe2d import Trained
+from ..rope_core.hosts.comfyui_training import trained_positions
 from .schema import CATEGORY, advanced_combo, advanced_int, known, native_size
 
 AUTO, OFF, ON = "auto", "off", "on"
@@ -61,7 +61,7 @@ class RPE2DInference(io.ComfyNode):
     ) -> io.NodeOutput:
         if grid not in (AUTO, OFF, ON):
             raise RopeWorksError(f"unknown grid {grid!r}: expected {AUTO}, {OFF} or {ON}.")
-        trained = Trained.read(model.get_attachment("lora_metadata"))
+        trained = trained_positions(model)
         if grid == ON and not max_grid and trained is None:
             raise RopeWorksError(
                 "grid is on, and no LoRA on this model says which grid it was trained with. Set max_grid to that training's, or set grid "
@@ -73,5 +73,8 @@ class RPE2DInference(io.ComfyNode):
             places = {"max_grid": max_grid, "mode": mode, "trained": trained is not None and trained.max_grid == max_grid}
         else:
             places = {"max_grid": trained.max_grid, "mode": trained.mode, "trained": True} if trained else {}
+        architecture = architecture_of(model)
+        if trained is not None and not native_size:
+            native_size = round(trained.native_tokens * architecture.pixels_per_token)
         patched = add_patch(model, Rpe2d(scale_attention=attention_scale, native_size=native_size, **places))
-        return io.NodeOutput(with_time_shift(patched, architecture_of(model), native_size) if time_shift else patched)
+        return io.NodeOutput(with_time_shift(patched, architecture, native_size) if time_shift else patched)

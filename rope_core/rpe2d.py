@@ -86,10 +86,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class Rpe2d(Patch):
-    """The inference half, three switches. grid: spread positions over 0..max_grid-1, for models trained so.
+    """The inference half. max_grid: tokens a side of the grid that positions spread over evenly, 0 = off.
 
-    max_grid: tokens a side of that grid, 0 = off. mode: positions as drawn, or normalised to the native extent.
-    scale_attention: logits times sqrt(ln N' / ln N). native_size: pixels a side, 0 = the architecture's.
+    mode: positions as drawn, or normalised to the native extent. scale_attention: logits times sqrt(ln N' / ln N).
+    trained: a file says that the model was trained on this grid; then it is at home on it at every size, and else not at its native size.
+    native_size: pixels a side, 0 = the architecture's.
     """
 
     max_grid: int = 0
@@ -105,14 +106,18 @@ class Rpe2d(Patch):
             raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 0 (off) to 4096.")
 
     def places(self, call: Call) -> Mapping[int, Tensor]:
-        if not self.max_grid:
+        call = call.with_native_size(self.native_size)
+        if not self._spreads(call):
             return {}
         found = {}
-        for axis, span in enumerate(call.with_native_size(self.native_size).axes):
+        for axis, span in enumerate(call.axes):
             if span.spatial and span.native:
                 places = even_positions(span.length, self.max_grid)
                 found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None].to(call.device)
         return found
+
+    def _spreads(self, call: Call) -> bool:
+        return self.max_grid > 0 and (self.trained or any(a.spatial and a.native and a.length > a.native for a in call.axes))
 
     def magnitudes(self, call: Call) -> Magnitudes:
         factor = self._factor(call)
@@ -132,7 +137,9 @@ class Rpe2d(Patch):
 
     def describe(self, call: Call) -> str:
         parts = []
-        if self.max_grid:
+        if self.max_grid and not self._spreads(call.with_native_size(self.native_size)):
+            parts.append("no grid, for this model names no RPE-2D training and is at or below its native size")
+        elif self.max_grid:
             kind = "trained positions" if self.trained else "position interpolation, for this model names no RPE-2D training"
             parts.append(f"even grid over {self.max_grid} places ({kind})")
         factor = self._factor(call)
@@ -175,5 +182,7 @@ class Rpe2dTraining(Patch):
     def describe(self, call: Call) -> str:
         if not torch.is_grad_enabled():
             return f"RPE-2D training on {call.family}: no gradients are recorded, so this is not training and nothing changes"
-        places = f"{self.probability:.0%} of the pictures at random places of a grid of {self.max_grid}"
-        return f"RPE-2D training on {call.family} {call.size()} tokens: {places}, {self.mode}, seed {self.seed}"
+        return f"RPE-2D training on {call.family} {call.size()} tokens: {self.describe_grid()}"
+
+    def describe_grid(self) -> str:
+        return f"{self.probability:.0%} of the pictures at random places of a grid of {self.max_grid}, {self.mode}, seed {self.seed}"

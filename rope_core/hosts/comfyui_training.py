@@ -16,11 +16,24 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_neste
 from torch import Tensor
 
 from ..active import ActivePlan, running
-from ..rpe2d import Rpe2dTraining
+from ..rpe2d import Rpe2dTraining, Trained
 from ..stack import Call, Plan
 from .comfyui_call import ModelCall
 
 KEY = "ropeworks_training"
+MODEL_FACTS, LORA_FACTS = "ropeworks_metadata", "lora_metadata"  # attachments of a MODEL; the second is the core's own
+
+
+def trained_positions(model: Any) -> Trained | None:
+    """What the file of the last LoRA on a MODEL, or of the model itself, says about RPE-2D. Raises RopeWorksError for nonsense."""
+    return Trained.read(model.get_attachment(LORA_FACTS)) or Trained.read(model.get_attachment(MODEL_FACTS))
+
+
+def set_trained_positions(model: Any, facts: dict[str, str]) -> Any:
+    """A clone of MODEL that carries the header of its own file."""
+    clone = model.clone()
+    clone.set_attachments(MODEL_FACTS, facts)
+    return clone
 
 
 class TrainingCalls:

@@ -29,14 +29,15 @@ def test_switches_that_are_off_or_at_native_size_change_nothing():
         model = make()
         plain = models.sample(model, shape)
         native = set_native_pixels(model, 128)
-        for patch in (Rpe2d(), Rpe2d(max_grid=8), Rpe2d(scale_attention=True), Rpe2d(max_grid=8, scale_attention=True)):
+        grids = (Rpe2d(max_grid=48), Rpe2d(max_grid=8, trained=True), Rpe2d(max_grid=8, scale_attention=True, trained=True))
+        for patch in (Rpe2d(), Rpe2d(scale_attention=True), *grids):
             assert torch.equal(models.sample(add_patch(native, patch), shape), plain), patch
 
 
 def test_tokens_stand_where_the_even_grid_says():
     """Beyond native size, on the trained places; normalised, on the extent of the native 4 tokens: interpolation."""
     for native, patch, expected in (
-        (128, Rpe2d(max_grid=48), even_positions(8, 48).float()),
+        (128, Rpe2d(max_grid=48, trained=True), even_positions(8, 48).float()),
         (64, Rpe2d(max_grid=8, mode="normalised"), torch.arange(8) * 3 / 7),
     ):
         model, calls = with_embedder_recorder(add_patch(set_native_pixels(models.flux(), native), patch), "pe_embedder")

@@ -1,0 +1,116 @@
+"""RPE-2D Training Patch and RPE-2D Save LoRA, around the core's own LoRA trainer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io, ui
+from safetensors.torch import save_file
+
+from ..rope_core import RopeWorksError, Rpe2dTraining
+from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stack_of
+from ..rope_core.hosts.comfyui_call import patch_size
+from ..rope_core.projection import token_grid
+from ..rope_core.rpe2d import Trained
+from .schema import CATEGORY, known
+
+LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+
+
+class RPE2DTrainingPatch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return known(
+            io.Schema,
+            node_id="RPE2DTrainingPatch",
+            display_name="RPE-2D Training Patch",
+            category=CATEGORY,
+            description=(
+                "For Train LoRA: in every training step the picture's rows and columns stand at random places of a larger grid, so that "
+                "the LoRA learns their order and draws larger pictures later. Save it with RPE-2D Save LoRA."
+            ),
+            search_aliases=["rope", "rpe", "rpe-2d", "train lora", "randomized positions", "high resolution", "training"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to train a LoRA on."),
+                io.Int.Input(
+                    "max_grid", default=0, min=0, max=4096,
+                    tooltip="Tokens a side of the grid that places are drawn from: the largest size to draw later. "
+                    "0 = twice the native size.",
+                ),
+                io.Combo.Input(
+                    "mode", options=["integer", "normalised"], default="integer",
+                    tooltip="integer: as published, for long trainings. normalised: shrunk to the picture's own extent, gentler on a LoRA.",
+                ),
+                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, tooltip="Seed of the places."),
+                io.Float.Input(
+                    "probability", default=1.0, min=0.0, max=1.0, step=0.05,
+                    tooltip="Share of the pictures that are moved; the others keep their places.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The model for Train LoRA. Ordinary sampling with it changes nothing.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: Any, max_grid: int, mode: str, seed: int, probability: float) -> io.NodeOutput:
+        return io.NodeOutput(add_patch(model, Rpe2dTraining(max_grid or 2 * math.ceil(native_tokens(model)), mode, seed, probability)))
+
+
+class RPE2DSaveLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return known(
+            io.Schema,
+            node_id="RPE2DSaveLoRA",
+            display_name="RPE-2D Save LoRA",
+            category=CATEGORY,
+            description=(
+                "Saves a LoRA trained with RPE-2D Training Patch, with its grid, mode and native size in the file's header, where "
+                "RoPE Patch: RPE-2D reads them."
+            ),
+            search_aliases=["rope", "rpe", "rpe-2d", "save lora", "export lora"],
+            is_output_node=True,
+            is_input_list=True,
+            inputs=[
+                io.Custom("LORA_MODEL").Input("lora", tooltip="What Train LoRA gives."),
+                io.Model.Input("model", tooltip="The model as it was trained: the output of RPE-2D Training Patch."),
+                io.String.Input("prefix", default="loras/rpe2d", tooltip="Folder and beginning of the name, in ComfyUI's output folder."),
+                io.Latent.Input(
+                    "latents", optional=True, tooltip="The training pictures; their size is noted. Without them: the model's native size.",
+                ),
+                io.Int.Input("steps", optional=True, force_input=True, tooltip="Steps it was trained for, for the file's name."),
+            ],
+            outputs=[io.String.Output(display_name="file", tooltip="The file's name, as LoRA loaders list it after a refresh.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, lora: list[Any], model: list[Any], prefix: list[str], latents: Any = None, steps: Any = None) -> io.NodeOutput:
+        training = stack_of(model[0]).find(Rpe2dTraining)
+        if training is None:
+            raise RopeWorksError(
+                "this model has no RPE-2D Training Patch, so there is no grid to note. Connect the patch's output, or save with Save LoRA."
+            )
+        native = native_tokens(model[0]) if latents is None else side_in_tokens(model[0], latents)
+        folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix[0], folder_paths.get_output_directory())
+        count = f"_{steps[0]}_steps" if steps else ""
+        path = Path(folder) / f"{name}{count}_{counter:05}_.safetensors"
+        tensors = {key: value.detach().contiguous().cpu() for key, value in lora[0].items()}
+        save_file(tensors, path, Trained(training.max_grid, training.mode, round(native)).metadata())
+        listed = Path(below, path.name)
+        shown = (listed.relative_to("loras") if listed.parts[0] == "loras" else listed).as_posix()
+        return io.NodeOutput(shown, ui=ui.PreviewText(f"{listed.as_posix()}: {training.describe_grid()}"))
+
+
+def native_tokens(model: Any) -> float:
+    """Tokens a side of a model's native size."""
+    architecture, _, pixels = facts_of(model)
+    return pixels / architecture.pixels_per_token
+
+
+def side_in_tokens(model: Any, latents: list[Any]) -> float:
+    """Tokens a side, by area, of the largest training picture."""
+    architecture_of(model)
+    grids = [token_grid(tuple(latent["samples"].shape), patch_size(model.model.diffusion_model)) for latent in latents]
+    return max(math.sqrt(rows * columns) for _, rows, columns in grids)

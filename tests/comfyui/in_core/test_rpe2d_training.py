@@ -1,0 +1,189 @@
+"""The core's own LoRA trainer with random positions, on the bundled models: trained, saved, loaded, used."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from comfy_extras.nodes_train import TrainLoraNode
+from ropeworks_pack.nodes.lab_model import RopeLabModel
+from ropeworks_pack.nodes.lab_video_model import RopeLabVideoModel
+from ropeworks_pack.nodes.rpe2d import RPE2DInference
+from ropeworks_pack.nodes.rpe2d_crop import RPE2DResizeCrop
+from ropeworks_pack.nodes.rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
+from ropeworks_pack.rope_core.hosts.comfyui import stack_of
+from ropeworks_pack.rope_core.rpe2d import Rpe2d, Trained
+
+from . import models
+from .recording import message_of
+
+USUAL = {
+    "batch_size": 2,
+    "grad_accumulation_steps": 1,
+    "steps": 1,
+    "learning_rate": 0.01,
+    "rank": 4,
+    "optimizer": "SGD",  # whose steps tell the size of a gradient
+    "loss_function": "MSE",
+    "seed": 3,
+    "training_dtype": "fp32",
+    "lora_dtype": "fp32",
+    "algorithm": "LoRA",
+    "gradient_checkpointing": True,
+    "existing_lora": "[None]",
+}
+ONLY_NEWER = {"quantized_backward": False, "checkpoint_depth": 1, "offloading": False, "bucket_mode": False, "bypass_mode": False}
+LISTS = hasattr(TrainLoraNode, "execute")  # the newer trainer takes every input as a list
+
+
+def trained(model: Any, positive: Any, latents: torch.Tensor, **options: Any) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """(the LoRA, the losses) of a training by the core's node."""
+    torch.manual_seed(11)  # of the noise levels that the node draws
+    given = {**USUAL, **options}
+    if not LISTS:
+        _, lora, losses, _ = TrainLoraNode().train(model, {"samples": latents}, positive, **{k: v for k, v in given.items() if k in USUAL})
+        return lora, losses["loss"]
+    given = {**ONLY_NEWER, **given}
+    lists = {name: [value] for name, value in given.items()}
+    lora, losses, _ = TrainLoraNode.execute([model], [{"samples": latents}], [positive], **lists).args
+    return lora, losses["loss"]
+
+
+def tiny(node: Any, shape: tuple[int, ...]) -> tuple[Any, Any, torch.Tensor]:
+    """(model, prompt, pictures or clips) of a bundled model."""
+    model, positive, _ = node.execute("rocket").args
+    return model, positive, torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+FLUX, WAN = (RopeLabModel, (2, 16, 24, 24)), (RopeLabVideoModel, (2, 16, 3, 16, 16))
+
+
+def patch(model: Any, **given: Any) -> Any:
+    return RPE2DTrainingPatch.execute(model, **{"max_grid": 0, "mode": "integer", "seed": 0, "probability": 1.0, **given}).args[0]
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest difference between two LoRAs."""
+    assert one.keys() == other.keys()
+    return max(float((one[key].float() - other[key].float()).abs().max()) for key in one)
+
+
+def test_a_lora_is_trained_at_random_places() -> None:
+    for family in (FLUX, WAN):
+        model, positive, latents = tiny(*family)
+        plain, plain_losses = trained(model, positive, latents)
+        moved, losses = trained(patch(model), positive, latents)
+        again, same = trained(patch(model), positive, latents)
+        _, others = trained(patch(model, seed=1), positive, latents)
+        unmoved, unmoved_losses = trained(patch(model, probability=0.0), positive, latents)
+        assert losses == same
+        assert apart(moved, again) == 0.0
+        assert losses != plain_losses
+        assert others != losses
+        assert unmoved_losses == plain_losses, "nobody is moved at probability 0"
+        assert apart(unmoved, plain) == 0.0
+        assert torch.isfinite(torch.tensor(losses)).all()
+
+
+def test_the_recomputation_sees_the_same_places() -> None:
+    """At any depth of checkpointing the trained LoRA is the same, as far as the plain model's own is."""
+    depths = (1, 2, 3) if LISTS else (1,)
+    for family, variants in (
+        (WAN, [{"gradient_checkpointing": False}, *({"checkpoint_depth": depth} for depth in depths)]),
+        # Flux's blocks change tensors in place: the core itself cannot train them without checkpointing.
+        (FLUX, [{"checkpoint_depth": depth} for depth in depths]),
+    ):
+        model, positive, latents = tiny(*family)
+        moved = [trained(patch(model), positive, latents, **options)[0] for options in variants]
+        plain = [trained(model, positive, latents, **options)[0] for options in variants]
+        for ours, theirs in zip(moved[1:], plain[1:], strict=True):
+            assert apart(ours, moved[0]) <= 2 * apart(theirs, plain[0]) + 1e-6
+        assert apart(moved[0], plain[0]) > 1e-5
+
+
+def saved(model: Any, lora: Any, folder: Path, **given: Any) -> Path:
+    with mock.patch.object(folder_paths, "get_output_directory", lambda: str(folder)):
+        answer = RPE2DSaveLoRA.execute([lora], [model], ["loras/tiny"], **given)
+    return folder / "loras" / answer.args[0]
+
+
+def test_a_lora_is_saved_loaded_and_used() -> None:
+    for (node, shape), tokens, grid in ((FLUX, 12, 32), (WAN, 8, 32)):
+        model, positive, latents = tiny(node, shape)
+        patched = patch(model, mode="normalised")
+        lora, _ = trained(patched, positive, latents, learning_rate=1.0)
+        with tempfile.TemporaryDirectory() as folder:
+            file = saved(patched, lora, Path(folder), latents=[{"samples": latents}], steps=[1])
+            native = saved(patched, lora, Path(folder))
+            assert "1_steps" in file.name
+            weights, facts = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
+            _, native_facts = comfy.utils.load_torch_file(str(native), safe_load=True, return_metadata=True)
+        assert Trained.read(facts) == Trained(grid, "normalised", tokens)
+        assert Trained.read(native_facts) == Trained(grid, "normalised", 16)
+        assert all(torch.equal(weights[key], lora[key]) for key in lora)
+        loaded, _ = comfy.sd.load_lora_for_models(model, None, weights, 1.0, 0.0)
+        loaded.set_attachments("lora_metadata", facts)  # as the newer core's own loader does
+        ready = RPE2DInference.execute(loaded, "auto", True, True, 0).args[0]
+        found = stack_of(ready).find(Rpe2d)
+        assert (found.max_grid, found.mode, found.trained, found.native_size) == (grid, "normalised", True, tokens * 16)
+        bare = RPE2DInference.execute(model, "on", True, True, tokens * 16, grid, "normalised").args[0]
+        drawn, without = (models.sample(m, (1, *shape[1:]), steps=2, positive=positive, negative=positive) for m in (ready, bare))
+        assert torch.isfinite(drawn).all()
+        assert not torch.allclose(drawn, without, atol=1e-3), "the LoRA acts"
+
+
+def test_a_model_without_the_patch_has_no_grid_to_save() -> None:
+    model, _, _ = tiny(*FLUX)
+    assert "RPE-2D Training Patch" in message_of(lambda: RPE2DSaveLoRA.execute([{}], [model], ["loras/tiny"]))
+
+
+def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
+    """Each pixel tells its place: red = row, green = column, in shares of the picture."""
+    found = []
+    for height, width in sizes:
+        rows, columns = ((torch.arange(n) + 0.5) / n for n in (height, width))
+        found.append(torch.stack([rows[:, None].expand(-1, width), columns.expand(height, -1), torch.zeros(height, width)], -1)[None])
+    return found
+
+
+def crops_of(images: list[torch.Tensor], **given: Any) -> tuple[list[torch.Tensor], list[str], list[dict[str, float]]]:
+    usual = {"size": [0], "smallest": [0.5], "seed": [0]}
+    found, texts, told = RPE2DResizeCrop.execute(images, **{**usual, **given}).args
+    return found, texts, [json.loads(text) for text in told]
+
+
+def test_crops_show_what_they_say() -> None:
+    images = pictures((128, 128), (96, 192), (200, 120))
+    found, texts, told = crops_of(images, size=[64], texts=["a", "b", "c"], crops_per_image=[20])
+    assert len(found) == len(texts) == len(told) == 60
+    for picture, text, crop in zip(found, texts, told, strict=True):
+        assert text.startswith("abc"[crop["picture"]] + ", crop: top ")
+        assert all(side % 16 == 0 for side in picture.shape[1:3])
+        assert abs(picture.shape[1] * picture.shape[2] - 64**2) < 0.3 * 64**2
+        for channel, start, length in ((0, "top", "height"), (1, "left", "width")):
+            low, high = picture[0, ..., channel].min(), picture[0, ..., channel].max()
+            assert abs(low - crop[start]) < 0.03
+            assert abs(high - crop[start] - crop[length]) < 0.03
+    assert {round(crop["height"], 1) for crop in told} >= {0.5, 0.8, 1.0}
+
+
+def test_whole_pictures_are_the_pictures_resized() -> None:
+    images = pictures((128, 128))
+    (found,), (text,), (crop,) = crops_of(images, whole_share=[1.0])
+    assert torch.allclose(found, images[0], atol=1e-5)
+    assert text == "crop: top 0%, left 0%, height 100%, width 100%"
+    assert crop == {"picture": 0, "top": 0.0, "left": 0.0, "height": 1.0, "width": 1.0}
+    again, others = (crops_of(images, whole_share=[0.0], seed=[seed], crops_per_image=[4])[2] for seed in (0, 1))
+    assert again == crops_of(images, whole_share=[0.0], crops_per_image=[4])[2] != others
+
+
+def test_captions_that_do_not_match_are_refused() -> None:
+    assert "2 texts for 3 pictures" in message_of(lambda: crops_of(pictures(*[(64, 64)] * 3), texts=["a", "b"]))
+    assert "expected at least 16 pixels" in message_of(lambda: crops_of(pictures((8, 64))))
