@@ -51,8 +51,8 @@ class RopeLabModel(io.ComfyNode):
                 io.Combo.Input("subject", options=list(SUBJECTS), tooltip="The photograph to generate; stands in for a prompt."),
                 advanced_combo(
                     "weights", list(VARIANTS),
-                    "What it was trained on: detail to 512 px is for mixed resolution, four renderings for style references, random positions "
-                    "for RPE-2D.",
+                    "What it was trained on. Detail to 512 px: for mixed resolution. Four renderings: for style references. "
+                    "Random positions: for RPE-2D.",
                 ),
                 advanced_combo(
                     "rendering", [OPEN, *RENDERING_NAMES],
