@@ -32,7 +32,9 @@ OURS = {
     "RopeLabModel": "RoPE Lab: Tiny Flux",
     "RopeLabVideoModel": "RoPE Lab: Tiny Wan",
 }
-NEEDS_DOWNLOADS = {"style_ref_flux1_dev.json"}  # checked against the server's own description of its nodes, not executed
+NEEDS_DOWNLOADS = {
+    name for name in EXAMPLES if "_tiny" not in name
+}  # checked against the server's own description of its nodes, not executed
 EXECUTED = [name for name in EXAMPLES if name not in NEEDS_DOWNLOADS]
 SEEDS = {"seed", "noise_seed"}  # the browser gives them a second widget, whatever the node says
 TRAINS = {"rpe2d_train_tiny.json", "rpe2d_train_video_tiny.json"}
@@ -77,12 +79,15 @@ def pictures(server: Server, info: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: pixels(server.images(fitted(workflow(name), info))[0]) for name in EXECUTED}
 
 
+def has_older_trainer(info: dict[str, Any]) -> bool:
+    return info["TrainLoraNode"]["output"][0] == "MODEL"
+
+
 def fitted(graph: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     """An older core's LoRA trainer has one more output, in front of the others."""
-    older = info["TrainLoraNode"]["output"][0] == "MODEL"
     for node in graph.values():
         for value in node["inputs"].values():
-            if isinstance(value, list) and older and graph[value[0]]["class_type"] == "TrainLoraNode":
+            if isinstance(value, list) and has_older_trainer(info) and graph[value[0]]["class_type"] == "TrainLoraNode":
                 value[1] += 1
     return graph
 
@@ -95,12 +100,15 @@ def to_api(drawn: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         if node["type"] not in info:
             continue
         linked = {slot["name"]: source[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+        replaced = {slot["name"] for slot in node["inputs"] if "widget" in slot}
         values = iter(node["widgets_values"])
         inputs: dict[str, Any] = {}
         for group in ("required", "optional"):
             for name, spec in info[node["type"]]["input"].get(group, {}).items():
                 if name in linked:
                     inputs[name] = linked[name]
+                    if name in replaced:
+                        next(values)
                 elif isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN"):
                     inputs[name] = next(values)
                     if len(spec) > 1 and (name in SEEDS or spec[1].get("control_after_generate") or spec[1].get("image_upload")):
@@ -191,8 +199,7 @@ def test_a_lora_is_trained_saved_loaded_and_used(server: Server, info: dict[str,
         "class_type": "LoraLoaderModelOnly",
         "inputs": {"model": ["1", 0], "lora_name": files[-1], "strength_model": 1.0},
     }
-    newer = info["TrainLoraNode"]["output"][0] != "MODEL"
-    if newer:  # the header reaches the node by way of the core's own loader
+    if not has_older_trainer(info):  # the header reaches the node by way of the core's own loader
         uses[numbers["RPE2DInference"]]["inputs"].update(grid="auto", max_grid=0, mode="integer")
     drawn = pixels(server.images(uses)[0])
     assert psnr(drawn, pictures[name]) > 40, "the LoRA in the file is the one that was trained"
@@ -210,6 +217,11 @@ def test_bands_without_a_region_are_an_error_that_says_what_to_connect(server: S
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_drawn_workflow_says_the_same_as_its_api_form(info: dict[str, Any], name: str) -> None:
+    kinds = {node["class_type"] for node in workflow(name).values()}
+    if missing := kinds - info.keys():
+        pytest.skip(f"this core has no {', '.join(sorted(missing))}")
+    if "TrainLoraNode" in kinds and has_older_trainer(info):
+        pytest.skip("this core's LoRA trainer has other inputs")
     drawn, told = to_api(workflow(name, ""), info), workflow(name)
     for number, node in told.items():
         assert drawn[number]["class_type"] == node["class_type"]
