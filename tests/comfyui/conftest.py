@@ -13,6 +13,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 collect_ignore = ["in_core"]  # run by a core's own interpreter, see test_in_core.py
 
 
+def waits_for_cores(item: pytest.Item) -> bool:
+    return item.path.name == "test_in_core.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=waits_for_cores)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cores_at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The cores begin with the first test and have done much when they are asked last."""
+    if any(waits_for_cores(item) for item in request.session.items):
+        from core_runs import started
+
+        started(tmp_path_factory.getbasetemp())
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "core" in metafunc.fixturenames:
         cores = find_cores()
