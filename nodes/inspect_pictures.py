@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image
@@ -13,7 +14,8 @@ from .plot import Axis, Mark, below_one_another, heat_maps, line_plot, text_pane
 EVERYTHING, FREQUENCIES, MAGNITUDES, LAYOUT, PHASE = "everything", "frequencies", "magnitudes", "layout", "phase"
 VIEWS = (EVERYTHING, FREQUENCIES, MAGNITUDES, LAYOUT, PHASE)
 NO_RUN = "No run yet: run once with this model, then inspect with the sampler's latent connected."
-ONE_TOKEN = "There is one token per axis, so nothing turns."
+PAIR = "rotary pair (1 turns fastest)"
+NO_AXIS = "There is one token per axis, so nothing turns."
 
 
 def inspection_picture(inspection: Inspection, view: str, text: int) -> Image.Image:
@@ -36,13 +38,13 @@ def inspection_picture(inspection: Inspection, view: str, text: int) -> Image.Im
 
 def wavelength_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
     def plot(axis: InspectedAxis) -> Image.Image:
-        curves = {name: (range(len(values)), wavelengths(values).tolist()) for name, values in axis.curves.items()}
+        curves = {name: (range(1, len(values) + 1), wavelengths(values).tolist()) for name, values in axis.curves.items()}
         return line_plot(
-            f"Wavelength along {axis.title}", curves, Axis("rotary pair"), Axis("tokens per turn", logarithmic=True),
-            _sizes(axis, across=True), ("radians per token", lambda value: 2 * 3.141592653589793 / value),
+            f"Wavelength along {axis.title}", curves, Axis(PAIR, low=0), Axis("tokens per turn", logarithmic=True, low=4),
+            _sizes(axis, across=True), ("radians per token", lambda value: math.tau / value),
         )  # fmt: skip
 
-    return [plot(axis) for axis in axes] or [text_panel("Wavelengths", [ONE_TOKEN])]
+    return [plot(axis) for axis in axes] or [text_panel("Wavelengths", [NO_AXIS])]
 
 
 def phase_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
@@ -55,7 +57,7 @@ def phase_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
             Axis("kappa", low=min(lowest, 0.0), high=1.0), _sizes(axis, across=False)[:1],
         )  # fmt: skip
 
-    return [plot(axis) for axis in axes] or [text_panel("Relative phase", [ONE_TOKEN])]
+    return [plot(axis) for axis in axes] or [text_panel("Relative phase", [NO_AXIS])]
 
 
 def magnitude_maps(inspection: Inspection) -> Image.Image:
@@ -75,7 +77,10 @@ def layout_panels(inspection: Inspection, text: int) -> list[Image.Image]:
     if inspection.layout is None:
         return [text_panel(title, ["No Mixed-Res Region is on this model: all tokens are of one size."])]
     note = "an example: the region is chosen during sampling" if inspection.example else ""
-    return [text_panel(title, []), layout_picture(inspection.layout, inspection.hidden, text, note)]
+    colours = "orange: full resolution; blue: coarse" + "; purple: both, along the boundary" * bool(
+        inspection.layout.outer or inspection.layout.inner
+    )
+    return [text_panel(title, [colours]), layout_picture(inspection.layout, inspection.hidden, text, note)]
 
 
 def _sizes(axis: InspectedAxis, across: bool) -> list[Mark]:

@@ -85,6 +85,12 @@ class Panel:
     def text(self, x: float, y: float, text: str, size: int = LABEL, colour: str = INK, anchor: str = "ls") -> None:
         self.draw.text((x * UNIT, y * UNIT), drawable(text), colour, font_of(size * UNIT), anchor=anchor)
 
+    def label(self, x: float, y: float, text: str, anchor: str) -> None:
+        """Text that stands on lines."""
+        box = self.draw.textbbox((x * UNIT, y * UNIT), drawable(text), font_of(TICK * UNIT), anchor=anchor)
+        self.draw.rectangle([box[0] - 4, box[1] - 2, box[2] + 4, box[3] + 2], fill=PAPER)
+        self.text(x, y, text, TICK, INK, anchor)
+
     def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1.0) -> None:
         self.draw.line([(x * UNIT, y * UNIT) for x, y in points], colour, max(round(width * UNIT), 1), joint="curve")
 
@@ -139,22 +145,22 @@ def line_plot(
             y = up.at(second[1](value))
             panel.line([(right, y), (right + 6, y)], FAINT)
             panel.text(right + 12, y, _short(value), TICK, FAINT, "lm")
-        vertical_text(panel.picture, second[0], (WIDTH - MARGIN) * UNIT - 2, round((top + height / 2) * UNIT), font_of(TICK * UNIT))
+        vertical_text(panel.picture, second[0], (WIDTH - MARGIN - 4) * UNIT, round((top + height / 2) * UNIT), font_of(TICK * UNIT))
     panel.line([(LEFT, top), (LEFT, top + height), (right, top + height)], FAINT)
+    _draw_marks(panel, marks, across, up)
     for (line_x, line_y), colour, number in zip(curves.values(), COLOURS, range(len(curves)), strict=False):
         points = [(across.at(float(x)), up.at(float(y))) for x, y in zip(line_x, line_y, strict=True)]
         panel.line(points, colour, WIDTHS[min(number, 1)])
         if len(points) <= 40:
             for x, y in points:
                 panel.dot(x, y, 4.5 if number == 0 else 3.5, colour)
-    _draw_marks(panel, marks, across, up)
     panel.text((LEFT + right) / 2, top + height + 36, x_axis.title, anchor="mt")
     vertical_text(panel.picture, drawable(y_axis.title), 4 * UNIT, round((top + height / 2) * UNIT), font_of(LABEL * UNIT))
     return panel.finished()
 
 
 def heat_maps(title: str, panels: Mapping[str, np.ndarray], x_title: str, y_title: str, value_title: str, height: int = 260) -> Image.Image:
-    """Panels side by side, each (rows, columns) of values, on one colour scale; columns are counted from 1, rows from 0 at the top."""
+    """Panels side by side, each (rows, columns) of values, on one colour scale; rows, from the top, and columns are counted from 1."""
     top, between, bar = MARGIN + TITLE + 14 + LABEL + 20, 28, 128
     panel = Panel(top + height + BOTTOM)
     panel.text(MARGIN, MARGIN, title, TITLE, anchor="lt")
@@ -170,7 +176,7 @@ def heat_maps(title: str, panels: Mapping[str, np.ndarray], x_title: str, y_titl
         for column in _some(columns, width // 60):
             panel.text(x + (column + 0.5) / columns * width, top + height + 12, str(column + 1), TICK, FAINT, "mt")
         for row in _some(rows, height // 40) if number == 0 else ():
-            panel.text(x - 10, top + (row + 0.5) / rows * height, str(row), TICK, FAINT, "rm")
+            panel.text(x - 10, top + (row + 0.5) / rows * height, str(row + 1), TICK, FAINT, "rm")
     vertical_text(panel.picture, y_title, 4 * UNIT, round((top + height / 2) * UNIT), font_of(LABEL * UNIT))
     colour_bar(panel.picture, (WIDTH - bar + 8) * UNIT, top * UNIT, height * UNIT, low, high, value_title, UNIT)
     return panel.finished()
@@ -206,23 +212,21 @@ def _draw_marks(panel: Panel, marks: Sequence[Mark], across: Scale, up: Scale) -
             y = up.at(mark.value)
             panel.line([(across.start, y), (across.end, y)], INK, 1.5)
             below = number == 0 and len(marks) > 1
-            panel.text(across.end - 8, y + (6 if below else -6), mark.label, TICK, INK, "rt" if below else "rb")
+            panel.label(across.end - 8, y + (7 if below else -7), mark.label, "rt" if below else "rb")
         elif not mark.across and across.low <= mark.value <= across.high:
             x = across.at(mark.value)
             panel.line([(x, up.start), (x, up.end)], INK, 1.5)
             at_right = x > (across.start + across.end) / 2
-            panel.text(x + (-8 if at_right else 8), up.end + 4, mark.label, TICK, INK, "rt" if at_right else "lt")
+            panel.label(x + (-8 if at_right else 8), up.end + 5, mark.label, "rt" if at_right else "lt")
 
 
 def _short(value: float) -> str:
     if value and not 1e-3 <= abs(value) < 1e4:
-        return (
-            f"1e{round(math.log10(abs(value)))}" if value > 0 and math.isclose(math.log10(value) % 1, 0, abs_tol=1e-9) else f"{value:.0e}"
-        )
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:g}"
 
 
 def _some(count: int, most: int) -> list[int]:
-    """Indices to label: every first, second, fifth, ... from 0."""
+    """Indices to label, of things counted from 1: 1, 2, 3, ... or 1, 5, 10, ..., about `most` of them."""
     step = next(digit * 10**power for power in range(6) for digit in (1, 2, 5) if count <= digit * 10**power * max(most, 1))
-    return list(range(0, count, step))
+    return [index for index in range(count) if (index + 1) % step == 0 or (index == 0 and step > 2)]

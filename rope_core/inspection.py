@@ -86,8 +86,8 @@ class Inspection:
 
     @property
     def scales_magnitudes(self) -> bool:
-        """Whether any patch here would do so on a larger picture."""
-        return any(type(patch).magnitudes is not Patch.magnitudes for patch in self.stack.patches)
+        """Whether any patch here does, at whatever size and step."""
+        return any(patch.scales_magnitudes for patch in self.stack.patches)
 
     def title(self) -> str:
         return f"{self.call.family}, {self.call.size()} tokens"

@@ -132,6 +132,11 @@ class Patch:
         """Patches with equal keys replace each other on a model."""
         return type(self).__name__
 
+    @property
+    def scales_magnitudes(self) -> bool:
+        """Whether this patch has magnitudes at all, at whatever size and step."""
+        return False
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         """New angles per token, (pairs,) float64, for the axes this patch changes."""
         return {}
