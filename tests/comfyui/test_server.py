@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,5 +222,7 @@ def test_help_pages_and_names_are_served(server: Server) -> None:
     for node in OURS:
         page = server.get(f"/extensions/ropeworks/docs/{node}.md").decode()
         assert page.startswith("# ")
+        for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page):
+            assert pixels(server.get(f"/extensions/ropeworks/docs/{picture}")).std() > 10
     names = server.json("/i18n")["en"]["nodeDefs"]
     assert names.keys() >= OURS.keys()
