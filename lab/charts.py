@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-INK, FAINT, GRID, PAPER = "#1b1f24", "#667080", "#d8dde3", "#ffffff"
+from .drawing import FAINT, GRID, INK, PAPER, colour_bar, drawable, font_of, size_of, vertical_text, viridis, wrapped
+
 BAR, BAR_BELOW_ZERO = "#31688e", "#b8c1cc"
 MARGIN = 36
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-# viridis at ten even places; between them colours are mixed linearly.
-VIRIDIS = np.array(
-    [
-        (68, 1, 84),
-        (72, 40, 120),
-        (62, 74, 137),
-        (49, 104, 142),
-        (38, 130, 142),
-        (31, 158, 137),
-        (53, 183, 121),
-        (109, 205, 89),
-        (180, 222, 44),
-        (253, 231, 37),
-    ],
-    dtype=np.float64,
-)
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -45,17 +29,17 @@ def contact_sheet(
 ) -> Image.Image:
     """Rows and columns of pictures, each fitted into a square of `cell` pixels. Captions may hold line breaks; None leaves a gap."""
     gap = 10
-    title_font, font = _font(30), _font(21)
+    title_font, font = font_of(30), font_of(21)
     rows = [[picture and _fit(picture, cell) for picture in row] for row in pictures]
     heights = [max(picture.height for picture in row if picture) for row in rows]
-    columns = [_wrap(caption, font, cell) for caption in column_captions]
-    captions = [_drawable(caption) for caption in row_captions]
-    left = MARGIN + max(_size(caption, font)[0] for caption in captions) + 20
-    top = MARGIN + 60 + max(_size(caption, font)[1] for caption in columns) + 12
+    columns = [wrapped(caption, font, cell) for caption in column_captions]
+    captions = [drawable(caption) for caption in row_captions]
+    left = MARGIN + max(size_of(caption, font)[0] for caption in captions) + 20
+    top = MARGIN + 60 + max(size_of(caption, font)[1] for caption in columns) + 12
     width = left + len(columns) * (cell + gap) - gap + MARGIN
     sheet = Image.new("RGB", (width, top + sum(heights) + gap * (len(rows) - 1) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN), _drawable(title), INK, title_font, anchor="lt")
+    draw.text((MARGIN, MARGIN), drawable(title), INK, title_font, anchor="lt")
     for column, caption in enumerate(columns):
         middle = left + column * (cell + gap) + cell / 2
         draw.multiline_text((middle, top - 12), caption, INK, font, anchor="md", align="center")
@@ -74,43 +58,43 @@ def heat_maps(
     title: str, panels: Mapping[str, np.ndarray], x_title: str, y_title: str, x_labels: Sequence[str], value_title: str
 ) -> Image.Image:
     """Panels side by side, each (rows, columns) of values, on one colour scale. Row 0 is at the top."""
-    title_font, font, small = _font(30), _font(22), _font(18)
+    title_font, font, small = font_of(30), font_of(22), font_of(18)
     step_x, step_y, between, bar_space = 46, 17, 110, 150
     rows, columns = next(iter(panels.values())).shape
     width, height = columns * step_x, rows * step_y
     left, top = MARGIN + 90, MARGIN + 110
     chart = Image.new("RGB", (left + len(panels) * (width + between) + bar_space + MARGIN, top + height + 90 + MARGIN), PAPER)
     draw = ImageDraw.Draw(chart)
-    draw.text((MARGIN, MARGIN), _drawable(title), INK, title_font, anchor="lt")
+    draw.text((MARGIN, MARGIN), drawable(title), INK, title_font, anchor="lt")
     low = min(float(panel.min()) for panel in panels.values())
     high = max(float(panel.max()) for panel in panels.values())
     for number, (name, values) in enumerate(panels.items()):
         x = left + number * (width + between)
-        colours = Image.fromarray(_viridis(values, low, high), "RGB").resize((width, height), Image.Resampling.NEAREST)
+        colours = Image.fromarray(viridis(values, low, high), "RGB").resize((width, height), Image.Resampling.NEAREST)
         chart.paste(colours, (x, top))
         draw.rectangle((x - 1, top - 1, x + width, top + height), outline=GRID)
         draw.text((x + width / 2, top - 14), name, INK, font, anchor="md")
-        draw.text((x + width / 2, top + height + 46), _drawable(x_title), INK, font, anchor="mt")
+        draw.text((x + width / 2, top + height + 46), drawable(x_title), INK, font, anchor="mt")
         for column, label in enumerate(x_labels):
             draw.text((x + (column + 0.5) * step_x, top + height + 12), label, FAINT, small, anchor="mt")
         for row in sorted({*range(0, rows, 5), rows - 1}):
             if row == rows - 1 or rows - 1 - row >= 2:
                 draw.text((x - 10, top + (row + 0.5) * step_y), str(row), FAINT, small, anchor="rm")
-        _vertical_text(chart, y_title, x - 72, top + height // 2, font)
-    _colour_bar(chart, left + len(panels) * (width + between) - 20, top, height, low, high, value_title)
+        vertical_text(chart, y_title, x - 72, top + height // 2, font)
+    colour_bar(chart, left + len(panels) * (width + between) - 20, top, height, low, high, value_title)
     return chart
 
 
 def bar_chart(title: str, panels: Mapping[str, Mapping[str, float]], full: float = 1.0) -> Image.Image:
     """Horizontal bars, one panel per measure, the same labels in the same order and one scale, up to `full` or beyond, in all."""
-    title_font, font, small = _font(30), _font(22), _font(19)
+    title_font, font, small = font_of(30), font_of(22), font_of(19)
     labels = list(next(iter(panels.values())))
     line, bar, panel_width, between = 38, 24, 460, 70
-    left, top = MARGIN + max(_size(label, font)[0] for label in labels) + 24, MARGIN + 110
+    left, top = MARGIN + max(size_of(label, font)[0] for label in labels) + 24, MARGIN + 110
     size = (left + len(panels) * (panel_width + between) + MARGIN, top + len(labels) * line + MARGIN)
     chart = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(chart)
-    draw.text((MARGIN, MARGIN), _drawable(title), INK, title_font, anchor="lt")
+    draw.text((MARGIN, MARGIN), drawable(title), INK, title_font, anchor="lt")
     everything = [value for values in panels.values() for value in values.values()]
     low, high = min(0.0, *everything), max(full, *everything)
     unit = panel_width / (high - low)
@@ -130,56 +114,6 @@ def bar_chart(title: str, panels: Mapping[str, Mapping[str, float]], full: float
     return chart
 
 
-def _colour_bar(chart: Image.Image, x: int, top: int, height: int, low: float, high: float, title: str) -> None:
-    draw, font, small = ImageDraw.Draw(chart), _font(22), _font(18)
-    ramp = _viridis(np.linspace(high, low, height)[:, None], low, high)
-    chart.paste(Image.fromarray(ramp, "RGB").resize((26, height), Image.Resampling.NEAREST), (x, top))
-    draw.rectangle((x - 1, top - 1, x + 26, top + height), outline=GRID)
-    draw.text((x, top - 14), title, INK, font, anchor="ld")
-    for share in np.linspace(0, 1, 5):
-        y = top + (1 - share) * height
-        draw.line((x + 26, y, x + 32, y), FAINT)
-        draw.text((x + 38, y), f"{low + share * (high - low):.3f}", FAINT, small, anchor="lm")
-
-
-def _viridis(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    place = (values - low) / max(high - low, 1e-12) * (len(VIRIDIS) - 1)
-    channels = [np.interp(place, np.arange(len(VIRIDIS)), VIRIDIS[:, channel]) for channel in range(3)]
-    return np.stack(channels, -1).round().astype(np.uint8)
-
-
 def _fit(picture: Image.Image, cell: int) -> Image.Image:
     share = cell / max(picture.size)
     return picture.resize((round(picture.width * share), round(picture.height * share)), Image.Resampling.LANCZOS)
-
-
-def _drawable(text: str) -> str:
-    """`text` without the signs that Pillow's built-in font lacks."""
-    return text.replace("×", "x").replace("σ", "sigma")
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size=size)
-
-
-def _size(text: str, font: Font) -> tuple[int, int]:
-    box = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((0, 0), text, font)
-    return round(box[2] - box[0]), round(box[3] - box[1])
-
-
-def _wrap(text: str, font: Font, width: int) -> str:
-    lines = [""]
-    for word in _drawable(text).split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and _size(longer, font)[0] > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines)
-
-
-def _vertical_text(chart: Image.Image, text: str, x: int, middle: int, font: Font) -> None:
-    layer = Image.new("RGB", (_size(text, font)[0] + 4, 30), PAPER)
-    ImageDraw.Draw(layer).text((2, 15), text, INK, font, anchor="lm")
-    turned = layer.rotate(90, expand=True)
-    chart.paste(turned, (x, middle - turned.height // 2))

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .boundary import BoundaryExpandReplace
 from .extrapolate import RopePatchExtrapolate
+from .inspect import RopeInspect
 from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
 from .mixed_res import MixedResRegionCRPA
@@ -26,6 +27,7 @@ class RopeWorksExtension(ComfyExtension):
             RPE2DTrainingPatch,
             RPE2DResizeCrop,
             RPE2DSaveLoRA,
+            RopeInspect,
             RopeLabModel,
             RopeLabVideoModel,
         ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..rope_core.regions import TokenLayout, dilated, eroded
 
+SHOWN_TEXT_TOKENS = 512  # reckoned with where the prompt is not known
 LONG_SIDE, CAPTION, MARGIN = 768, 84, 16
 PAPER, INK, FAINT = "#f6f7f9", "#1b1f24", "#667080"
 LOW, HIGH, BAND, LINE = "#cfdcec", "#e8a05c", "#b7a7d6", "#ffffff"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.utils
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -13,9 +12,8 @@ from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.hosts.comfyui import add_patch, facts_of
 from ..rope_core.mixed import token_layout
 from ..rope_core.regions import Box, CellGrid, TokenLayout
-from ..rope_core.saliency import most_salient
 from ..rope_core.stack import Stack
-from .layout_picture import as_image, layout_picture
+from .layout_picture import SHOWN_TEXT_TOKENS, as_image, layout_picture
 from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known
 
 # The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
@@ -23,7 +21,6 @@ PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image
            "paper: 60 % of an image": 0.6, "custom": None}  # fmt: skip
 MOST_BOXES = 1000
 FURTHEST = 65536  # pixels; no picture is larger, and a box beyond it is an accident
-SHOWN_TEXT_TOKENS = 512
 
 
 class MixedResRegionCRPA(io.ComfyNode):
@@ -163,11 +160,6 @@ def _shown_layout(patch: MixedResolution, pixels_per_token: int, native: float, 
     elif patch.boxes:
         height = max(native, *(box.y + box.height for box in patch.boxes))
         width = max(native, *(box.x + box.width for box in patch.boxes))
-    if patch.automatic:
-        side = round(native / pixels_per_token / patch.ratio)
-        away = (torch.arange(side) - (side - 1) / 2).square()
-        region = most_salient(-(away[:, None] + away)[None], patch.share(frames), 1, 1)
-    else:
-        masks = 1 if patch.mask is None else len(patch.mask)
-        region = patch.region(CellGrid(masks, height, width, pixels_per_token * patch.ratio))
-    return token_layout(Stack((patch,)), region)
+    masks = 1 if patch.mask is None else len(patch.mask)
+    grid = CellGrid(masks, height, width, pixels_per_token * patch.ratio)
+    return token_layout(Stack((patch,)), patch.example(grid, patch.share(frames)))

@@ -59,12 +59,16 @@ class Extrapolate(Patch):
     def key(self) -> str:
         return "Extrapolate time" if self.method == "riflex" else "Extrapolate space"
 
+    @property
+    def scales_magnitudes(self) -> bool:
+        return self.method in WITH_TEMPERATURE and self.temperature != 0
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         call = self._seen(call)
         return {axis: self._rule(span, call) for axis, span in self._spans(call).items()}
 
     def magnitudes(self, call: Call) -> Magnitudes:
-        if self.method not in WITH_TEMPERATURE or self.temperature == 0:
+        if not self.scales_magnitudes:
             return Magnitudes()
         found = {}
         for axis, span in self._spans(self._seen(call)).items():

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
 from .extrapolation import check_method, check_number
 from .phase import HIGH
 from .regions import Box, CellGrid, TokenLayout, tidied
+from .saliency import most_salient
 from .stack import TIME, Call, Patch, Stack
 
 RATIOS = (2, 3, 4)
@@ -120,6 +122,14 @@ class MixedResolution(Patch):
     def share(self, frames: int) -> float:
         """The share of cells that an automatic region takes."""
         return self.budget or (VIDEO_BUDGET if frames > 1 else IMAGE_BUDGET)
+
+    def example(self, grid: CellGrid, share: float) -> Tensor:
+        """The region, or for an automatic one what `share` of the cells around the middle looks like; as `region`."""
+        if not self.automatic:
+            return self.region(grid)
+        rows, columns = (torch.arange(count) - (count - 1) / 2 for count in (grid.rows, grid.columns))
+        nearness = -(rows[:, None].square() + columns.square())
+        return most_salient(nearness.expand(grid.frames, -1, -1), share, 1, 1)
 
     def describe(self, call: Call) -> str:
         frames = max((axis.length for axis in call.axes if axis.role == TIME), default=1)

@@ -116,6 +116,10 @@ class Rpe2d(Patch):
                 found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None].to(call.device)
         return found
 
+    @property
+    def scales_magnitudes(self) -> bool:
+        return self.scale_attention
+
     def _spreads(self, call: Call) -> bool:
         return self.max_grid > 0 and (self.trained or any(a.spatial and a.native and a.length > a.native for a in call.axes))
 

@@ -99,6 +99,10 @@ class Sega(Patch):
         for name in ("kappa", "beta", "amplitude", "floor"):
             check_number(name, getattr(self, name), 0.0, 100.0)
 
+    @property
+    def scales_magnitudes(self) -> bool:
+        return self.strength != 0
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         if self.extrapolation == KEEP:
             return {}
@@ -110,7 +114,7 @@ class Sega(Patch):
     def magnitudes(self, call: Call) -> Magnitudes:
         call = call.with_native_size(self.native_size)
         ratio = self._ratio(call)
-        if ratio <= 1.0 or self.strength == 0:
+        if ratio <= 1.0 or not self.scales_magnitudes:
             return Magnitudes()
         token_map = call.token_map().to(call.device)
         g = gate(radial_profile(token_map), self.alpha)

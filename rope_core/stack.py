@@ -60,6 +60,9 @@ class Window:
                 "expected 0 <= start <= end <= 1. Swap or move them."
             )
 
+    def __str__(self) -> str:
+        return f"from {self.start:.0%} to {self.end:.0%} of the schedule"
+
 
 ALWAYS = Window()
 
@@ -129,6 +132,11 @@ class Patch:
         """Patches with equal keys replace each other on a model."""
         return type(self).__name__
 
+    @property
+    def scales_magnitudes(self) -> bool:
+        """Whether this patch has magnitudes at all, at whatever size and step."""
+        return False
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         """New angles per token, (pairs,) float64, for the axes this patch changes."""
         return {}
@@ -180,14 +188,8 @@ class Stack:
 
     def resolve(self, call: Call) -> Plan:
         count = len(call.axes)
-        frequencies: list[Tensor | None] = [None] * count
         magnitudes: list[Tensor | None] = [None] * count
         text_magnitudes: list[Tensor | None] = [None] * count
-        for patch in self.patches:
-            active = call.within(patch.window)
-            for axis, value in patch.frequencies(call).items():
-                upstream = frequencies[axis]
-                frequencies[axis] = _where(active, value, call.base(axis) if upstream is None else upstream)
         for patch in self.patches:
             active = call.within(patch.window)
             found = patch.magnitudes(call)
@@ -196,7 +198,17 @@ class Stack:
                 magnitudes[axis] = _product(magnitudes[axis], factor)
                 if found.on_text:
                     text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
-        return Plan(tuple(frequencies), tuple(magnitudes), tuple(text_magnitudes), self._positions(call))
+        return Plan(self.frequencies(call), tuple(magnitudes), tuple(text_magnitudes), self._positions(call))
+
+    def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
+        """Angles per token of every axis, (pairs,) float64; None where no patch changes them."""
+        found: list[Tensor | None] = [None] * len(call.axes)
+        for patch in self.patches:
+            active = call.within(patch.window)
+            for axis, value in patch.frequencies(call).items():
+                upstream = found[axis]
+                found[axis] = _where(active, value, call.base(axis) if upstream is None else upstream)
+        return tuple(found)
 
     def _positions(self, call: Call) -> tuple[Tensor | None, ...]:
         positions: list[Tensor | None] = [None] * len(call.axes)

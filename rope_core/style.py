@@ -40,6 +40,10 @@ class KeyScale:
             check_number(name, value, 0.0, 4.0)
         check_number("beta", self.beta, 0.1, 8.0)
 
+    def __str__(self) -> str:
+        ends = f"s_hf {self.fast_start:g} to {self.fast_end:g}, s_lf {self.slow_start:g} to {self.slow_end:g}, beta {self.beta:g}"
+        return next((f"'{name}'" for name, preset in PRESETS.items() if preset == self), ends)
+
     def factors(self, axes: tuple[AxisSpan, ...], progress: Tensor) -> Tensor:
         """(channels,) float32: a factor per channel of a head, two neighbours to a pair. progress: scalar, 0 first step, 1 last.
 

@@ -20,6 +20,7 @@ from ..errors import RopeWorksError
 from ..handover import Upsample
 from ..mixed import MixedResolution
 from ..phase import HIGH
+from ..record import RunRecord
 from ..rpe2d import Rpe2d, Rpe2dTraining
 from ..stack import Call, Patch, Stack
 from ..style import SharedAttention
@@ -54,11 +55,11 @@ def add_patch(model: Any, patch: Patch) -> Any:
     path = f"diffusion_model.{architecture.embedder}"
     embedder = clone.get_model_object(path)
     facts = rotary_facts(embedder)
-    installed = _wrapper_of(model)
+    installed = wrapper_of(model)
     if installed is None:
         clone.add_object_patch(path, RopeEmbedder(embedder))
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    wrapper = _ApplyModel(architecture, facts, installed.embedder if installed else embedder, stack)
+    wrapper = ApplyModel(architecture, facts, installed.embedder if installed else embedder, stack)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapper)
     if wrapper.style is not None and not clone.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, drop_after_sampling)
@@ -76,11 +77,11 @@ def _refuse_together(stack: Stack) -> None:
 
 
 def stack_of(model: Any) -> Stack:
-    wrapper = _wrapper_of(model)
+    wrapper = wrapper_of(model)
     return wrapper.stack if wrapper else Stack()
 
 
-def _wrapper_of(model: Any) -> _ApplyModel | None:
+def wrapper_of(model: Any) -> ApplyModel | None:
     wrappers = model.get_wrappers(WrappersMP.APPLY_MODEL, KEY)
     return wrappers[0] if wrappers else None
 
@@ -119,7 +120,7 @@ def set_latent_upsampler(model: Any, upsample: Upsample) -> Any:
     return clone
 
 
-class _ApplyModel:
+class ApplyModel:
     """The APPLY_MODEL wrapper of one stack. embedder: the model's own, or what another pack made of it before us."""
 
     def __init__(self, architecture: Architecture, rotary: tuple[float, tuple[int, ...]], embedder: nn.Module, stack: Stack) -> None:
@@ -127,13 +128,14 @@ class _ApplyModel:
         self.rotary = rotary
         self.embedder = embedder
         self.stack = stack
-        self.mixed = MixedCalls(architecture, rotary, embedder, stack) if stack.find(MixedResolution) else None
+        self.record = RunRecord()
+        self.mixed = MixedCalls(architecture, rotary, embedder, stack, self.record) if stack.find(MixedResolution) else None
         self.style = StyleCalls(architecture, rotary, stack) if stack.find(SharedAttention) else None
         training = stack.find(Rpe2dTraining)
         self.training = TrainingCalls(training) if training is not None else None
         self._announced: tuple[Callable[[], Tensor | None], tuple[int, ...]] | None = None
 
-    def __deepcopy__(self, memo: object) -> _ApplyModel:
+    def __deepcopy__(self, memo: object) -> ApplyModel:
         return self
 
     def __call__(
@@ -149,11 +151,13 @@ class _ApplyModel:
     ) -> Tensor:
         request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
         call, locate = describe_call(request, self.architecture, self.rotary)
+        self.record.begin(request.schedule, call.axes)
         first = self._announce(call, request.schedule, tuple(x.shape[2:]))
         references = self.style.ready(request, call) if self.style is not None else None
         if self.mixed is not None:
             return self.mixed.answer(request, call, references)
         active = ActivePlan(self.stack.resolve(call), call, len(x), locate)
+        self.record.note(call.sigma, active.plan)
         if references is not None:
             active.shared = references.sharing(request, {HIGH: (call, active.plan, 1.0)})
         if self.style is not None:

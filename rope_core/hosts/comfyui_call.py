@@ -57,24 +57,14 @@ def describe_call(
     """What ComfyUI's arguments of one model call mean: the call, and how to find its tokens in an embedder call."""
     host, x, t, c_concat, extra = request.host, request.x, request.t, request.c_concat, request.extra
     transformer = host.diffusion_model
-    theta, axes_dim = rotary
-    if x.dim() not in (4, 5):
-        raise RopeWorksError(
-            f"the latent has shape {tuple(x.shape)}; expected (batch, channels, height, width), or with frames before the height. "
-            f"Connect a latent made for {architecture.family}."
-        )
+    check_latent(tuple(x.shape), architecture)
     if architecture.order == BY_POSITION and extra.get("ref_latents"):
         raise RopeWorksError(
             f"reference latents on {architecture.family} are not supported by RoPE patches yet. Remove the reference, or bypass the node."
         )
     patch = patch_size(transformer)
     grid = token_grid(tuple(x.shape), patch)
-    native_pixels = request.options.get(NATIVE_KEY)
-    native = native_pixels / architecture.pixels_per_token if native_pixels else architecture.native
-    lengths = {TIME: (grid[0], architecture.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
-    axes = tuple(
-        AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(architecture.roles, axes_dim, strict=True)
-    )
+    axes = axis_spans(architecture, rotary, grid, request.options)
 
     def token_map() -> Tensor:
         dtype = host.manual_cast_dtype or host.get_dtype()
@@ -93,6 +83,32 @@ def describe_call(
         riflex_pair=architecture.riflex_pair,
     )
     return call, _locator(architecture, grid, request)
+
+
+def check_latent(shape: tuple[int, ...], architecture: Architecture) -> None:
+    if len(shape) not in (4, 5):
+        raise RopeWorksError(
+            f"the latent has shape {shape}; expected (batch, channels, height, width), or with frames before the height. "
+            f"Connect a latent made for {architecture.family}."
+        )
+
+
+def axis_spans(
+    architecture: Architecture, rotary: tuple[float, tuple[int, ...]], grid: tuple[int, int, int], options: dict[str, Any]
+) -> tuple[AxisSpan, ...]:
+    """The rotary axes of a model on a grid of (frames, rows, columns). options: transformer_options."""
+    theta, axes_dim = rotary
+    lengths = dict(zip((TIME, HEIGHT, WIDTH), zip(grid, native_grid(architecture, options), strict=True), strict=True))
+    return tuple(
+        AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(architecture.roles, axes_dim, strict=True)
+    )
+
+
+def native_grid(architecture: Architecture, options: dict[str, Any]) -> tuple[int | None, float, float]:
+    """(frames, rows, columns) in tokens that a model was trained on; frames None for pictures. options: transformer_options."""
+    pixels = options.get(NATIVE_KEY)
+    native = pixels / architecture.pixels_per_token if pixels else architecture.native
+    return architecture.native_frames, native, native
 
 
 def image_tokens(request: ModelCall) -> int:

@@ -20,6 +20,7 @@ from ..handover import HandOver
 from ..mixed import COARSE, FINE, MixedResolution
 from ..mixed_run import CONDITIONAL, MixedRun, query_groups
 from ..phase import HIGH, LOW, GroupGrid
+from ..record import RunRecord
 from ..regions import CellGrid, TokenLayout
 from ..stack import HEIGHT, TIME, WIDTH, Call, Stack
 from ..strip import Strip
@@ -36,12 +37,15 @@ GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner")
 class MixedCalls:
     """Answers the model calls of one patched MODEL; `embedder` is the one below ours."""
 
-    def __init__(self, architecture: Architecture, rotary: tuple[float, tuple[int, ...]], embedder: nn.Module, stack: Stack) -> None:
+    def __init__(
+        self, architecture: Architecture, rotary: tuple[float, tuple[int, ...]], embedder: nn.Module, stack: Stack, record: RunRecord
+    ) -> None:
         self.architecture = architecture
         self.rotary = rotary
         self.embedder = embedder
         self.embedder_is_plain = type(embedder).__module__.startswith("comfy.ldm.")
         self.stack = stack
+        self.record = record
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._lowest: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -73,6 +77,7 @@ class MixedCalls:
         """The call as it stands, with the frequencies and magnitudes of its own size."""
         call, locate = describe_call(request, self.architecture, self.rotary)
         active = ActivePlan(self.stack.resolve(call), call, len(request.x), locate, group=group)
+        self.record.note(call.sigma, active.plan)
         if references is not None:
             divisor = float(self.settings.ratio) if group == LOW else 1.0
             active.shared = references.sharing(request, {group: (call, active.plan, divisor)})
@@ -96,6 +101,8 @@ class MixedCalls:
         )
         on_strip = on_the_strip(request, run, strip, for_high)
         high, low = groups.grids[HIGH].plan, groups.grids[LOW].plan
+        self.record.note(call.sigma, high)
+        self.record.region = run.region
         active = ActivePlan(high, call, len(request.x), lambda ids: None, groups=groups)
         if references is not None:
             grids = {HIGH: (call, high, 1.0), LOW: (low_call, low, float(run.settings.ratio))}

@@ -17,7 +17,7 @@ from torch.utils import backend_registration
 from rope_core import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = [*METHODS, "sega", "sega windowed", "sega physical", "text mask", "reference mask", "foreign table"]
+IMAGE = [*METHODS, "sega", "sega windowed", "sega physical", "text mask", "reference mask", "foreign table", "record"]
 PROBES = ["linear probe", "convolution probe", "projection"]
 TABLES_ON_THE_HOST = ["grid", "grid on a foreign table", "mask", "mask with references"]
 
@@ -33,6 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rope_core import METHODS, Call, Extrapolate, Sega, Stack, Window
 from rope_core.layout import GridLayout, MaskLayout, plan_table
 from rope_core.projection import probe_convolution, probe_linear, project
+from rope_core.record import RunRecord
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 
 backend_registration._setup_privateuseone_for_python_backend("standin")
@@ -70,6 +71,16 @@ def tables(patch, device, on, layout="grid", plain=True):
     assert table.device.type == device, table.device
     return copies.seen
 
+def noted():
+    call, *_ = sample(*GPU)
+    plan, record, schedule, copies = Stack((Sega(),)).resolve(call), RunRecord(), torch.zeros(4, device="standin"), Copies()
+    with copies:
+        for _ in range(300):
+            record.begin(schedule, call.axes)
+            record.note(call.sigma, plan)
+    assert record._noted[0].magnitudes[1].device.type == "standin"
+    return copies.seen
+
 def probes(what):
     device = torch.device("standin")
     linear, convolution = torch.nn.Linear(64, 8, device=device), torch.nn.Conv3d(16, 8, (1, 2, 2), (1, 2, 2), device=device)
@@ -93,6 +104,7 @@ checks |= {
     "text mask": lambda: tables(Sega(), *GPU, "text"),
     "reference mask": lambda: tables(Sega(), *GPU, "reference"),
     "foreign table": lambda: tables(Sega(), *GPU, plain=False),
+    "record": noted,
     "linear probe": lambda: probes("linear"),
     "convolution probe": lambda: probes("convolution"),
     "projection": lambda: probes("projection"),
