@@ -7,6 +7,7 @@ from .extrapolate import RopePatchExtrapolate
 from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
 from .mixed_res import MixedResRegionCRPA
+from .region_mask import MixedResRegionMask
 from .sega import RopePatchSEGA
 from .style_ref import SharedAttentionStyleRef
 
@@ -17,6 +18,7 @@ class RopeWorksExtension(ComfyExtension):
             RopePatchSEGA,
             RopePatchExtrapolate,
             MixedResRegionCRPA,
+            MixedResRegionMask,
             BoundaryExpandReplace,
             SharedAttentionStyleRef,
             RopeLabModel,
