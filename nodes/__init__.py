@@ -8,6 +8,7 @@ from .inspect import RopeInspect
 from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
 from .mixed_res import MixedResRegionCRPA
+from .region_mask import MixedResRegionMask
 from .rpe2d import RPE2DInference
 from .rpe2d_crop import RPE2DResizeCrop
 from .rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
@@ -21,6 +22,7 @@ class RopeWorksExtension(ComfyExtension):
             RopePatchSEGA,
             RopePatchExtrapolate,
             MixedResRegionCRPA,
+            MixedResRegionMask,
             BoundaryExpandReplace,
             SharedAttentionStyleRef,
             RPE2DInference,

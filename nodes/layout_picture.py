@@ -32,13 +32,18 @@ def layout_picture(layout: TokenLayout, hidden: int, text: int, note: str = "") 
                 at = part * cell // layout.ratio
                 draw.line((x + at, y, x + at, y + cell - 1), LINE)
                 draw.line((x, y + at, x + cell - 1, y + at), LINE)
-    frames = f" ({len(layout.region)} frames)" if len(layout.region) > 1 else ""
     top = MARGIN + rows * cell + 12
-    sizes = f"{layout.area:.0%} of the area{frames}, {layout.token_share:.0%} of the tokens"
-    speed = f"mixed step about {layout.speedup(hidden, text):.1f}x faster (predicted)"
+    sizes, speed = shares(layout, hidden, text)
     draw.text((MARGIN, top), sizes, INK, ImageFont.load_default(22))
     draw.text((MARGIN, top + 32), f"{speed}{'; ' * bool(note)}{note}", FAINT, ImageFont.load_default(18))
     return picture
+
+
+def shares(layout: TokenLayout, hidden: int, text: int) -> tuple[str, str]:
+    """A layout's share of area and tokens, and the predicted speed-up of a mixed step, in words."""
+    frames = f" ({len(layout.region)} frames)" if len(layout.region) > 1 else ""
+    sizes = f"{layout.area:.0%} of the area{frames}, {layout.token_share:.0%} of the tokens"
+    return sizes, f"mixed step about {layout.speedup(hidden, text):.1f}x faster (predicted)"
 
 
 def as_image(picture: Image.Image) -> Tensor:

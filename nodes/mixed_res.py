@@ -104,7 +104,7 @@ class MixedResRegionCRPA(io.ComfyNode):
             comfy.utils.ProgressBar(1, node_id=node).update_absolute(1, 1, ("JPEG", picture, 768))
 
         patch = MixedResolution(
-            mask=_mask(mask),
+            mask=None if mask is None else as_masks(mask),
             boxes=boxes_of(regions),
             ratio=ratio,
             coarse_until=coarse_until,
@@ -144,9 +144,8 @@ def boxes_of(regions: Any) -> tuple[Box, ...]:
     return (Box(*numbers),)
 
 
-def _mask(mask: Tensor | None) -> Tensor | None:
-    if mask is None:
-        return None
+def as_masks(mask: Tensor) -> Tensor:
+    """ComfyUI's MASK in any of its shapes -> (n, height, width)."""
     return mask[None] if mask.dim() == 2 else mask.flatten(0, -3)
 
 

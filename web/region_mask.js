@@ -1,0 +1,150 @@
+// Puts the region editor into the node Mixed-Res Region Mask, in place of the text field of its input `regions`.
+
+import { api } from "../../scripts/api.js"
+import { app } from "../../scripts/app.js"
+import { RegionEditor } from "./region/editor.mjs"
+
+const NODE = "MixedResRegionMask"
+const INPUT = "regions"
+const SIZE = [360, 500]
+const EDITOR_HEIGHT = 320
+const LOOK_AROUND = 1000 // ms between looks at what is connected
+const CELL = 32
+const FRAMES_PER_LATENT = 4
+const lastRuns = new Map() // by graph and node, so that undo and another tab keep the background
+
+app.registerExtension({
+  name: "ropeworks.regionMask",
+  init() {
+    const style = document.createElement("link")
+    Object.assign(style, { rel: "stylesheet", href: new URL("./region/editor.css", import.meta.url).href })
+    document.head.append(style)
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) attach(node)
+  }
+})
+
+function attach(node) {
+  const index = node.widgets?.findIndex((widget) => widget.name === INPUT) ?? -1
+  if (index < 0) return
+  let unread = null // a value that is no text at all, kept as it came
+  const editor = new RegionEditor((text) => {
+    unread = null
+    widget.callback?.(text)
+    changed(node)
+  })
+  const widget = node.addDOMWidget(INPUT, "ropeworks_regions", editor.root, {
+    getValue: () => (unread === null ? editor.text : unread.value),
+    setValue: (value) => {
+      unread = typeof value === "string" || value == null ? null : { value }
+      editor.text = unread ? JSON.stringify(value) : (value ?? "")
+    },
+    getMinHeight: () => EDITOR_HEIGHT,
+    hideOnZoom: false
+  })
+  // At the place of the text field, so that saved values keep their order.
+  node.widgets.pop()
+  const [field] = node.widgets.splice(index, 1, widget)
+  widget.label = field.label
+  field.onRemove?.()
+  node.setSize([Math.max(SIZE[0], node.size[0]), Math.max(SIZE[1], node.size[1])])
+
+  const look = () => editor.root.isConnected && lookAround(node, editor)
+  const timer = setInterval(look, LOOK_AROUND)
+  chain(node, "onRemoved", () => {
+    clearInterval(timer)
+    editor.destroy()
+  })
+  chain(node, "onConnectionsChange", look)
+  chain(node, "onExecuted", (output) => {
+    const found = readRun(output?.ropeworks_regions?.[0])
+    if (found) lastRuns.set(keyOf(node), found)
+    look()
+  })
+  editor.root.addEventListener("pointerenter", look)
+  forwardPanAndZoom(editor.root)
+}
+
+function chain(node, name, after) {
+  const before = node[name]
+  node[name] = function (...given) {
+    const result = before?.apply(this, given)
+    after(...given)
+    return result
+  }
+}
+
+/** Tells the graph that the workflow has changed: a repaint, and a step of its own undo. */
+function changed(node) {
+  node.setDirtyCanvas?.(true, true)
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker
+  if (tracker?.captureCanvasState) tracker.captureCanvasState()
+  else tracker?.checkState?.()
+}
+
+const keyOf = (node) => `${node.graph?.rootGraph?.id ?? node.graph?.id} ${node.graph?.id} ${node.id}`
+
+/** What the node says after a run, or nothing if it is not what this node says. */
+function readRun(found) {
+  const sides = ["width", "height", "frames", "cell"].map((name) => found?.[name])
+  if (!sides.every((side) => Number.isInteger(side) && side > 0 && side < 1e6)) return null
+  const [width, height, frames, cell] = sides
+  return { width, height, frames, cell, background: loaded(found.background), start: loaded(found.start) }
+}
+
+function loaded(file) {
+  if (typeof file?.filename !== "string") return null
+  const query = new URLSearchParams({ filename: file.filename, subfolder: String(file.subfolder ?? ""), type: "temp" })
+  const image = new Image()
+  image.src = api.apiURL(`/view?${query}`)
+  return image
+}
+
+const ready = (image) => (image?.complete && image.naturalWidth ? image : null)
+
+/** Shows the editor the picture that the node would get now: of the latent, of the image, or of its own width and height. */
+function lookAround(node, editor) {
+  const run = lastRuns.get(keyOf(node))
+  const [latent, image] = ["latent", "image"].map((name) => origin(node, name))
+  const linked = isLinked(node, "latent") || isLinked(node, "image")
+  for (const widget of node.widgets) if (widget.name === "width" || widget.name === "height") widget.disabled = linked
+  const background = isLinked(node, "image") ? ready(image?.imgs?.[0]) ?? ready(run?.background) : null
+  const start = isLinked(node, "mask") || isLinked(node, "boxes") ? ready(run?.start) : null
+  const size = (latent && sizeOf(latent)) ?? (linked && run) ?? (background && sizeOfImage(background)) ?? sizeOf(node)
+  if (!size) return
+  const cell = isLinked(node, "latent") && run ? run.cell : CELL
+  const { width, height, frames } = size
+  editor.show({ width, height, frames, cell, still: isLinked(node, "latent") && frames === 1 }, background, start)
+}
+
+const slotOf = (node, name) => node.inputs?.findIndex((input) => input.name === name) ?? -1
+
+const isLinked = (node, name) => node.inputs?.[slotOf(node, name)]?.link != null
+
+function origin(node, name) {
+  let found = isLinked(node, name) ? node.getInputNode(slotOf(node, name)) : null
+  for (let hops = 0; found?.type === "Reroute" && hops < 20; hops++) found = found.getInputNode(0)
+  return found
+}
+
+/** Width, height and latent frames as a node's own fields say, such as those of an empty latent. */
+function sizeOf(node) {
+  const field = (name) => node.widgets?.find((widget) => widget.name === name)?.value
+  const [width, height, length] = ["width", "height", "length"].map(field)
+  if (!(width > 0 && height > 0)) return null
+  return { width, height, frames: length > 0 ? Math.floor((length - 1) / FRAMES_PER_LATENT) + 1 : 1 }
+}
+
+const sizeOfImage = (image) => ({ width: image.naturalWidth, height: image.naturalHeight, frames: 1 })
+
+/** In the classic renderer the editor lies over the graph's canvas: wheel and middle button go on to it. */
+function forwardPanAndZoom(root) {
+  const overCanvas = () => !root.closest("[data-node-id]")
+  root.addEventListener("wheel", (event) => overCanvas() && app.canvas.processMouseWheel(event), { passive: false })
+  for (const [name, method] of [["pointerdown", "processMouseDown"], ["pointermove", "processMouseMove"], ["pointerup", "processMouseUp"]])
+    root.addEventListener(name, (event) => {
+      const middle = event.button === 1 || (event.buttons & 4) === 4
+      if (middle && overCanvas()) app.canvas[method](event)
+    })
+}
