@@ -24,6 +24,7 @@ OURS = {
     "RopePatchSEGA": "RoPE Patch: SEGA",
     "RopePatchExtrapolate": "RoPE Patch: Extrapolate",
     "MixedResRegionCRPA": "Mixed-Res Region (CRPA)",
+    "MixedResRegionMask": "Mixed-Res Region Mask",
     "BoundaryExpandReplace": "Boundary Expand-Replace",
     "SharedAttentionStyleRef": "Shared-Attention Style Ref",
     "RPE2DInference": "RoPE Patch: RPE-2D",
