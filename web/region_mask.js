@@ -111,7 +111,7 @@ function lookAround(node, editor) {
   for (const widget of node.widgets) if (widget.name === "width" || widget.name === "height") widget.disabled = linked
   const background = isLinked(node, "image") ? ready(image?.imgs?.[0]) ?? ready(run?.background) : null
   const start = isLinked(node, "mask") || isLinked(node, "boxes") ? ready(run?.start) : null
-  const size = (latent && sizeOf(latent)) ?? (linked && run) ?? (background && sizeOfImage(background)) ?? sizeOf(node)
+  const size = (latent && sizeOf(latent)) || (linked && run) || (background && sizeOfImage(background)) || sizeOf(node)
   if (!size) return
   const cell = isLinked(node, "latent") && run ? run.cell : CELL
   const { width, height, frames } = size
