@@ -21,5 +21,5 @@ export function predict(shapes, picture) {
 
 export function inWords({ area, tokens, speedup }) {
   const percent = (share) => `${Math.round(100 * share)} %`
-  return `${percent(area)} of the area, ${percent(tokens)} of the tokens, mixed step ≈ ${speedup.toFixed(1)}× faster`
+  return `${percent(area)} of the area, ${percent(tokens)} of the tokens, about ${speedup.toFixed(1)}× faster`
 }
