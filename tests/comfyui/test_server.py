@@ -126,6 +126,12 @@ def test_the_pack_is_loaded_with_all_its_nodes(info: dict[str, Any]) -> None:
     assert {name: info[name]["display_name"] for name in OURS} == OURS
 
 
+def test_translated_names_reach_the_browser(server: Server) -> None:
+    served = server.json("/i18n")
+    for language in ("en", "zh", "ja", "ko", "fr", "es", "de"):
+        assert served[language]["nodeDefs"].keys() >= OURS.keys(), language
+
+
 @pytest.mark.parametrize("node", sorted(OURS))
 def test_every_input_and_output_has_a_tooltip_and_few_are_in_sight(info: dict[str, Any], node: str) -> None:
     inputs = {**info[node]["input"]["required"], **info[node]["input"].get("optional", {})}
