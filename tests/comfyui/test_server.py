@@ -113,6 +113,8 @@ def to_api(drawn: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
                     inputs[name] = linked[name]
                     if name in replaced:
                         next(values)
+                elif len(spec) > 1 and spec[1].get("forceInput"):
+                    continue
                 elif isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "COMBO", "BOOLEAN"):
                     inputs[name] = next(values)
                     if len(spec) > 1 and (name in SEEDS or spec[1].get("control_after_generate") or spec[1].get("image_upload")):
