@@ -8,7 +8,7 @@ import pytest
 from lab.cores import HOW_TO, Core, find_cores
 
 sys.path.insert(0, str(Path(__file__).parent))
-
+from server import fresh_folder  # noqa: E402
 
 collect_ignore = ["in_core"]  # run by a core's own interpreter, see test_in_core.py
 
@@ -25,10 +25,6 @@ def core_environment(tmp_path_factory: pytest.TempPathFactory):
     """A folder that holds only this pack as custom node, to be given to ComfyUI as its base directory."""
 
     def make(core: Core) -> Path:
-        base = tmp_path_factory.mktemp(f"comfyui-{core.version}")
-        for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
-            (base / name).mkdir()
-        (base / "custom_nodes" / "ropeworks").symlink_to(Path(__file__).resolve().parents[2])
-        return base
+        return fresh_folder(tmp_path_factory.mktemp(f"comfyui-{core.version}"))
 
     return make

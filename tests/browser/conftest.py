@@ -1,0 +1,146 @@
+"""One Chromium for all browser tests; for each site (a server with a frontend) one page, used with the classic canvas and with Nodes 2.0."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.cores import HOW_TO, PACK, Core, find_cores
+
+sys.path.insert(0, str(PACK / "tests" / "comfyui"))
+from server import Server, fresh_folder, running_server  # noqa: E402
+
+from .record_object_info import newest  # noqa: E402
+from .thin_server import running_thin_server  # noqa: E402
+
+OLDEST_CORE = [0, 10]  # the first to fold `advanced` inputs, and to let a page change its renderer
+THIN, OWN, NEWEST = "thin server", "ComfyUI, own frontend", "ComfyUI, newest frontend"
+NO_CHROMIUM = "no Chromium found: set CHROMIUM_PATH, or install Debian's chromium"
+NO_FRONTEND = "the package comfyui-frontend-package is not installed: pip install -c constraints.txt -e '.[test]'"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.EnableTooltips": False, "Comfy.InstalledVersion": "1.0.0"}
+
+
+def find_chromium() -> str | None:
+    """CHROMIUM_PATH, else the first browser of that family on PATH, else Debian's."""
+    names = [os.environ.get("CHROMIUM_PATH", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/usr/bin/chromium"]
+    return next((found for name in names if name and (found := shutil.which(name))), None)
+
+
+def newest_frontend() -> Path | None:
+    """Static files of the frontend package in this environment."""
+    found = importlib.util.find_spec("comfyui_frontend_package")
+    return Path(found.origin).parent / "static" if found and found.origin else None
+
+
+def newest_core() -> Core | None:
+    cores = [core for core in find_cores() if [int(part) for part in core.version.split(".")] >= OLDEST_CORE]
+    return newest(cores) if cores else None
+
+
+@dataclass(frozen=True)
+class Site:
+    name: str
+    url: str
+    server: Server | None = None  # None: the thin server, which runs nothing
+
+
+def reason_to_skip(site: str) -> str | None:
+    if importlib.util.find_spec("playwright") is None:
+        return "the package playwright is not installed: pip install -c constraints.txt -e '.[test]'"
+    if find_chromium() is None:
+        return NO_CHROMIUM
+    if site != OWN and newest_frontend() is None:
+        return NO_FRONTEND
+    if site != THIN and newest_core() is None:
+        return HOW_TO + f"; the browser tests need {'.'.join(map(str, OLDEST_CORE))} or newer"
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "site" in metafunc.fixturenames:
+        sites = [site for site in (THIN, OWN, NEWEST) if not (metafunc.definition.get_closest_marker("runs_workflows") and site == THIN)]
+        params = []
+        for site in sites:
+            reason = reason_to_skip(site)
+            params.append(pytest.param(site, marks=[pytest.mark.skip(reason=reason)] if reason else [], id=site))
+        metafunc.parametrize("site", params, indirect=True, scope="package")
+    if "renderer" in metafunc.fixturenames:
+        metafunc.parametrize("renderer", ["canvas", "Nodes 2.0"], indirect=True, scope="package")
+
+
+@pytest.fixture(scope="package")
+def sites(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Site]]:
+    """Starts every server that the chosen tests need at once, in threads, so that one starts while tests run on another."""
+    wanted = {item.callspec.params["site"] for item in request.session.items if "site" in getattr(getattr(item, "callspec", None), "params", {})}
+    with ExitStack() as running, ThreadPoolExecutor() as pool:
+
+        def real(name: str) -> Site:
+            base = fresh_folder(tmp_path_factory.mktemp("browser"))
+            stored = base / "user" / "default" / "comfy.settings.json"
+            stored.parent.mkdir()
+            stored.write_text(json.dumps(SETTINGS))
+            options = ("--front-end-root", str(newest_frontend())) if name == NEWEST else ()
+            server = running.enter_context(running_server(newest_core(), base, *options))
+            return Site(name, server.url, server)
+
+        started: dict[str, Future[Site]] = {
+            name: pool.submit(real, name) for name in (OWN, NEWEST) if name in wanted and reason_to_skip(name) is None
+        }
+
+        @functools.cache
+        def get(name: str) -> Site:
+            if name == THIN:
+                return Site(name, running.enter_context(running_thin_server(newest_frontend(), SETTINGS)))
+            return started[name].result()
+
+        yield get
+
+
+@pytest.fixture(scope="package")
+def site(sites: Callable[[str], Site], request: pytest.FixtureRequest) -> Site:
+    return sites(request.param)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="package")
+def opened(browser: Any, site: Site) -> Iterator[Any]:
+    """The frontend's page on this site, with an empty graph."""
+    from .frontend import Frontend
+
+    context = browser.new_context(viewport={"width": 1600, "height": 1000}, has_touch=True)
+    yield Frontend(context, site.url)
+    context.close()
+
+
+@pytest.fixture(scope="package")
+def renderer(opened: Any, request: pytest.FixtureRequest) -> str:
+    opened.set("Comfy.VueNodes.Enabled", request.param == "Nodes 2.0")
+    return request.param
+
+
+@pytest.fixture
+def frontend(opened: Any) -> Any:
+    opened.clear()
+    return opened
