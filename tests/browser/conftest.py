@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
-import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from server import Server, fresh_folder, running_server
 
-from lab.cores import HOW_TO, PACK, Core, find_cores
+from lab.cores import HOW_TO, Core, find_cores
 
-sys.path.insert(0, str(PACK / "tests" / "comfyui"))
-from server import Server, fresh_folder, running_server  # noqa: E402
-
-from .record_object_info import newest  # noqa: E402
-from .thin_server import running_thin_server  # noqa: E402
+from .record_object_info import newest
+from .thin_server import running_thin_server
 
 OLDEST_CORE = [0, 10]  # the first to fold `advanced` inputs, and to let a page change its renderer
 THIN, OWN, NEWEST = "thin server", "ComfyUI, own frontend", "ComfyUI, newest frontend"
@@ -82,31 +77,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="package")
-def sites(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Site]]:
+def sites(
+    tmp_path_factory: pytest.TempPathFactory, server_of: Callable[[Core], Server], request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], Site]]:
     """Starts every server that the chosen tests need at once, in threads, so that one starts while tests run on another."""
     wanted = {item.callspec.params["site"] for item in request.session.items if "site" in getattr(getattr(item, "callspec", None), "params", {})}
     with ExitStack() as running, ThreadPoolExecutor() as pool:
 
-        def real(name: str) -> Site:
-            base = fresh_folder(tmp_path_factory.mktemp("browser"))
-            stored = base / "user" / "default" / "comfy.settings.json"
-            stored.parent.mkdir()
-            stored.write_text(json.dumps(SETTINGS))
-            options = ("--front-end-root", str(newest_frontend())) if name == NEWEST else ()
-            server = running.enter_context(running_server(newest_core(), base, *options))
+        def start(name: str) -> Site:
+            if name == THIN:
+                return Site(name, running.enter_context(running_thin_server(newest_frontend())))
+            if name == OWN:
+                server = server_of(newest_core())
+            else:
+                base = fresh_folder(tmp_path_factory.mktemp("browser"))
+                server = running.enter_context(running_server(newest_core(), base, "--front-end-root", str(newest_frontend())))
             return Site(name, server.url, server)
 
-        started: dict[str, Future[Site]] = {
-            name: pool.submit(real, name) for name in (OWN, NEWEST) if name in wanted and reason_to_skip(name) is None
-        }
-
-        @functools.cache
-        def get(name: str) -> Site:
-            if name == THIN:
-                return Site(name, running.enter_context(running_thin_server(newest_frontend(), SETTINGS)))
-            return started[name].result()
-
-        yield get
+        started = {name: pool.submit(start, name) for name in (THIN, OWN, NEWEST) if name in wanted and reason_to_skip(name) is None}
+        yield lambda name: started[name].result()
 
 
 @pytest.fixture(scope="package")
@@ -130,6 +119,7 @@ def opened(browser: Any, site: Site) -> Iterator[Any]:
     from .frontend import Frontend
 
     context = browser.new_context(viewport={"width": 1600, "height": 1000}, has_touch=True)
+    context.request.post(site.url + "/settings", data=SETTINGS)
     yield Frontend(context, site.url)
     context.close()
 

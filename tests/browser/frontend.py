@@ -6,7 +6,7 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, Page, Response
 
-READY = "!!(window.app?.extensionManager && window.app.graph && window.LiteGraph?.registered_node_types?.RopePatchSEGA)"
+READY = "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
 MINE = "ropeworks"
 
 
@@ -34,8 +34,6 @@ class Frontend:
     def open(self) -> None:
         self.page.goto(self.url)
         self.page.wait_for_function(READY)
-        self.page.wait_for_function("!document.querySelector('.p-blockui, .p-progressspinner')")
-        self.page.keyboard.press("Escape")
         self.clear()
 
     def set(self, name: str, value: Any) -> None:

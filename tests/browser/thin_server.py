@@ -132,10 +132,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def running_thin_server(frontend: Path, settings: dict[str, Any]) -> Iterator[str]:
+def running_thin_server(frontend: Path) -> Iterator[str]:
     """The address of a server on a free loopback port that serves the frontend's files in `frontend`."""
     closing = threading.Event()
-    state = {"frontend": frontend, "settings": dict(settings), "userdata": {}, "closing": closing}
+    state = {"frontend": frontend, "settings": {}, "userdata": {}, "closing": closing}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("ThinHandler", (Handler,), state))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
