@@ -45,10 +45,14 @@ class Frontend:
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
     def clear(self) -> None:
-        self.page.evaluate("() => { window.app.graph.clear(); window.app.canvas.ds.scale = 1; window.app.canvas.ds.offset = [0, 0] }")
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("() => { const { graph, canvas } = window.app; graph.clear(); canvas.ds.scale = 1; canvas.ds.offset = [0, 0] }")
+        self.frame()
 
     def load(self, workflow: dict[str, Any]) -> None:
-        self.page.evaluate("async workflow => { await window.app.loadGraphData(workflow) }", workflow)
+        """Opens a workflow in the tab in use."""
+        script = "workflow => window.app.loadGraphData(workflow, true, true, window.app.extensionManager.workflow.activeWorkflow).then(() => {})"
+        self.page.evaluate(script, workflow)
         self.frame()
 
     def api(self) -> dict[str, Any]:
@@ -68,20 +72,33 @@ class Frontend:
         self.frame()
         return number
 
+    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
+        """Left, top, right and bottom of each node with its title bar, in units of the canvas, by "id type"."""
+        script = """() => window.app.graph.nodes.map(node => {
+            const [x, y, width, height] = node.getBounding();
+            return [`${node.id} ${node.type}`, [x, y, x + width, y + height]];
+        })"""
+        return {name: tuple(box) for name, box in self.page.evaluate(script)}
+
+    def widgets_in_sight(self, node: int) -> list[str]:
+        """Labels of a node's widgets that Nodes 2.0 shows."""
+        widgets = self.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]:visible")
+        return [text.split("\n")[0] for text in widgets.all_inner_texts()]
+
     def search_box(self) -> Locator:
         """Opens the node search with a double click on the empty canvas."""
-        self.page.mouse.dblclick(800, 500)
+        self.page.mouse.dblclick(800, 600)
         box = self.page.locator("[role=dialog] input:visible").first
         box.wait_for()
         return box
 
     def found(self, box: Locator, word: str) -> list[str]:
         """Titles of the nodes that the search offers for a word, in order."""
-        box.fill(word)
-        rows = self.page.locator("#results-list")
-        # The list is rebuilt a moment after typing; no row may still come from an earlier word.
-        rows.locator("[role=option]").first.wait_for()
-        return [row.split("\n")[0] for row in rows.locator("[role=option]").all_inner_texts()]
+        # An impossible word first: rows that show after it belong to the word asked for, not to the one before.
+        for text, rows in (("\u2205\u2205\u2205", 0), (word, 1)):
+            box.fill(text)
+            self.page.wait_for_function("rows => Math.min(1, document.querySelectorAll('#results-list [role=option]').length) === rows", arg=rows)
+        return [row.split("\n")[0] for row in self.page.locator("#results-list [role=option]").all_inner_texts()]
 
     def complaint_in_sight(self) -> str | None:
         """The text of the frontend's overlay about errors in the workflow, if it shows."""
