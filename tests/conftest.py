@@ -14,7 +14,7 @@ import pytest
 from lab.cores import Core
 
 sys.path.insert(0, str(Path(__file__).parent / "comfyui"))
-from server import Server, fresh_folder, running_server  # noqa: E402
+from server import Server, fresh_folder, running_server
 
 # Spinning OpenMP threads make torch many times slower as soon as two processes share two cores. Set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

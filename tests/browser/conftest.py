@@ -1,4 +1,4 @@
-"""One Chromium for all browser tests; for each site (a server with a frontend) one page, used with the classic canvas and with Nodes 2.0."""
+"""One Chromium for all browser tests; for each site (a server with a frontend) one page, used with both renderers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,29 @@ from .record_object_info import newest
 from .thin_server import running_thin_server
 
 OLDEST_CORE = [0, 10]  # the first to fold `advanced` inputs, and to let a page change its renderer
+CANVAS, NODES_2 = "canvas", "Nodes 2.0"
 THIN, OWN, NEWEST = "thin server", "ComfyUI, own frontend", "ComfyUI, newest frontend"
 NO_CHROMIUM = "no Chromium found: set CHROMIUM_PATH, or install Debian's chromium"
 NO_FRONTEND = "the package comfyui-frontend-package is not installed: pip install -c constraints.txt -e '.[test]'"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.EnableTooltips": False, "Comfy.InstalledVersion": "1.0.0"}
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.EnableTooltips": False,
+    "Comfy.InstalledVersion": "1.0.0",
+}
 
 
 def find_chromium() -> str | None:
     """CHROMIUM_PATH, else the first browser of that family on PATH, else Debian's."""
-    names = [os.environ.get("CHROMIUM_PATH", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/usr/bin/chromium"]
+    names = [
+        os.environ.get("CHROMIUM_PATH", ""),
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "google-chrome-stable",
+        "/usr/bin/chromium",
+    ]
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
@@ -66,14 +79,16 @@ def reason_to_skip(site: str) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
-        sites = [site for site in (THIN, OWN, NEWEST) if not (metafunc.definition.get_closest_marker("runs_workflows") and site == THIN)]
+        sites = [site for site in (CANVAS, NODES_2 = "canvas", "Nodes 2.0"
+THIN, OWN, NEWEST) if not (metafunc.definition.get_closest_marker("runs_workflows") and site == THIN)]
         params = []
         for site in sites:
             reason = reason_to_skip(site)
             params.append(pytest.param(site, marks=[pytest.mark.skip(reason=reason)] if reason else [], id=site))
         metafunc.parametrize("site", params, indirect=True, scope="package")
     if "renderer" in metafunc.fixturenames:
-        metafunc.parametrize("renderer", ["canvas", "Nodes 2.0"], indirect=True, scope="package")
+        chosen = metafunc.definition.get_closest_marker("renderers")
+        metafunc.parametrize("renderer", chosen.args if chosen else [CANVAS, NODES_2], indirect=True, scope="package")
 
 
 @pytest.fixture(scope="package")
@@ -81,7 +96,9 @@ def sites(
     tmp_path_factory: pytest.TempPathFactory, server_of: Callable[[Core], Server], request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str], Site]]:
     """Starts every server that the chosen tests need at once, in threads, so that one starts while tests run on another."""
-    wanted = {item.callspec.params["site"] for item in request.session.items if "site" in getattr(getattr(item, "callspec", None), "params", {})}
+    wanted = {
+        item.callspec.params["site"] for item in request.session.items if "site" in getattr(getattr(item, "callspec", None), "params", {})
+    }
     with ExitStack() as running, ThreadPoolExecutor() as pool:
 
         def start(name: str) -> Site:
@@ -94,7 +111,8 @@ def sites(
                 server = running.enter_context(running_server(newest_core(), base, "--front-end-root", str(newest_frontend())))
             return Site(name, server.url, server)
 
-        started = {name: pool.submit(start, name) for name in (THIN, OWN, NEWEST) if name in wanted and reason_to_skip(name) is None}
+        started = {name: pool.submit(start, name) for name in (CANVAS, NODES_2 = "canvas", "Nodes 2.0"
+THIN, OWN, NEWEST) if name in wanted and reason_to_skip(name) is None}
         yield lambda name: started[name].result()
 
 
@@ -126,11 +144,11 @@ def opened(browser: Any, site: Site) -> Iterator[Any]:
 
 @pytest.fixture(scope="package")
 def renderer(opened: Any, request: pytest.FixtureRequest) -> str:
-    opened.set("Comfy.VueNodes.Enabled", request.param == "Nodes 2.0")
+    opened.set("Comfy.VueNodes.Enabled", request.param == NODES_2)
     return request.param
 
 
 @pytest.fixture
-def frontend(opened: Any) -> Any:
+def frontend(opened: Any, renderer: str) -> Any:
     opened.clear()
     return opened

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, Page, Response
 
-READY = "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
+READY = (
+    "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
+)
 MINE = "ropeworks"
 
 
@@ -51,7 +54,9 @@ class Frontend:
 
     def load(self, workflow: dict[str, Any]) -> None:
         """Opens a workflow in the tab in use."""
-        script = "workflow => window.app.loadGraphData(workflow, true, true, window.app.extensionManager.workflow.activeWorkflow).then(() => {})"
+        script = (
+            "workflow => window.app.loadGraphData(workflow, true, true, window.app.extensionManager.workflow.activeWorkflow).then(() => {})"
+        )
         self.page.evaluate(script, workflow)
         self.frame()
 
@@ -85,20 +90,29 @@ class Frontend:
         widgets = self.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]:visible")
         return [text.split("\n")[0] for text in widgets.all_inner_texts()]
 
-    def search_box(self) -> Locator:
-        """Opens the node search with a double click on the empty canvas."""
-        self.page.mouse.dblclick(800, 600)
-        box = self.page.locator("[role=dialog] input:visible").first
-        box.wait_for()
-        return box
+    def templates(self) -> Locator:
+        """Cards of this pack's templates, in the template browser."""
+        self.page.evaluate("() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
+        self.page.get_by_role("dialog").get_by_text(MINE, exact=True).first.click()
+        return self.page.locator("[data-testid^='template-workflow-']:not([data-testid='template-workflows-content'])")
 
-    def found(self, box: Locator, word: str) -> list[str]:
-        """Titles of the nodes that the search offers for a word, in order."""
-        # An impossible word first: rows that show after it belong to the word asked for, not to the one before.
-        for text, rows in (("\u2205\u2205\u2205", 0), (word, 1)):
-            box.fill(text)
-            self.page.wait_for_function("rows => Math.min(1, document.querySelectorAll('#results-list [role=option]').length) === rows", arg=rows)
-        return [row.split("\n")[0] for row in self.page.locator("#results-list [role=option]").all_inner_texts()]
+    def search(self, words: Iterable[str]) -> dict[str, list[str]]:
+        """Titles of the nodes that the search offers for each word, in order."""
+        self.page.mouse.dblclick(800, 600)
+        dialog = self.page.get_by_role("dialog")
+        box = dialog.locator("input:visible").first
+        box.wait_for()
+        found = {}
+        for word in words:
+            # An impossible word first: rows that show after it belong to the word asked for, not to the one before.
+            for text, some in (("\u2205\u2205\u2205", False), (word, True)):
+                box.fill(text)
+                self.page.wait_for_function("some => !!document.querySelector('#results-list [role=option]') === some", arg=some)
+            rows = self.page.locator("#results-list [role=option]").all_inner_texts()
+            found[word] = [row.split("\n")[0] for row in rows]
+        self.page.keyboard.press("Escape")
+        box.wait_for(state="hidden")
+        return found
 
     def complaint_in_sight(self) -> str | None:
         """The text of the frontend's overlay about errors in the workflow, if it shows."""

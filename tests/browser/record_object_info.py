@@ -14,9 +14,9 @@ from typing import Any
 from lab.cores import HOW_TO, PACK, Core, find_cores
 
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
-from server import fresh_folder, running_server  # noqa: E402
+from server import fresh_folder, running_server
 
-from .thin_server import RECORDED  # noqa: E402
+from .thin_server import RECORDED
 
 
 def used_nodes() -> set[str]:

@@ -21,10 +21,12 @@ RECORDED = Path(__file__).with_name("object_info.json")
 EMPTY_QUEUE = {"queue_running": [], "queue_pending": []}
 SYSTEM = {
     "system": {
-        "os": "linux", "comfyui_version": "0.33.0", "python_version": "3", "pytorch_version": "2", "embedded_python": False, "argv": [],
-        "ram_total": 2**34, "ram_free": 2**33,
+        "os": "linux", "comfyui_version": "0.33.0", "python_version": "3", "pytorch_version": "2", "embedded_python": False,
+        "argv": [], "ram_total": 2**34, "ram_free": 2**33,
     },
-    "devices": [{"name": "cpu", "type": "cpu", "index": None, "vram_total": 2**34, "vram_free": 2**33, "torch_vram_total": 0, "torch_vram_free": 0}],
+    "devices": [
+        {"name": "cpu", "type": "cpu", "index": None, "vram_total": 2**34, "vram_free": 2**33, "torch_vram_total": 0, "torch_vram_free": 0},
+    ],
 }  # fmt: skip
 WEBSOCKET_MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455
 
@@ -59,8 +61,8 @@ class Handler(BaseHTTPRequestHandler):
             "/queue": EMPTY_QUEUE,
             "/prompt": {"exec_info": {"queue_remaining": 0}},
             "/jobs": {"jobs": [], "pagination": {"offset": 0, "limit": None, "total": 0, "has_more": False}},
-            **dict.fromkeys(("/features", "/history", "/global_subgraphs", "/node_replacements", "/internal/folder_paths"), {}),
-            **dict.fromkeys(("/embeddings", "/experiment/models", "/models", "/internal/logs", "/templates/index.json"), []),
+            **{path: {} for path in ("/features", "/history", "/global_subgraphs", "/node_replacements", "/internal/folder_paths")},
+            **{path: [] for path in ("/embeddings", "/experiment/models", "/models", "/internal/logs", "/templates/index.json")},
         }
 
     def file(self, path: str) -> Path | None:
