@@ -79,8 +79,7 @@ def reason_to_skip(site: str) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
-        sites = [site for site in (CANVAS, NODES_2 = "canvas", "Nodes 2.0"
-THIN, OWN, NEWEST) if not (metafunc.definition.get_closest_marker("runs_workflows") and site == THIN)]
+        sites = [site for site in (THIN, OWN, NEWEST) if not (metafunc.definition.get_closest_marker("runs_workflows") and site == THIN)]
         params = []
         for site in sites:
             reason = reason_to_skip(site)
@@ -111,8 +110,7 @@ def sites(
                 server = running.enter_context(running_server(newest_core(), base, "--front-end-root", str(newest_frontend())))
             return Site(name, server.url, server)
 
-        started = {name: pool.submit(start, name) for name in (CANVAS, NODES_2 = "canvas", "Nodes 2.0"
-THIN, OWN, NEWEST) if name in wanted and reason_to_skip(name) is None}
+        started = {name: pool.submit(start, name) for name in (THIN, OWN, NEWEST) if name in wanted and reason_to_skip(name) is None}
         yield lambda name: started[name].result()
 
 

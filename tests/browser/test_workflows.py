@@ -13,6 +13,7 @@ from PIL import Image
 
 from lab.cores import PACK
 
+from .conftest import CANVAS
 from .frontend import Frontend
 from .thin_server import RECORDED
 
