@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Locator, Page, Response
+from playwright.sync_api import BrowserContext, Locator, Page, Response, TimeoutError
 
 READY = (
     "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
@@ -77,13 +78,16 @@ class Frontend:
         self.frame()
         return number
 
-    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
-        """Left, top, right and bottom of each node with its title bar, in units of the canvas, by "id type"."""
-        script = """() => window.app.graph.nodes.map(node => {
-            const [x, y, width, height] = node.getBounding();
-            return [`${node.id} ${node.type}`, [x, y, x + width, y + height]];
-        })"""
-        return {name: tuple(box) for name, box in self.page.evaluate(script)}
+    def nodes_that_cover_others(self) -> list[list[str]]:
+        """Pairs of nodes whose rectangles overlap, once sizes have settled; Nodes 2.0 measures its nodes after it has drawn them."""
+        script = """() => {
+            const boxes = window.app.graph.nodes.map(node => [`${node.id} ${node.type}`, node.getBounding()]);
+            const apart = ([x, y, w, h], [u, v, ww, hh]) => x + w <= u || u + ww <= x || y + h <= v || v + hh <= y;
+            return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => !apart(a, b)).map(([other]) => [one, other]));
+        }"""
+        with suppress(TimeoutError):
+            self.page.wait_for_function(f"() => ({script})().length === 0", timeout=3000)
+        return self.page.evaluate(script)
 
     def widgets_in_sight(self, node: int) -> list[str]:
         """Labels of a node's widgets that Nodes 2.0 shows."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 from typing import Any
 
@@ -43,19 +42,11 @@ def completed(told: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def overlaps(boxes: dict[str, tuple[float, float, float, float]]) -> list[tuple[str, str]]:
-    return [
-        (one, other)
-        for (one, a), (other, b) in itertools.combinations(boxes.items(), 2)
-        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-    ]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_opens_tidily_without_a_warning_and_gives_its_api_form(frontend: Frontend, renderer: str, name: str) -> None:
     frontend.load(drawn(name))
     assert frontend.api() == completed(json.loads((FOLDER / "api" / f"{name}.json").read_text()))
-    assert overlaps(frontend.boxes()) == []
+    assert frontend.nodes_that_cover_others() == []
     marked = frontend.page.evaluate("window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
     assert set(marked) <= LOADERS[name in NEEDS_DOWNLOADS]
     assert name in NEEDS_DOWNLOADS or frontend.complaint_in_sight() is None
