@@ -35,7 +35,7 @@ class MixedResRegionCRPA(io.ComfyNode):
                 "Spends tokens where they matter: the region at full resolution, the rest at 1/ratio per side, in one ordinary sampler "
                 "run. Without mask and regions the region is found during sampling. No training, no LoRA."
             ),
-            search_aliases=["rope", "crpa", "pma", "mixed resolution", "region", "faster", "speed", "high resolution", "foveated", "video"],
+            search_aliases=["rope", "crpa", "pma", "mixed resolution", "region", "faster video", "speed", "high resolution", "foveated"],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan."),
                 io.Mask.Input(

@@ -24,7 +24,20 @@ class RopePatchSEGA(io.ComfyNode):
                 "Generates beyond the model's native size without training: extrapolates the rotary frequencies and scales each of "
                 "them by how much energy the picture already holds at that frequency. Does nothing at or below native size."
             ),
-            search_aliases=["rope", "sega", "high resolution", "4k", "8k", "extrapolation", "ntk", "upscale", "flux 4k", "qwen 4k"],
+            search_aliases=[
+                "rope",
+                "sega",
+                "high resolution",
+                "hires fix",
+                "2k",
+                "4k",
+                "8k",
+                "extrapolation",
+                "ntk",
+                "upscale",
+                "flux 4k",
+                "qwen 4k",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan, HunyuanVideo."),
                 io.Float.Input(

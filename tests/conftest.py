@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lab.cores import Core
+
+sys.path.insert(0, str(Path(__file__).parent / "comfyui"))
+from server import Server, fresh_folder, running_server
 
 # Spinning OpenMP threads make torch many times slower as soon as two processes share two cores. Set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="session")
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Core], Server]]:
+    """A real server for a core, with this pack as its only custom node; started once for all tests."""
+    with ExitStack() as running:
+
+        @functools.cache
+        def get(core: Core) -> Server:
+            return running.enter_context(running_server(core, fresh_folder(tmp_path_factory.mktemp(f"comfyui-{core.version}"))))
+
+        yield get

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from lab.cores import Core
+from lab.cores import PACK, Core
 
 
 class Server:
@@ -65,8 +65,16 @@ class Server:
         return [self.get("/view?" + urlencode(image)) for image in found]
 
 
+def fresh_folder(base: Path) -> Path:
+    """Makes of `base` a ComfyUI base directory with this pack as its only custom node."""
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models"):
+        (base / name).mkdir()
+    (base / "custom_nodes" / "ropeworks").symlink_to(PACK)
+    return base
+
+
 @contextmanager
-def running_server(core: Core, base: Path) -> Iterator[Server]:
+def running_server(core: Core, base: Path, *options: str) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -74,7 +82,7 @@ def running_server(core: Core, base: Path) -> Iterator[Server]:
     command = [
         str(core.python), str(core.path / "main.py"), "--cpu", "--use-pytorch-cross-attention", "--disable-auto-launch",
         "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base), "--disable-api-nodes",
-        "--database-url", "sqlite:///:memory:",
+        "--database-url", "sqlite:///:memory:", *options,
     ]  # fmt: skip
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=core.path)

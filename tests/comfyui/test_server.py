@@ -6,7 +6,7 @@ import io
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from server import Server, running_server
+from server import Server
 
 from lab.cores import PACK, Core
 
@@ -68,9 +68,8 @@ def psnr(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="session")
-def server(core: Core, core_environment: Callable[[Core], Path]) -> Iterator[Server]:
-    with running_server(core, core_environment(core)) as running:
-        yield running
+def server(core: Core, server_of: Callable[[Core], Server]) -> Server:
+    return server_of(core)
 
 
 @pytest.fixture(scope="session")

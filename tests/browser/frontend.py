@@ -1,0 +1,124 @@
+"""What a user does in ComfyUI's frontend, in words, with Playwright underneath."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+from playwright.sync_api import BrowserContext, Locator, Page, Response, TimeoutError
+
+READY = (
+    "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
+)
+MINE = "ropeworks"
+
+
+class Frontend:
+    def __init__(self, context: BrowserContext, url: str) -> None:
+        self.context = context
+        self.url = url
+        self.complaints: list[str] = []
+        context.set_default_timeout(20_000)
+        context.route(lambda address: not address.startswith(url), lambda route: route.abort())
+        self.page: Page = context.new_page()
+        self.page.on("console", lambda message: message.type == "error" and self._note(message.text, message.location.get("url", "")))
+        self.page.on("pageerror", lambda error: self._note(str(error), error.stack or ""))
+        self.page.on("response", self._on_response)
+        self.open()
+
+    def _note(self, text: str, where: str) -> None:
+        if MINE in where or MINE in text.lower():
+            self.complaints.append(f"{text} ({where})")
+
+    def _on_response(self, response: Response) -> None:
+        if response.status >= 400:
+            self._note(f"status {response.status}", response.url)
+
+    def open(self) -> None:
+        self.page.goto(self.url)
+        self.page.wait_for_function(READY)
+        self.clear()
+
+    def set(self, name: str, value: Any) -> None:
+        self.page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
+        self.frame()
+
+    def frame(self) -> None:
+        """Waits until the page has drawn twice, so that what it was told is in sight."""
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+
+    def clear(self) -> None:
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("() => { const { graph, canvas } = window.app; graph.clear(); canvas.ds.scale = 1; canvas.ds.offset = [0, 0] }")
+        self.frame()
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Opens a workflow in the tab in use."""
+        script = (
+            "workflow => window.app.loadGraphData(workflow, true, true, window.app.extensionManager.workflow.activeWorkflow).then(() => {})"
+        )
+        self.page.evaluate(script, workflow)
+        self.frame()
+
+    def api(self) -> dict[str, Any]:
+        """What the frontend would queue now: class_type and inputs by node id."""
+        found = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        return {number: {"class_type": node["class_type"], "inputs": node["inputs"]} for number, node in found.items()}
+
+    def add(self, kind: str, x: int = 300, y: int = 100) -> int:
+        """Puts a node on the canvas, as the search does, and returns its id."""
+        script = """([kind, x, y]) => {
+            const node = window.LiteGraph.createNode(kind);
+            node.pos = [x, y];
+            window.app.graph.add(node);
+            return node.id;
+        }"""
+        number = self.page.evaluate(script, [kind, x, y])
+        self.frame()
+        return number
+
+    def nodes_that_cover_others(self) -> list[list[str]]:
+        """Pairs of nodes whose rectangles overlap, once sizes have settled; Nodes 2.0 measures its nodes after it has drawn them."""
+        script = """() => {
+            const boxes = window.app.graph.nodes.map(node => [`${node.id} ${node.type}`, node.getBounding()]);
+            const apart = ([x, y, w, h], [u, v, ww, hh]) => x + w <= u || u + ww <= x || y + h <= v || v + hh <= y;
+            return boxes.flatMap(([one, a], i) => boxes.slice(i + 1).filter(([, b]) => !apart(a, b)).map(([other]) => [one, other]));
+        }"""
+        with suppress(TimeoutError):
+            self.page.wait_for_function(f"() => ({script})().length === 0", timeout=3000)
+        return self.page.evaluate(script)
+
+    def widgets_in_sight(self, node: int) -> list[str]:
+        """Labels of a node's widgets that Nodes 2.0 shows."""
+        widgets = self.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]:visible")
+        return [text.split("\n")[0] for text in widgets.all_inner_texts()]
+
+    def templates(self) -> Locator:
+        """Cards of this pack's templates, in the template browser."""
+        self.page.evaluate("() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }")
+        self.page.get_by_role("dialog").get_by_text(MINE, exact=True).first.click()
+        return self.page.locator("[data-testid^='template-workflow-']:not([data-testid='template-workflows-content'])")
+
+    def search(self, words: Iterable[str]) -> dict[str, list[str]]:
+        """Titles of the nodes that the search offers for each word, in order."""
+        self.page.mouse.dblclick(800, 600)
+        dialog = self.page.get_by_role("dialog")
+        box = dialog.locator("input:visible").first
+        box.wait_for()
+        found = {}
+        for word in words:
+            # An impossible word first: rows that show after it belong to the word asked for, not to the one before.
+            for text, some in (("\u2205\u2205\u2205", False), (word, True)):
+                box.fill(text)
+                self.page.wait_for_function("some => !!document.querySelector('#results-list [role=option]') === some", arg=some)
+            rows = self.page.locator("#results-list [role=option]").all_inner_texts()
+            found[word] = [row.split("\n")[0] for row in rows]
+        self.page.keyboard.press("Escape")
+        box.wait_for(state="hidden")
+        return found
+
+    def complaint_in_sight(self) -> str | None:
+        """The text of the frontend's overlay about errors in the workflow, if it shows."""
+        overlay = self.page.get_by_test_id("error-overlay")
+        return overlay.inner_text() if overlay.is_visible() else None

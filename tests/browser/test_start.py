@@ -1,0 +1,89 @@
+"""The frontend starts with the pack, and shows what the pack brings: nodes in the search, templates, widgets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import CANVAS, NODES_2, OWN, Site
+from .frontend import Frontend
+from .record_object_info import ours
+from .thin_server import RECORDED
+
+INFO = ours(json.loads(RECORDED.read_text()))
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NEAR_THE_TOP = 8  # rows that the search shows without scrolling
+WORDS = {
+    "rope": "RopePatchSEGA", "sega": "RopePatchSEGA", "4k": "RopePatchSEGA",
+    "region": "MixedResRegionCRPA", "style": "SharedAttentionStyleRef",
+}  # fmt: skip
+BEHIND_OTHERS = {
+    "blend",
+    "flux",
+    "pi",
+    "reference",
+    "rope",
+    "seam",
+    "upscale",
+    "video",
+    "wan",
+}  # core's titles hold them, and titles go first
+ALIASES = sorted({(alias, name) for name, node in INFO.items() for alias in node["search_aliases"]})
+
+
+def test_the_frontend_starts_without_a_complaint_about_the_pack(opened: Frontend, renderer: str, site: Site) -> None:
+    nodes = [opened.add(kind, 60 + 380 * (place % 4), 80 + 420 * (place // 4)) for place, kind in enumerate(INFO)]
+    assert len(set(nodes)) == len(INFO)
+    assert opened.complaints == []
+
+
+@pytest.mark.renderers(CANVAS)
+def test_the_recorded_nodes_are_those_of_the_pack(renderer: str, site: Site) -> None:
+    if site.server is None:
+        pytest.skip("the thin server serves the recording itself")
+    if site.name != OWN:
+        pytest.skip("the same core as with its own frontend")
+    found = ours(site.server.json("/object_info"))
+    assert found == INFO, "run python -m tests.browser.record_object_info"
+
+
+@pytest.mark.renderers(CANVAS)
+def test_the_search_leads_from_a_word_to_the_node(frontend: Frontend) -> None:
+    found = frontend.search(WORDS)
+    assert [word for word, name in WORDS.items() if INFO[name]["display_name"] not in found[word][:NEAR_THE_TOP]] == []
+
+
+@pytest.mark.renderers(CANVAS)
+def test_the_search_leads_from_every_alias_to_its_node(frontend: Frontend, site: Site) -> None:
+    if site.name != OWN:
+        pytest.skip("one search among all of core's nodes is enough")
+    found = frontend.search(sorted({alias for alias, _ in ALIASES}))
+    missed = [(word, name) for word, name in ALIASES if INFO[name]["display_name"] not in found[word]]
+    late = [
+        (word, name) for word, name in ALIASES if word not in BEHIND_OTHERS and INFO[name]["display_name"] not in found[word][:NEAR_THE_TOP]
+    ]
+    assert (missed, late) == ([], [])
+
+
+def shown(frontend: Frontend, number: int) -> list[str]:
+    return [name.replace("_", " ") for name in frontend.widgets_in_sight(number)]
+
+
+@pytest.mark.renderers(NODES_2)
+def test_nodes_show_at_most_five_widgets_and_fold_the_advanced_ones(frontend: Frontend) -> None:
+    for kind, node in INFO.items():
+        inputs = {**node["input"]["required"], **node["input"].get("optional", {})}
+        widgets = {
+            name.replace("_", " "): spec[1]
+            for name, spec in inputs.items()
+            if isinstance(spec[0], list) or (spec[0] in WIDGETS and not spec[1].get("forceInput"))
+        }
+        plain = [name for name, options in widgets.items() if not options.get("advanced")]
+        frontend.clear()
+        number = frontend.add(kind)
+        assert shown(frontend, number) == plain
+        assert len(plain) <= 5
+        if len(plain) < len(widgets):
+            frontend.page.get_by_test_id("advanced-inputs-button").click()
+            assert shown(frontend, number) == list(widgets)

@@ -1,0 +1,86 @@
+"""The example workflows in the browser: as templates, opened, and queued."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lab.cores import PACK
+
+from .conftest import CANVAS
+from .frontend import Frontend
+from .thin_server import RECORDED
+
+FOLDER = PACK / "example_workflows"
+NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
+NEEDS_DOWNLOADS = {"style_ref_flux1_dev"}
+LOADERS = {False: set(), True: {"UNETLoader", "DualCLIPLoader", "VAELoader", "LoadImage"}}  # that may name files which are not here
+INFO = json.loads(RECORDED.read_text())
+
+
+def drawn(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def completed(told: dict[str, Any]) -> dict[str, Any]:
+    """An API form with the nodes' defaults where it leaves an optional input out, as the frontend always writes them."""
+    result = {}
+    for number, node in told.items():
+        inputs = {}
+        for name, (kind, *rest) in INFO[node["class_type"]]["input"].get("optional", {}).items():
+            options = rest[0] if rest else {}
+            if "default" in options:
+                inputs[name] = options["default"]
+            elif isinstance(kind, list):
+                inputs[name] = kind[0]
+        result[number] = {"class_type": node["class_type"], "inputs": {**inputs, **node["inputs"]}}
+    return result
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workflow_opens_tidily_without_a_warning_and_gives_its_api_form(frontend: Frontend, renderer: str, name: str) -> None:
+    frontend.load(drawn(name))
+    assert frontend.api() == completed(json.loads((FOLDER / "api" / f"{name}.json").read_text()))
+    assert frontend.nodes_that_cover_others() == []
+    marked = frontend.page.evaluate("window.app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
+    assert set(marked) <= LOADERS[name in NEEDS_DOWNLOADS]
+    assert name in NEEDS_DOWNLOADS or frontend.complaint_in_sight() is None
+    assert frontend.complaints == []
+
+
+@pytest.mark.renderers(CANVAS)
+def test_the_template_browser_lists_every_workflow_with_its_picture(frontend: Frontend) -> None:
+    cards = frontend.templates()
+    cards.nth(len(NAMES) - 1).wait_for()
+    assert sorted(card.get_attribute("data-testid").removeprefix("template-workflow-") for card in cards.all()) == NAMES
+    for card in cards.all():
+        card.scroll_into_view_if_needed()
+    shown = "count => [...document.querySelectorAll('[data-testid^=template-workflow-] img')].filter(i => i.naturalWidth).length >= count"
+    frontend.page.wait_for_function(shown, arg=len(NAMES))
+    assert frontend.complaints == []
+
+
+@pytest.mark.runs_workflows
+def test_a_workflow_queued_in_the_browser_shows_its_picture(frontend: Frontend, renderer: str) -> None:
+    tiny = drawn("extrapolate_tiny")
+    frontend.load(tiny)
+    frontend.page.evaluate("""() => {
+        const { nodes } = window.app.graph;
+        const set = (type, name, value) => nodes.find(n => n.type === type).widgets.find(w => w.name === name).value = value;
+        set('KSampler', 'steps', 2);
+        set('KSampler', 'seed', Math.floor(Math.random() * 1e9));
+    }""")
+    frontend.page.get_by_test_id("queue-button").click()
+    if renderer == "canvas":
+        picture = "window.app.graph.nodes.find(node => node.type === 'SaveImage').imgs?.[0]"
+    else:
+        picture = "document.querySelector('[data-testid=main-image]')"
+    frontend.page.wait_for_function(f"{picture}?.naturalWidth === 512", timeout=60_000)
+    drawn_picture = frontend.page.request.get(frontend.page.evaluate(f"{picture}.src")).body()
+    assert np.asarray(Image.open(io.BytesIO(drawn_picture)).convert("L")).std() > 10
+    assert frontend.complaint_in_sight() is None
