@@ -82,6 +82,7 @@ class RopeLabModel(io.ComfyNode):
         return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), conditioning, LabVAE(linear, model.model.latent_format))
 
 
+@torch.inference_mode(False)  # a core's trainer saves these tensors for backward
 def load_model(path: Path, **_: Any) -> Any:
     """A MODEL from the tiny Flux's weights, in float32 on any device."""
     with safe_open(path, "pt") as file:

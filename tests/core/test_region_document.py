@@ -1,12 +1,9 @@
-"""Drawn regions: what is read, what is refused, and which pixels they become."""
+"""Drawn regions: what is refused and how, that nothing is lost on the way, and that the pixels are those of the shapes."""
 
-from __future__ import annotations
-
-import contextlib
+import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,137 +11,249 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeWorksError
-from rope_core.region_document import MOST_CHARACTERS, Area, AreaShape, Key, RegionDocument, Stroke, parse_regions
+from rope_core.region_document import (
+    MOST_CHARACTERS,
+    Area,
+    AreaShape,
+    Key,
+    RegionDocument,
+    Stroke,
+    parse_regions,
+)
 from rope_core.region_raster import boxes_of_frames, drawn_on
+from rope_core.regions import CellGrid
 
-CORPUS = json.loads((Path(__file__).resolve().parents[1] / "web" / "documents.json").read_text())
-HALF = Area(0.25, 0.25, 0.5, 0.5)
+CORPUS = json.loads((Path(__file__).parents[1] / "web" / "region_documents.json").read_text())
+LAW = settings(max_examples=80, deadline=None)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=64)
+
+
+def named(kind: str):
+    return pytest.mark.parametrize("case", CORPUS[kind], ids=lambda case: case["name"])
+
+
+def pixels(document: RegionDocument, frames: int, height: int, width: int) -> torch.Tensor:
+    return drawn_on(torch.zeros(frames, height, width, dtype=torch.bool), document)
+
+
+@st.composite
+def areas(draw, smallest: float = 0.001) -> Area:
+    width, height = (draw(st.floats(smallest, 1)) for _ in range(2))
+    return Area(draw(st.floats(0, 1 - width)), draw(st.floats(0, 1 - height)), width, height)
+
+
+@st.composite
+def keys(draw) -> tuple[Key, ...]:
+    times = sorted(draw(st.sets(st.floats(0, 1).map(lambda at: at + 0.0), max_size=5)))
+    return tuple(Key(at, draw(areas())) for at in times)
+
+
+FRACTIONS = st.floats(0, 1)
+STROKES = st.builds(
+    Stroke, NAMES, st.floats(0.001, 0.5), st.lists(st.tuples(FRACTIONS, FRACTIONS), min_size=1, max_size=6).map(tuple), st.booleans()
+)
+AREA_SHAPES = st.builds(AreaShape, st.sampled_from(["box", "ellipse"]), NAMES, areas(), keys())
+DOCUMENTS = st.lists(AREA_SHAPES | STROKES, max_size=6).map(lambda shapes: RegionDocument(tuple(shapes)))
+
+
+# ---- reading
+
+
+@named("valid")
+def test_a_document_covers_the_cells_that_the_editor_counts(case):
+    picture = case["picture"]
+    size = picture["frames"], picture["height"], picture["width"]
+    drawn = pixels(parse_regions(case["text"]), *size)
+    assert int(drawn.sum()) == case["pixels"]
+    assert int(CellGrid(*size, picture["cell"]).from_mask(drawn.float()).sum()) == case["cells"]
+
+
+@named("invalid")
+def test_what_is_no_document_is_refused_in_one_error_that_says_what(case):
+    with pytest.raises(RopeWorksError) as refusal:
+        parse_regions(case["text"])
+    for words in case["says"]:
+        assert words in str(refusal.value)
+    assert "expected" in str(refusal.value) or "no JSON" in str(refusal.value)
+    assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"version": 1, "shapes": [' + "9" * 5000 + "]}", " " * (MOST_CHARACTERS + 1), '{"version": 1' + "0" * 400 + "}"],
+    ids=["deep", "long number", "long", "large version"],
+)
+def test_hostile_texts_are_refused_as_well(text):
+    with pytest.raises(RopeWorksError):
+        parse_regions(text)
+
+
+@pytest.mark.parametrize("given", [None, 3, {"version": 1, "shapes": []}, b"", ["x"]])
+def test_what_is_no_text_is_refused(given):
+    with pytest.raises(RopeWorksError, match="expected a text"):
+        parse_regions(given)
+
+
+@LAW
+@given(DOCUMENTS)
+def test_a_document_survives_the_way_through_its_text(document):
+    again = parse_regions(document.as_text())
+    assert len(again.shapes) == len(document.shapes)
+    for found, wanted in zip(again.shapes, document.shapes, strict=True):
+        assert type(found) is type(wanted)
+        assert found.name == wanted.name
+        if isinstance(wanted, Stroke):
+            assert found == wanted
+        else:
+            assert [key.at for key in found.keys] == [key.at for key in wanted.keys]
+            for time in (0.0, 0.3, 1.0):
+                assert vars(found.at(time)) == pytest.approx(vars(wanted.at(time)), abs=1e-12)
+
+
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
-    max_leaves=12,
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | st.sampled_from(["box", "brush", "ellipse"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["version", "shapes", "kind", "name", "x", "y", "width", "height", "keys", "at", "radius", "points", "erase"])
+            | st.text(max_size=5),
+            inner,
+            max_size=8,
+        )
+    ),
+    max_leaves=30,
 )
 
 
-def areas() -> st.SearchStrategy[Area]:
-    part = st.floats(0, 0.9)
-    return st.tuples(part, part, st.floats(0.01, 1), st.floats(0.01, 1)).map(
-        lambda v: Area(v[0], v[1], min(v[2], 1 - v[0]), min(v[3], 1 - v[1]))
-    )
-
-
-def shapes() -> st.SearchStrategy[Any]:
-    names = st.text(max_size=20)
-    keys = st.lists(st.tuples(st.floats(0, 1), areas()), max_size=4, unique_by=lambda key: key[0]).map(
-        lambda found: tuple(Key(at, area) for at, area in sorted(found, key=lambda key: key[0]))
-    )
-    points = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5).map(tuple)
-    return st.builds(AreaShape, st.sampled_from(["box", "ellipse"]), names, areas(), keys) | st.builds(
-        Stroke, names, st.floats(0.001, 0.5), points, st.booleans()
-    )
-
-
-def painted(*drawn: Any, frames: int = 1, height: int = 64, width: int = 64) -> torch.Tensor:
-    return drawn_on(torch.zeros(frames, height, width, dtype=torch.bool), RegionDocument(drawn))
-
-
-# ---- text
-
-
-@pytest.mark.parametrize("name", CORPUS["valid"])
-def test_a_document_is_read_and_written_again(name: str) -> None:
-    document = parse_regions(CORPUS["valid"][name])
-    assert parse_regions(document.as_text()) == document
-
-
-@pytest.mark.parametrize("name", CORPUS["invalid"])
-def test_anything_else_is_one_error_that_says_what_to_do(name: str) -> None:
-    with pytest.raises(RopeWorksError, match=r"anew") as caught:
-        parse_regions(CORPUS["invalid"][name])
-    assert len(str(caught.value)) < 400
-
-
-def test_a_text_without_end_is_not_even_looked_at() -> None:
-    with pytest.raises(RopeWorksError, match="characters long"):
-        parse_regions(" " * (MOST_CHARACTERS + 1))
-
-
-@settings(max_examples=300)
-@given(st.one_of(JSON.map(json.dumps), st.text(max_size=200), JSON))
-def test_whatever_comes_the_only_error_is_ours(value: Any) -> None:
-    with contextlib.suppress(RopeWorksError):
-        parse_regions(value)
-
-
-@given(st.lists(shapes(), max_size=4))
-def test_what_is_written_comes_back(drawn: list[Any]) -> None:
-    document = RegionDocument(tuple(drawn))
-    once = parse_regions(document.as_text())
-    assert parse_regions(once.as_text()) == once
-    assert len(once.shapes) == len(drawn)
+@LAW
+@given(st.text() | JSON.map(json.dumps) | JSON.map(lambda shape: json.dumps({"version": 1, "shapes": [shape]})))
+def test_nothing_but_a_document_or_one_kind_of_error_comes_back(text):
+    try:
+        document = parse_regions(text)
+    except RopeWorksError:
+        return
+    assert isinstance(document, RegionDocument)
+    assert pixels(document, 2, 9, 7).shape == (2, 9, 7)
 
 
 # ---- time
 
 
-def test_keys_are_joined_by_straight_lines() -> None:
-    shape = AreaShape("box", "", HALF, (Key(0.2, HALF), Key(0.6, Area(0.45, 0.25, 0.3, 0.5))))
-    assert [shape.at(time).x for time in (0, 0.2, 0.4, 0.6, 1)] == pytest.approx([0.25, 0.25, 0.35, 0.45, 0.45])
-    assert shape.at(0.4).width == pytest.approx(0.4)
+def test_a_shape_moves_linearly_between_its_keys_and_rests_before_and_after():
+    start, end = Area(0.0, 0.2, 0.2, 0.2), Area(0.4, 0.2, 0.4, 0.2)
+    shape = AreaShape("box", "", Area(0.5, 0.5, 0.1, 0.1), (Key(0.25, start), Key(0.75, end)))
+    assert shape.at(0.0) == start == shape.at(0.25)
+    assert shape.at(1.0) == end == shape.at(0.75)
+    assert vars(shape.at(0.5)) == pytest.approx({"x": 0.2, "y": 0.2, "width": 0.3, "height": 0.2})
+    assert vars(shape.at(0.625)) == pytest.approx({"x": 0.3, "y": 0.2, "width": 0.35, "height": 0.2})
 
 
-def test_a_moving_box_moves_with_the_frames() -> None:
-    shape = AreaShape("box", "", HALF, (Key(0, Area(0, 0, 0.25, 0.25)), Key(1, Area(0.75, 0.75, 0.25, 0.25))))
-    mask = painted(shape, frames=5)
-    for frame in range(5):
-        start = round(frame * 12)
-        expected = torch.zeros(64, 64, dtype=torch.bool)
-        expected[start : start + 16, start : start + 16] = True
-        assert torch.equal(mask[frame], expected)
-    boxes = boxes_of_frames(RegionDocument((shape,)), 5, 64, 64)
-    assert [(each[0].x, each[0].y) for each in boxes] == [(0, 0), (12, 12), (24, 24), (36, 36), (48, 48)]
+@LAW
+@given(AREA_SHAPES, st.floats(0, 1))
+def test_a_moving_shape_never_leaves_the_picture(shape, time):
+    area = shape.at(time)
+    assert -1e-9 <= area.x <= area.x + area.width <= 1 + 1e-9
+    assert -1e-9 <= area.y <= area.y + area.height <= 1 + 1e-9
+
+
+def test_each_frame_is_drawn_at_its_own_time():
+    left, right = Area(0.0, 0.0, 0.2, 1.0), Area(0.8, 0.0, 0.2, 1.0)
+    drawn = pixels(RegionDocument((AreaShape("box", "", left, (Key(0.0, left), Key(1.0, right))),)), 5, 4, 100)
+    first = [int(frame[0].float().argmax()) for frame in drawn]
+    assert first == [0, 20, 40, 60, 80]
+    assert [int(frame.sum()) for frame in drawn] == [80] * 5
 
 
 # ---- pixels
 
 
-def test_golden_box_and_eraser() -> None:
-    mask = painted(AreaShape("box", "", HALF), Stroke("", 0.5, ((0.0, 0.5), (1.0, 0.5)), erase=True), height=8, width=8)
-    assert not mask.any()
-    mask = painted(AreaShape("box", "", Area(0.25, 0.5, 0.5, 0.25)), height=4, width=8)
-    assert mask[0].int().tolist() == [[0] * 8, [0] * 8, [0, 0, 1, 1, 1, 1, 0, 0], [0] * 8]
+@LAW
+@given(areas(0.05), st.sampled_from(["box", "ellipse"]), st.integers(60, 200), st.integers(60, 200))
+def test_the_pixels_have_nearly_the_area_of_the_shape(area, kind, height, width):
+    drawn = pixels(RegionDocument((AreaShape(kind, "", area),)), 1, height, width)
+    across, down = area.width * width, area.height * height
+    expected = across * down * (math.pi / 4 if kind == "ellipse" else 1)
+    assert abs(int(drawn.sum()) - expected) <= across + down + 1
 
 
-@given(areas())
-def test_areas_are_those_of_the_formulas(area: Area) -> None:
-    """Up to the pixels of the outline."""
-    for kind, share in (("box", 1.0), ("ellipse", math.pi / 4)):
-        found = painted(AreaShape(kind, "", area), height=200, width=100).sum().item()
-        width, height = area.width * 100, area.height * 200
-        assert abs(found - max(share * width * height, 1)) <= 2 * (width + height) + 2
+def distances(points: list[tuple[float, float]], height: int, width: int) -> torch.Tensor:
+    """From every pixel's centre to the line through `points`, all in pixels."""
+    y, x = torch.meshgrid(torch.arange(height, dtype=torch.float64) + 0.5, torch.arange(width, dtype=torch.float64) + 0.5, indexing="ij")
+    nearest = torch.full((height, width), math.inf, dtype=torch.float64)
+    for (ax, ay), (bx, by) in zip(points, points[1:] or points, strict=False):
+        length = (bx - ax) ** 2 + (by - ay) ** 2
+        along = (((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length).clamp(0, 1) if length else torch.zeros_like(x)
+        nearest = torch.minimum(nearest, torch.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay)))
+    return nearest
 
 
-@given(st.lists(st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8)), min_size=1, max_size=4), st.floats(0.02, 0.15))
-def test_a_brush_covers_what_is_within_its_radius(points: list[tuple[float, float]], radius: float) -> None:
-    found = painted(Stroke("", radius, tuple(points)), height=60, width=90)[0]
-    y, x = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(90) + 0.5, indexing="ij")
-    place = torch.stack([x, y], -1).double()
-    ends = torch.tensor([(px * 90, py * 60) for px, py in points], dtype=torch.float64)
-    distance = torch.full((60, 90), math.inf, dtype=torch.float64)
-    for start, stop in zip(ends, torch.cat([ends[1:], ends[-1:]]), strict=True):
-        along = stop - start
-        share = (((place - start) @ along) / along.square().sum().clamp(min=1e-12)).clamp(0, 1)
-        distance = torch.minimum(distance, (place - start - share[..., None] * along).square().sum(-1).sqrt())
-    off = found != (distance <= radius * 60)
-    assert (distance[off] - radius * 60).abs().max() < 1e-6 if off.any() else True
+@LAW
+@given(
+    st.lists(st.tuples(*[st.floats(0, 1) | st.sampled_from([0.0, 0.25, 0.5])] * 2), min_size=1, max_size=5),
+    st.floats(0.01, 0.5),
+    st.integers(1, 40),
+    st.integers(1, 40),
+)
+def test_a_stroke_covers_the_pixels_within_its_radius(points, radius, height, width):
+    drawn = pixels(RegionDocument((Stroke("", radius, tuple(points)),)), 1, height, width)[0]
+    away = distances([(x * width, y * height) for x, y in points], height, width) - radius * min(height, width)
+    if not (away <= 0).any():
+        assert int(drawn.sum()) == 1
+        return
+    clear = away.abs() > 1e-6
+    assert torch.equal(drawn[clear], (away <= 0)[clear])
 
 
-@settings(max_examples=50)
-@given(st.lists(shapes(), min_size=1, max_size=3), st.integers(1, 3), st.integers(1, 40), st.integers(1, 40))
-def test_every_drawing_fits_every_picture(drawn: list[Any], frames: int, height: int, width: int) -> None:
-    mask = painted(*drawn, frames=frames, height=height, width=width)
-    assert mask.shape == (frames, height, width)
-    if not any(isinstance(shape, Stroke) and shape.erase for shape in drawn):
-        assert mask.flatten(1).any(1).all(), "the smallest shape has a pixel"
-    for each in boxes_of_frames(RegionDocument(tuple(drawn)), frames, height, width):
-        assert all(0 <= box.x < width and 0 <= box.y < height and box.width >= 1 and box.height >= 1 for box in each)
+@LAW
+@given(AREA_SHAPES | STROKES)
+def test_no_shape_is_too_small_to_be_drawn(shape):
+    if isinstance(shape, Stroke):
+        shape = dataclasses.replace(shape, radius=shape.radius / 1000, erase=False)
+    assert pixels(RegionDocument((shape,)), 1, 3, 3).any()
+
+
+def test_an_eraser_takes_away_what_was_before_it_and_nothing_after():
+    box = AreaShape("box", "", Area(0.0, 0.0, 1.0, 1.0))
+    eraser = Stroke("", 0.2, ((0.5, 0.5),), erase=True)
+    dot = AreaShape("box", "", Area(0.45, 0.45, 0.1, 0.1))
+    erased = pixels(RegionDocument((box, eraser)), 1, 100, 100)[0]
+    assert not erased[50, 50]
+    assert erased[50, 10]
+    assert not pixels(RegionDocument((eraser,)), 1, 100, 100).any()
+    assert pixels(RegionDocument((box, eraser, dot)), 1, 100, 100)[0, 50, 50]
+
+
+def test_drawing_starts_from_what_is_given_and_leaves_it_as_it_is():
+    start = torch.zeros(2, 10, 10, dtype=torch.bool)
+    start[1, :5] = True
+    drawn = drawn_on(start, RegionDocument((AreaShape("box", "", Area(0.0, 0.5, 1.0, 0.5)),)))
+    assert drawn[1].all()
+    assert not drawn[0, :5].any()
+    assert int(start.sum()) == 50
+
+
+def test_many_points_with_a_wide_brush_are_drawn_in_reasonable_time():
+    points = tuple((index % 45 / 45, index / 2000) for index in range(2000))
+    assert pixels(RegionDocument((Stroke("", 0.5, points),)), 1, 1024, 1024).all()
+
+
+# ---- boxes
+
+
+@LAW
+@given(AREA_SHAPES | STROKES, st.integers(1, 3), st.integers(5, 60), st.integers(5, 60))
+def test_a_box_holds_every_pixel_of_its_shape_within_the_picture(shape, frames, height, width):
+    shape = dataclasses.replace(shape, erase=False) if isinstance(shape, Stroke) else shape
+    document = RegionDocument((shape,))
+    drawn, boxes = pixels(document, frames, height, width), boxes_of_frames(document, frames, height, width)
+    assert len(boxes) == (frames if document.moves else 1)
+    for frame, (box,) in enumerate(boxes):
+        rows, columns = drawn[frame].nonzero().unbind(1)
+        assert box.y <= int(rows.min()) <= int(rows.max()) < box.y + box.height
+        assert box.x <= int(columns.min()) <= int(columns.max()) < box.x + box.width
+        assert box.x + box.width <= width
+        assert box.y + box.height <= height
+
+
+def test_an_eraser_has_no_box():
+    assert boxes_of_frames(RegionDocument((Stroke("", 0.1, ((0.5, 0.5),), erase=True),)), 3, 10, 10) == [[]]

@@ -1,92 +1,164 @@
-"""Mixed-Res Region Mask inside the core: sizes, frames, what it feeds, and what it refuses."""
+"""Mixed-Res Region Mask on real cores: sizes, frames, what it hands on, and that the patch after it takes it."""
 
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import torch
-from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA
+from ropeworks_pack.nodes.layout_picture import shares
+from ropeworks_pack.nodes.mixed_res import SHOWN_TEXT_TOKENS, MixedResRegionCRPA, boxes_of
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
-from ropeworks_pack.rope_core.hosts.comfyui import set_native_pixels, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import stack_of
 from ropeworks_pack.rope_core.mixed import MixedResolution
+from ropeworks_pack.rope_core.regions import CellGrid, TokenLayout
 
 from . import models
 from .recording import message_of
 
-QUARTER = {"kind": "box", "name": "corner", "x": 0.0, "y": 0.0, "width": 0.5, "height": 0.5}
-ACROSS = {**QUARTER, "keys": [{"at": at, "x": x, "y": 0.0, "width": 0.5, "height": 0.5} for at, x in ((0.0, 0.0), (1.0, 0.5))]}
+LEFT = {"kind": "box", "name": "left", "x": 0, "y": 0, "width": 0.25, "height": 0.5}
 
 
-def drawn(*shapes: Any) -> str:
-    return json.dumps({"version": 1, "shapes": shapes})
+def text(*shapes: dict[str, Any]) -> str:
+    return json.dumps({"version": 1, "shapes": list(shapes)})
 
 
-def run(regions: str = "", width: int = 64, height: int = 64, **given: Any) -> Any:
-    return MixedResRegionMask.execute(regions, width, height, **given)
+def ran(regions: str = "", width: int = 64, height: int = 48, **inputs: Any) -> tuple[torch.Tensor, list[Any], dict[str, Any]]:
+    """mask, boxes and what the editor is told."""
+    answer = MixedResRegionMask.execute(regions, width, height, **inputs)
+    return (*answer.args, answer.ui)
 
 
-def test_the_mask_has_the_pictures_size() -> None:
-    for given, shape in (
-        ({}, (1, 48, 64)),
-        ({"latent": {"samples": torch.zeros(1, 16, 20, 12)}}, (1, 160, 96)),
-        ({"latent": {"samples": torch.zeros(2, 16, 3, 20, 12)}}, (3, 160, 96)),
-        ({"latent": {"samples": torch.zeros(1, 48, 3, 10, 6)}}, (3, 160, 96)),
-        ({"image": torch.zeros(1, 33, 70, 3)}, (1, 33, 70)),
-        ({"image": torch.zeros(1, 33, 70, 3), "latent": {"samples": torch.zeros(1, 16, 20, 12)}}, (1, 160, 96)),
+def latent(*shape: int, **extra: Any) -> dict[str, Any]:
+    return {"samples": torch.zeros(shape), **extra}
+
+
+def test_region_mask_without_connections_has_its_own_size():
+    mask, boxes, told = ran(text(LEFT))
+    assert mask.shape == (1, 48, 64)
+    assert mask.dtype == torch.float32
+    assert torch.equal(mask[0, :24, :16], torch.ones(24, 16))
+    assert mask.sum() == 24 * 16
+    assert boxes == [[{"x": 0, "y": 0, "width": 16, "height": 24}]]
+    sizes = {name: told["ropeworks_regions"][0][name] for name in ("width", "height", "frames", "cell")}
+    assert sizes == {"width": 64, "height": 48, "frames": 1, "cell": 32}
+
+
+def test_region_mask_takes_the_size_of_the_latent_whatever_its_compression():
+    for given, height, width, cell in (
+        (latent(1, 16, 32, 64), 256, 512, 32),
+        (latent(1, 128, 16, 32), 256, 512, 32),  # Flux.2
+        (latent(1, 48, 1, 16, 32), 256, 512, 64),  # Wan 2.2 5B
+        (latent(1, 16, 16, 32, downscale_ratio_spacial=16), 256, 512, 32),
     ):
-        mask, boxes = run(drawn(QUARTER), 64, 48, **given).args
-        assert tuple(mask.shape) == shape
-        high, wide = (round(side / 2 + 1e-6) for side in shape[1:])
-        assert abs(float(mask.mean()) - 0.25) < 0.02
-        assert mask[:, : high - 1, : wide - 1].all()
-        (box,) = boxes[0]
-        assert (box["x"], box["y"]) == (0, 0)
-        assert abs(box["width"] - shape[2] / 2) <= 1
-        assert abs(box["height"] - shape[1] / 2) <= 1
+        mask, _, told = ran(text(LEFT), latent=given, image=torch.zeros(1, 8, 8, 3))
+        assert mask.shape == (1, height, width)
+        assert told["ropeworks_regions"][0]["cell"] == cell
 
 
-def test_a_box_moves_through_a_video() -> None:
-    mask, boxes = run(drawn(ACROSS), latent={"samples": torch.zeros(1, 16, 5, 16, 16)}).args
-    assert [int(frame[0].nonzero().min()) for frame in mask] == [0, 16, 32, 48, 64]
-    assert [each[0]["x"] for each in boxes] == [0, 16, 32, 48, 64]
+def test_region_mask_of_a_video_has_one_mask_for_each_latent_frame():
+    end = {"x": 0.75, "y": 0.5, "width": 0.25, "height": 0.5}
+    keys = [{"at": 0, **{name: LEFT[name] for name in end}}, {"at": 1, **end}]
+    mask, boxes, told = ran(text({**LEFT, "keys": keys}), latent=latent(1, 16, 5, 4, 8))
+    assert mask.shape == (5, 32, 64)
+    assert [int(frame.any(0).float().argmax()) for frame in mask] == [0, 12, 24, 36, 48]
+    assert [each[0]["x"] for each in boxes] == [0, 12, 24, 36, 48]
+    assert told["ropeworks_regions"][0]["frames"] == 5
+    still, boxes, _ = ran(text(LEFT), latent=latent(1, 16, 5, 4, 8))
+    assert all(torch.equal(frame, still[0]) for frame in still)
+    assert len(boxes) == 1
 
 
-def test_starting_regions_are_kept_and_erased() -> None:
-    start = torch.zeros(1, 64, 64)
-    start[:, 48:, 48:] = 1
-    whole = {"kind": "brush", "name": "", "radius": 0.5, "points": [[0.75, 0.75]], "erase": True}
-    kept, _ = run(drawn(QUARTER), mask=start).args
-    assert torch.equal(kept[0, 48:, 48:], torch.ones(16, 16))
-    assert kept[0, :32, :32].all()
-    erased, _ = run(drawn(whole), mask=start).args
-    assert not erased.any()
-    boxed, boxes = run("", boxes=[{"x": 8, "y": 16, "width": 24, "height": 8}]).args
-    assert boxed[0, 16:24, 8:32].all()
-    assert boxed.sum() == 24 * 8
-    assert boxes[0][0] == {"x": 8, "y": 16, "width": 24, "height": 8}
+def test_region_mask_without_latent_takes_the_size_of_the_image_and_shows_it():
+    mask, _, told = ran(text(LEFT), image=torch.rand(2, 40, 80, 3))
+    assert mask.shape == (1, 40, 80)
+    background = told["ropeworks_regions"][0]["background"]
+    assert background["type"] == "temp"
+    assert saved(background).size == (80, 40)
+    assert "start" not in told["ropeworks_regions"][0]
 
 
-def test_nothing_drawn_is_an_empty_mask_that_says_what_follows() -> None:
-    answer = run("")
-    assert not answer.args[0].any()
-    assert "no region" in answer.ui["text"][0]
+def test_region_mask_shows_a_large_image_small():
+    _, _, told = ran("", image=torch.rand(1, 600, 2400, 3))
+    assert saved(told["ropeworks_regions"][0]["background"]).size == (1024, 256)
 
 
-def test_what_is_drawn_is_what_mixed_resolution_draws_finely() -> None:
-    model = set_native_pixels(models.flux(), 128)
-    mask, _ = run(drawn(QUARTER), latent={"samples": torch.zeros(1, 16, 16, 16)}).args
-    patched = MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=mask).args[0]
-    given = torch.zeros(1, 4, 4)
-    given[:, :2, :2] = 1
-    expected = MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=given).args[0]
-    assert stack_of(patched).find(MixedResolution) is not None
-    assert torch.equal(models.sample(patched, (1, 16, 16, 16)), models.sample(expected, (1, 16, 16, 16)))
+def saved(file: dict[str, str]) -> Any:
+    from pathlib import Path
+
+    import folder_paths
+    from PIL import Image
+
+    return Image.open(Path(folder_paths.get_temp_directory()) / file["subfolder"] / file["filename"])
 
 
-def test_bad_regions_are_refused_before_anything_runs() -> None:
-    assert MixedResRegionMask.validate_inputs(regions=drawn(QUARTER)) is True
-    assert "no JSON" in MixedResRegionMask.validate_inputs(regions="{")
-    assert "width" in message_of(lambda: run(drawn({**QUARTER, "width": 0})))
-    assert "width is 0" in message_of(lambda: run("", width=0))
-    assert "the latent has shape" in message_of(lambda: run("", latent={"samples": torch.zeros(4)}))
+def test_region_mask_starts_from_a_mask_and_from_boxes():
+    start = torch.zeros(1, 4, 4)
+    start[:, :, 3] = 1
+    eraser = {"kind": "brush", "name": "", "radius": 0.5, "points": [[1, 0]], "erase": True}
+    mask, boxes, told = ran(text(eraser, LEFT), mask=start, boxes={"x": 16, "y": 24, "width": 16, "height": 24})
+    assert mask[0, 40, 60] == 1
+    assert mask[0, 2, 60] == 0
+    assert mask[0, 24:, 16:32].all()
+    assert mask[0, :24, :16].all()
+    assert [box["x"] for box in boxes[0]] == [16, 0]
+    assert saved(told["ropeworks_regions"][0]["start"]).size == (64, 48)
+    moving = torch.zeros(3, 6, 6)
+    moving[1] = 1
+    assert ran("", mask=moving, latent=latent(1, 16, 3, 4, 4))[0].sum((1, 2)).tolist() == [0, 1024, 0]
+    assert "found 2 masks" in message_of(lambda: ran("", mask=torch.ones(2, 6, 6), latent=latent(1, 16, 3, 4, 4)))
+
+
+def test_region_mask_without_a_region_is_empty_and_says_what_follows():
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("ropeworks")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        mask, boxes, told = ran("")
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert not mask.any()
+    assert boxes == [[]]
+    assert boxes_of(boxes) == ()
+    assert len(lines) == 1
+    assert "low resolution" in lines[0]
+    assert "low resolution" in told["text"][0]
+
+
+def test_region_mask_predicts_as_the_patch_after_it_does():
+    mask, _, told = ran(text(LEFT), 1024, 1024)
+    region = MixedResolution(mask=mask).region(CellGrid(1, 1024, 1024, 32))
+    assert told["text"] == ["; ".join(shares(TokenLayout(region, 2), 3072, SHOWN_TEXT_TOKENS))]
+    assert "12% of the area" in told["text"][0]
+
+
+def test_region_mask_refuses_what_it_cannot_read():
+    for regions, says in (("{", "no JSON"), (text({**LEFT, "width": 2}), "width is 2"), ("[]", "expected an object")):
+        assert says in message_of(lambda regions=regions: ran(regions))
+        assert says in MixedResRegionMask.validate_inputs(regions)
+    assert MixedResRegionMask.validate_inputs(text(LEFT)) is True
+    assert MixedResRegionMask.validate_inputs(None) is True  # connected: not known yet
+    assert "width is 0" in message_of(lambda: ran("", 0, 64))
+    assert "latent has shape" in message_of(lambda: ran("", latent={"samples": torch.zeros(1, 16, 4)}))
+    assert "latent has shape" in message_of(lambda: ran("", latent={"samples": None}))
+
+
+def test_region_mask_feeds_mixed_res_region():
+    model = models.flux()
+    mask, boxes, _ = ran(text(LEFT), latent=latent(1, 16, 16, 16))
+    by_mask, layout = MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=mask).args
+    by_boxes, same_layout = MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, regions=boxes).args
+    assert stack_of(by_mask).find(MixedResolution).mask.shape == (1, 128, 128)
+    results = [models.sample(patched, (1, 16, 16, 16)) for patched in (by_mask, by_boxes)]
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], models.sample(model, (1, 16, 16, 16)))
+    assert layout.shape[-1] == same_layout.shape[-1] == 3
+    empty, none, _ = ran("", latent=latent(1, 16, 16, 16))
+    assert not stack_of(MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=empty).args[0]).find(MixedResolution).automatic
+    assert stack_of(MixedResRegionCRPA.execute(model, 2, 0.3, 1.0, regions=none).args[0]).find(MixedResolution).automatic

@@ -1,0 +1,240 @@
+"""The region editor in the real frontend: drawn in, edited, carried along, and not fooled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rope_core.region_document import parse_regions
+
+from .conftest import CANVAS, Site
+from .frontend import Frontend
+from .regions import NODE, Regions, area, node
+
+CELL = 32
+FACE = {"kind": "box", "name": "face", "x": 0.25, "y": 0.25, "width": 0.25, "height": 0.5}
+DRAWN = json.dumps({"version": 1, "shapes": [FACE]})
+HOSTILE = "<img src=x onerror=window.robbed=1>"
+SHUT = "window.app.graph.nodes"
+
+
+@pytest.fixture
+def regions(frontend: Frontend) -> Regions:
+    frontend.load(node())
+    return Regions(frontend).wait()
+
+
+def near(wanted: list[float], width: int = 1024, height: int = 768) -> Any:
+    """Within the half of a cell that snapping may move an edge by, and a pixel."""
+    return pytest.approx(wanted, abs=(CELL / 2 + 2) / min(width, height))
+
+
+def test_every_tool_draws_and_the_readout_follows(regions: Regions) -> None:
+    assert "Drag" in regions.readout
+    regions.drag((0.125, 0.125), (0.375, 0.5))
+    regions.tool("ellipse")
+    regions.drag((0.9, 0.9), (0.5, 0.25))
+    regions.tool("brush")
+    regions.drag((0.1, 0.8), (0.3, 0.7), (0.45, 0.8))
+    regions.tool("erase")
+    regions.drag((0.2, 0.3), (0.3, 0.3))
+    box, ellipse, stroke, eraser = regions.shapes
+    assert (box["kind"], ellipse["kind"], stroke["kind"], eraser["erase"]) == ("box", "ellipse", "brush", True)
+    assert area(box) == near([0.125, 0.125, 0.25, 0.375])
+    assert area(ellipse) == near([0.5, 0.25, 0.4, 0.65])
+    assert stroke["points"][0] == pytest.approx([0.1, 0.8], abs=0.01)
+    assert stroke["points"][-1] == pytest.approx([0.45, 0.8], abs=0.01)
+    for value, cells in zip(area(box), (1024 / CELL, 768 / CELL) * 2, strict=True):
+        assert value * cells == pytest.approx(round(value * cells), abs=1e-3), "edges lie on cells"
+    assert len(parse_regions(regions.text).shapes) == 4
+    assert "faster" in regions.readout
+    assert regions.frontend.complaints == []
+
+
+def test_a_region_is_moved_resized_renamed_and_deleted(regions: Regions) -> None:
+    regions.drag((0.25, 0.25), (0.5, 0.75))
+    regions.drag((0.375, 0.5), (0.625, 0.5))
+    assert area(regions.shapes[0]) == near([0.5, 0.25, 0.25, 0.5])
+    regions.drag((0.75, 0.75), (0.875, 0.875))
+    assert area(regions.shapes[0]) == near([0.5, 0.25, 0.375, 0.625])
+    regions.part("name").fill(HOSTILE)
+    regions.part("name").press("Enter")
+    assert regions.shapes[0]["name"] == HOSTILE
+    regions.part("snap").click()
+    regions.press("Control+z")
+    assert regions.shapes[0]["name"] != HOSTILE
+    regions.click((0.6, 0.5))
+    regions.part("delete").click()
+    assert regions.shapes == []
+    assert regions.page.evaluate("window.robbed") is None
+
+
+def test_the_keyboard_alone_is_enough(regions: Regions) -> None:
+    regions.press("Enter")
+    (start,) = regions.shapes
+    regions.press("ArrowRight", "ArrowDown", "Shift+ArrowRight")
+    cell = [CELL / 1024, CELL / 768]
+    assert area(regions.shapes[0]) == pytest.approx(
+        [start["x"] + cell[0], start["y"] + cell[1], start["width"] + cell[0], start["height"]], abs=1e-4
+    )
+    regions.press("Enter", "PageUp", "Delete")
+    assert len(regions.shapes) == 1
+    regions.press("Control+z", "Control+z")
+    assert len(regions.shapes) == 1
+    regions.press("Control+Shift+Z")
+    assert len(regions.shapes) == 2
+    assert regions.page.evaluate(f"{SHUT}.length") == 1, "keys meant for regions delete no node"
+
+
+def test_a_finger_draws(regions: Regions) -> None:
+    regions.swipe((0.125, 0.125), (0.3, 0.3), (0.375, 0.5))
+    assert area(regions.shapes[0]) == near([0.125, 0.125, 0.25, 0.375])
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.7])
+def test_zoom_changes_nothing(regions: Regions, scale: float) -> None:
+    script = "scale => { const { canvas } = window.app; canvas.ds.scale = scale; canvas.ds.offset = [-40, -20]; canvas.setDirty(true, true) }"
+    regions.page.evaluate(script, scale)
+    regions.wait().drag((0.25, 0.25), (0.5, 0.75))
+    assert area(regions.shapes[0]) == near([0.25, 0.25, 0.25, 0.5])
+
+
+def test_what_is_drawn_survives_reload_and_goes_into_the_api_form(regions: Regions) -> None:
+    regions.drag((0.25, 0.25), (0.5, 0.75))
+    drawn = regions.text
+    saved = regions.page.evaluate("window.app.graph.serialize()")
+    assert saved["nodes"][0]["widgets_values"] == [drawn, 1024, 768]
+    regions.frontend.open()
+    regions.frontend.load(saved)
+    regions.wait()
+    assert regions.text == drawn
+    assert regions.frontend.api()["1"]["inputs"] == {"regions": drawn, "width": 1024, "height": 768}
+    regions.click((0.375, 0.5))
+    assert regions.part("name").input_value() == regions.shapes[0]["name"]
+
+
+def test_a_copy_has_the_regions_and_a_life_of_its_own(frontend: Frontend) -> None:
+    frontend.load(node(DRAWN))
+    first = Regions(frontend).wait()
+    frontend.page.evaluate("""() => {
+        const { canvas, graph } = window.app;
+        canvas.selectItems([graph.nodes[0]]);
+        canvas.copyToClipboard();
+        canvas.pasteFromClipboard({ position: [640, 80] });
+    }""")
+    copy = Regions(frontend, 1).wait()
+    assert copy.text == first.text == DRAWN
+    copy.drag((0.75, 0.25), (0.9, 0.5))
+    assert (len(first.shapes), len(copy.shapes)) == (1, 2)
+
+
+def test_undo_of_the_graph_takes_a_stroke_back(regions: Regions) -> None:
+    regions.drag((0.25, 0.25), (0.5, 0.75))
+    drawn = regions.text
+    regions.page.mouse.click(1300, 900)
+    regions.page.keyboard.press("Control+z")
+    regions.page.wait_for_function(f"{SHUT}[0]?.widgets[0].value === ''")
+    regions.page.keyboard.press("Control+Shift+Z")
+    regions.page.wait_for_function(f"drawn => {SHUT}[0]?.widgets[0].value === drawn", arg=drawn)
+    regions.wait()
+    regions.click((0.375, 0.5))
+    assert regions.part("name").input_value() == json.loads(drawn)["shapes"][0]["name"]
+
+
+def test_another_tab_and_back(regions: Regions) -> None:
+    regions.drag((0.25, 0.25), (0.5, 0.75))
+    drawn = regions.text
+    page = regions.page
+    first = page.evaluate("window.app.extensionManager.workflow.activeWorkflow.path")
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("path => window.app.extensionManager.workflow.activeWorkflow.path !== path", arg=first)
+    page.wait_for_function(f"{SHUT}.length === 0")
+    assert not regions.part("canvas").is_visible()
+    page.keyboard.press("Shift+ArrowLeft")
+    page.evaluate("window.app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    page.wait_for_function(f"{SHUT}.length === 1")
+    regions.wait()
+    assert regions.text == drawn
+    regions.drag((0.75, 0.25), (0.9, 0.5))
+    assert len(regions.shapes) == 2
+
+
+def test_inside_a_subgraph(frontend: Frontend) -> None:
+    frontend.load(node(DRAWN))
+    inside = Regions(frontend).wait()
+    page = frontend.page
+    page.evaluate("""() => {
+        const { canvas, graph } = window.app;
+        const made = graph.convertToSubgraph(new Set([graph.nodes[0]]));
+        canvas.openSubgraph(made.node.subgraph, made.node);
+    }""")
+    page.wait_for_function("window.app.canvas.graph !== window.app.rootGraph && window.app.canvas.graph.nodes.length === 1")
+    inside.wait().drag((0.75, 0.25), (0.9, 0.5))
+    text = page.evaluate("window.app.canvas.graph.nodes[0].widgets[0].value")
+    assert len(json.loads(text)["shapes"]) == 2
+    (told,) = [node["inputs"]["regions"] for node in frontend.api().values() if node["class_type"] == NODE]
+    assert told == text
+    page.evaluate("window.app.canvas.setGraph(window.app.rootGraph)")
+
+
+@pytest.mark.parametrize("bad", ['{"version": 1, "shapes": [{"kind": "blob"}]}', f"{HOSTILE}", "{" * 3000], ids=["kind", "html", "deep"])
+def test_bad_regions_are_shown_kept_and_not_drawn_over(frontend: Frontend, bad: str) -> None:
+    frontend.load(node(bad))
+    regions = Regions(frontend)
+    regions.part("error").wait_for()
+    regions.wait()
+    regions.drag((0.1, 0.1), (0.2, 0.9))
+    assert regions.text == bad
+    assert frontend.page.evaluate("window.app.graph.serialize()")["nodes"][0]["widgets_values"][0] == bad
+    assert frontend.page.evaluate("window.robbed") is None
+    regions.part("reset").click()
+    assert regions.text == ""
+    assert not regions.part("error").is_visible()
+    regions.press("Control+z")
+    assert regions.text == bad
+
+
+@pytest.mark.runs_workflows
+def test_bad_regions_are_never_run(frontend: Frontend, site: Site) -> None:
+    frontend.load(node('{"version": 1, "shapes": [{"kind": "blob"}]}'))
+    told = frontend.api()
+    told["2"] = {"class_type": "MaskPreview", "inputs": {"mask": ["1", 0]}}
+    answer = site.server.post(told)
+    assert "prompt_id" not in answer
+    assert "blob" in json.dumps(answer)
+
+
+def test_a_video_moves_a_region_between_key_frames(frontend: Frontend) -> None:
+    workflow = node(DRAWN, links=[{"name": "latent", "type": "LATENT", "link": 1}])
+    workflow["nodes"].append({
+        "id": 2, "type": "EmptyHunyuanLatentVideo", "pos": [620, 80], "size": [290, 140], "flags": {}, "order": 0, "mode": 0, "inputs": [],
+        "outputs": [{"name": "LATENT", "type": "LATENT", "links": [1]}], "properties": {}, "widgets_values": [512, 512, 17, 1],
+    })  # fmt: skip
+    workflow["links"] = [[1, 2, 0, 1, 0, "LATENT"]]
+    frontend.load(workflow)
+    regions = Regions(frontend).wait()
+    box = regions.part("canvas").bounding_box()
+    frontend.page.wait_for_function(
+        "() => { const { width, height } = document.querySelector('[data-testid=ropeworks-regions-canvas]').getBoundingClientRect();"
+        " return Math.abs(width / height - 1) < 0.02 }"
+    )
+    assert box is not None
+    regions.wait().click((0.375, 0.5))
+    regions.part("key").click()
+    regions.part("time").fill("1")
+    regions.drag((0.375, 0.5), (0.625, 0.5))
+    keys = regions.shapes[0]["keys"]
+    assert [key["at"] for key in keys] == [0, 1]
+    assert area(keys[0]) == near([0.25, 0.25, 0.25, 0.5], 512, 512)
+    assert area(keys[1]) == near([0.5, 0.25, 0.25, 0.5], 512, 512)
+
+
+@pytest.mark.renderers(CANVAS)
+def test_pan_and_zoom_of_the_graph_go_on_over_the_editor(regions: Regions) -> None:
+    scale = "window.app.canvas.ds.scale"
+    before = regions.page.evaluate(scale)
+    regions.page.mouse.move(*regions.at((0.5, 0.5)))
+    regions.page.mouse.wheel(0, -200)
+    regions.page.wait_for_function(f"before => {scale} > before", arg=before)

@@ -1,0 +1,43 @@
+import assert from "node:assert/strict"
+import { readFileSync } from "node:fs"
+import { test } from "node:test"
+import { parseRegions } from "../../web/region/document.mjs"
+import { History } from "../../web/region/history.mjs"
+import { countCells } from "../../web/region/raster.mjs"
+import { inWords, predict } from "../../web/region/readout.mjs"
+
+const predictions = JSON.parse(readFileSync(new URL("predictions.json", import.meta.url), "utf8"))
+
+for (const { text, picture, area, tokens, speedup } of predictions)
+  test(`predicts ${speedup.toFixed(3)} times the speed at ${area.toFixed(2)} of the area, as the node does`, () => {
+    const found = predict(parseRegions(text), picture)
+    for (const [name, wanted] of Object.entries({ area, tokens, speedup })) assert.ok(Math.abs(found[name] - wanted) <= 1e-9 * wanted, name)
+  })
+
+test("the read-out is short", () => assert.equal(inWords({ area: 0.25, tokens: 0.4375, speedup: 2.345 }), "25 % of the area, 44 % of the tokens, about 2.3× faster"))
+
+test("pictures too large to draw in full are counted nearly right", () => {
+  const shapes = parseRegions('{"version":1,"shapes":[{"kind":"box","x":0,"y":0,"width":0.5,"height":0.5}]}')
+  const { inside, cells } = countCells(shapes, { width: 8192, height: 8192, frames: 1, cell: 32 })
+  assert.equal(cells, 256 ** 2)
+  assert.equal(inside, 128 ** 2)
+})
+
+test("undo and redo go through the texts, and a new one ends what could be redone", () => {
+  const history = new History("")
+  for (const text of ["a", "b", "b", "c"]) history.push(text)
+  assert.deepEqual([history.undo(), history.undo(), history.undo(), history.undo()], ["b", "a", "", ""])
+  assert.deepEqual([history.redo(), history.redo()], ["a", "b"])
+  history.push("d")
+  assert.ok(!history.canRedo && history.redo() === "d")
+  history.reset("e")
+  assert.ok(!history.canUndo && history.now === "e")
+})
+
+test("the history forgets its oldest steps", () => {
+  const history = new History("start")
+  for (let index = 0; index < 500; index++) history.push(String(index))
+  let steps = 0
+  while (history.canUndo) steps += history.undo() && 1
+  assert.ok(steps >= 50 && steps <= 200)
+})
