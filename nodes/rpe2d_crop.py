@@ -46,7 +46,7 @@ class RPE2DResizeCrop(io.ComfyNode):
                 io.Float.Input(
                     "smallest", default=0.5, min=0.1, max=1.0, step=0.05, tooltip="Side of the smallest crop, as a share of its picture's.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, tooltip="Seed of the crops."),
+                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip="Seed of the crops."),
                 advanced_float("whole_share", 0.5, 0.0, 1.0, 0.05, "Share of the crops that are the whole picture, resized."),
                 advanced_int("crops_per_image", 1, 1, 64, "Crops from each picture."),
             ],

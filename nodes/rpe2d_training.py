@@ -44,7 +44,7 @@ class RPE2DTrainingPatch(io.ComfyNode):
                     "mode", options=["integer", "normalised"], default="integer",
                     tooltip="integer: as published, for long trainings. normalised: shrunk to the picture's own extent, gentler on a LoRA.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, tooltip="Seed of the places."),
+                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip="Seed of the places."),
                 io.Float.Input(
                     "probability", default=1.0, min=0.0, max=1.0, step=0.05,
                     tooltip="Share of the pictures that are moved; the others keep their places.",

@@ -149,4 +149,5 @@ def renderer(opened: Any, request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def frontend(opened: Any, renderer: str) -> Any:
     opened.clear()
+    opened.complaints.clear()
     return opened

@@ -12,6 +12,7 @@ READY = (
     "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
 )
 MINE = "ropeworks"
+STILL = 6  # looks, two frames apart
 
 
 class Frontend:
@@ -38,7 +39,16 @@ class Frontend:
     def open(self) -> None:
         self.page.goto(self.url)
         self.page.wait_for_function(READY)
+        self.settle(self.page.locator("#graph-canvas"))
         self.clear()
+
+    def settle(self, part: Locator) -> None:
+        """Waits until a part of the page stands still: panels slide in, and Nodes 2.0 lays a new node out more than once."""
+        part.wait_for()
+        found: list[Any] = []
+        while len(found) < STILL or found[-1] is None or any(place != found[-1] for place in found[-STILL:]):
+            self.frame()
+            found.append(part.bounding_box())
 
     def set(self, name: str, value: Any) -> None:
         self.page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
@@ -90,9 +100,10 @@ class Frontend:
         return self.page.evaluate(script)
 
     def widgets_in_sight(self, node: int) -> list[str]:
-        """Labels of a node's widgets that Nodes 2.0 shows."""
+        """Labels of a node's widgets that Nodes 2.0 shows; the region editor stands for its input."""
         widgets = self.page.locator(f"[data-node-id='{node}'] [data-testid=node-widget]:visible")
-        return [text.split("\n")[0] for text in widgets.all_inner_texts()]
+        drawn = widgets.evaluate_all("all => all.map(one => !!one.querySelector('[data-testid=ropeworks-regions]'))")
+        return ["regions" if editor else text.split("\n")[0] for editor, text in zip(drawn, widgets.all_inner_texts(), strict=True)]
 
     def templates(self) -> Locator:
         """Cards of this pack's templates, in the template browser."""

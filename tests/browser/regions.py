@@ -26,12 +26,7 @@ class Regions:
         return self.page.get_by_test_id(f"ropeworks-regions-{name}").nth(self.nth)
 
     def wait(self) -> Regions:
-        """Until the canvas stands still: Nodes 2.0 lays a new node out more than once."""
-        canvas = self.part("canvas")
-        canvas.wait_for()
-        before = None
-        while before != (before := canvas.bounding_box()) or before is None:
-            self.frontend.frame()
+        self.frontend.settle(self.part("canvas"))
         return self
 
     def at(self, point: Point) -> Point:

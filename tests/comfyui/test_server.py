@@ -251,8 +251,7 @@ def test_the_drawn_workflow_says_the_same_as_its_api_form(info: dict[str, Any], 
     for node in told.values():
         taken = info[node["class_type"]]["input"]
         assert taken["required"].keys() <= node["inputs"].keys() <= {**taken["required"], **taken.get("optional", {})}.keys()
-    if name not in NEEDS_DOWNLOADS:
-        assert (PACK / "example_workflows" / name).with_suffix(".jpg").is_file()
+    assert (PACK / "example_workflows" / name).with_suffix(".jpg").is_file()
 
 
 @pytest.mark.parametrize(
