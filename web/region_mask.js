@@ -52,8 +52,11 @@ function attach(node) {
 
   const look = () => editor.root.isConnected && lookAround(node, editor)
   const timer = setInterval(look, LOOK_AROUND)
+  const shown = new ResizeObserver(look) // the picture has its shape before the first stroke
+  shown.observe(editor.root)
   chain(node, "onRemoved", () => {
     clearInterval(timer)
+    shown.disconnect()
     editor.destroy()
   })
   chain(node, "onConnectionsChange", look)

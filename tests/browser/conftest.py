@@ -1,4 +1,7 @@
-"""One Chromium for all browser tests; for each site (a server with a frontend) one page, used with both renderers."""
+"""One Chromium for all browser tests; for each site (a server with a frontend) one page, used with both renderers.
+
+The newest frontend is on the thin server, which needs no ComfyUI, and for what needs one on a real server as well.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +82,9 @@ def reason_to_skip(site: str) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
-        sites = [site for site in (THIN, OWN, NEWEST) if not (metafunc.definition.get_closest_marker("runs_workflows") and site == THIN)]
+        runs = metafunc.definition.get_closest_marker("runs_workflows")
         params = []
-        for site in sites:
+        for site in (NEWEST if runs else THIN, OWN):
             reason = reason_to_skip(site)
             params.append(pytest.param(site, marks=[pytest.mark.skip(reason=reason)] if reason else [], id=site))
         metafunc.parametrize("site", params, indirect=True, scope="package")

@@ -59,8 +59,16 @@ class Frontend:
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
     def clear(self) -> None:
+        """An empty graph in plain view. Numbers go on: Nodes 2.0 remembers of a node's number which widgets it had folded."""
         self.page.keyboard.press("Escape")
-        self.page.evaluate("() => { const { graph, canvas } = window.app; graph.clear(); canvas.ds.scale = 1; canvas.ds.offset = [0, 0] }")
+        self.page.evaluate("""() => {
+            const { graph, canvas } = window.app;
+            const used = graph.last_node_id;
+            graph.clear();
+            graph.last_node_id = used;
+            canvas.ds.scale = 1;
+            canvas.ds.offset = [0, 0];
+        }""")
         self.frame()
 
     def load(self, workflow: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 
 from .frontend import Frontend
 
@@ -59,6 +59,10 @@ class Regions:
         touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         touch.detach()
 
+    def selected(self, name: str) -> None:
+        """Waits until the region of this name is the one that is edited."""
+        expect(self.part("name")).to_have_value(name)
+
     def press(self, *keys: str) -> None:
         """Keys, with the canvas in focus."""
         for key in keys:
@@ -92,4 +96,5 @@ def node(regions: Any = "", width: int = 1024, height: int = 768, links: Iterabl
         "outputs": [{"name": "mask", "type": "MASK", "links": None}, {"name": "boxes", "type": "BOUNDING_BOX", "links": None}],
         "properties": {"Node name for S&R": NODE}, "widgets_values": [regions, width, height],
     }  # fmt: skip
-    return {"last_node_id": 1, "last_link_id": 0, "version": 0.4, "nodes": [described], "links": [], "groups": [], "config": {}, "extra": {}}
+    empty = {"last_node_id": 1, "last_link_id": 0, "version": 0.4, "links": [], "groups": [], "config": {}, "extra": {}}
+    return {**empty, "nodes": [described]}

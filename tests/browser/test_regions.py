@@ -17,7 +17,7 @@ CELL = 32
 FACE = {"kind": "box", "name": "face", "x": 0.25, "y": 0.25, "width": 0.25, "height": 0.5}
 DRAWN = json.dumps({"version": 1, "shapes": [FACE]})
 HOSTILE = "<img src=x onerror=window.robbed=1>"
-SHUT = "window.app.graph.nodes"
+NODES = "window.app.graph.nodes"
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_keyboard_alone_is_enough(regions: Regions) -> None:
     assert len(regions.shapes) == 1
     regions.press("Control+Shift+Z")
     assert len(regions.shapes) == 2
-    assert regions.page.evaluate(f"{SHUT}.length") == 1, "keys meant for regions delete no node"
+    assert regions.page.evaluate(f"{NODES}.length") == 1, "keys meant for regions delete no node"
 
 
 def test_a_finger_draws(regions: Regions) -> None:
@@ -95,8 +95,8 @@ def test_a_finger_draws(regions: Regions) -> None:
 
 @pytest.mark.parametrize("scale", [0.6, 1.7])
 def test_zoom_changes_nothing(regions: Regions, scale: float) -> None:
-    script = "scale => { const { canvas } = window.app; canvas.ds.scale = scale; canvas.ds.offset = [-40, -20]; canvas.setDirty(true, true) }"
-    regions.page.evaluate(script, scale)
+    regions.page.evaluate("scale => Object.assign(window.app.canvas.ds, { scale, offset: [-40, -20] })", scale)
+    regions.page.evaluate("window.app.canvas.setDirty(true, true)")
     regions.wait().drag((0.25, 0.25), (0.5, 0.75))
     assert area(regions.shapes[0]) == near([0.25, 0.25, 0.25, 0.5])
 
@@ -112,7 +112,7 @@ def test_what_is_drawn_survives_reload_and_goes_into_the_api_form(regions: Regio
     assert regions.text == drawn
     assert regions.frontend.api()["1"]["inputs"] == {"regions": drawn, "width": 1024, "height": 768}
     regions.click((0.375, 0.5))
-    assert regions.part("name").input_value() == regions.shapes[0]["name"]
+    regions.selected(regions.shapes[0]["name"])
 
 
 def test_a_copy_has_the_regions_and_a_life_of_its_own(frontend: Frontend) -> None:
@@ -135,12 +135,12 @@ def test_undo_of_the_graph_takes_a_stroke_back(regions: Regions) -> None:
     drawn = regions.text
     regions.page.mouse.click(1300, 900)
     regions.page.keyboard.press("Control+z")
-    regions.page.wait_for_function(f"{SHUT}[0]?.widgets[0].value === ''")
+    regions.page.wait_for_function(f"{NODES}[0]?.widgets[0].value === ''")
     regions.page.keyboard.press("Control+Shift+Z")
-    regions.page.wait_for_function(f"drawn => {SHUT}[0]?.widgets[0].value === drawn", arg=drawn)
+    regions.page.wait_for_function(f"drawn => {NODES}[0]?.widgets[0].value === drawn", arg=drawn)
     regions.wait()
     regions.click((0.375, 0.5))
-    assert regions.part("name").input_value() == json.loads(drawn)["shapes"][0]["name"]
+    regions.selected(json.loads(drawn)["shapes"][0]["name"])
 
 
 def test_another_tab_and_back(regions: Regions) -> None:
@@ -150,11 +150,11 @@ def test_another_tab_and_back(regions: Regions) -> None:
     first = page.evaluate("window.app.extensionManager.workflow.activeWorkflow.path")
     page.evaluate("window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     page.wait_for_function("path => window.app.extensionManager.workflow.activeWorkflow.path !== path", arg=first)
-    page.wait_for_function(f"{SHUT}.length === 0")
+    page.wait_for_function(f"{NODES}.length === 0")
     assert not regions.part("canvas").is_visible()
     page.keyboard.press("Shift+ArrowLeft")
     page.evaluate("window.app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
-    page.wait_for_function(f"{SHUT}.length === 1")
+    page.wait_for_function(f"{NODES}.length === 1")
     regions.wait()
     assert regions.text == drawn
     regions.drag((0.75, 0.25), (0.9, 0.5))
@@ -165,11 +165,9 @@ def test_inside_a_subgraph(frontend: Frontend) -> None:
     frontend.load(node(DRAWN))
     inside = Regions(frontend).wait()
     page = frontend.page
-    page.evaluate("""() => {
-        const { canvas, graph } = window.app;
-        const made = graph.convertToSubgraph(new Set([graph.nodes[0]]));
-        canvas.openSubgraph(made.node.subgraph, made.node);
-    }""")
+    page.evaluate("() => { const { graph } = window.app; graph.convertToSubgraph(new Set([graph.nodes[0]])) }")
+    frontend.frame()
+    page.evaluate("() => { const { canvas, graph } = window.app; canvas.openSubgraph(graph.nodes[0].subgraph, graph.nodes[0]) }")
     page.wait_for_function("window.app.canvas.graph !== window.app.rootGraph && window.app.canvas.graph.nodes.length === 1")
     inside.wait().drag((0.75, 0.25), (0.9, 0.5))
     text = page.evaluate("window.app.canvas.graph.nodes[0].widgets[0].value")

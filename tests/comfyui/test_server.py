@@ -6,7 +6,7 @@ import io
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -78,7 +78,7 @@ def info(server: Server) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def pictures(server: Server, info: dict[str, Any]) -> dict[str, np.ndarray]:
+def pictures(at_work_in_process: tuple[Any, Path], server: Server, info: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: pixels(server.images(fitted(workflow(name), info))[0]) for name in EXECUTED}
 
 
@@ -145,19 +145,34 @@ def test_every_input_and_output_has_a_tooltip_and_few_are_in_sight(info: dict[st
     assert len(in_sight) <= 5
 
 
+@pytest.fixture(scope="session")
+def at_work_in_process(core: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process that runs the nodes of every workflow one after another, and the folder that it writes the last pictures to."""
+    folder = tmp_path_factory.mktemp(f"in-process-{core.version}")
+    sources = [str(PACK / "example_workflows" / "api" / name) for name in sorted(set(EXECUTED) - TRAINS)]
+    command = [str(core.python), str(PACK / "tests" / "comfyui" / "render_workflow.py"), str(core.path), str(PACK), str(folder), *sources]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
+        yield process, folder
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def drawn_in_process(at_work_in_process: tuple[subprocess.Popen[bytes], Path], pictures: dict[str, np.ndarray]) -> Path:
+    """The folder, once its process is done; the server draws the same meanwhile."""
+    process, folder = at_work_in_process
+    assert process.wait(600) == 0, (folder / "log").read_text()[-3000:]
+    return folder
+
+
 @pytest.mark.parametrize("name", sorted(set(EXECUTED) - TRAINS))
 def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
-    core: Core, pictures: dict[str, np.ndarray], name: str, tmp_path: Path
+    drawn_in_process: Path, pictures: dict[str, np.ndarray], name: str
 ) -> None:
-    script = PACK / "tests" / "comfyui" / "render_workflow.py"
-    source, target = PACK / "example_workflows" / "api" / name, tmp_path / "picture.png"
-    command = [str(core.python), str(script), str(core.path), str(PACK), str(source), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert target.exists(), done.stderr[-3000:]
     if name not in PLOTS:
         side = SIDES.get(name, 512)
         assert pictures[name].shape == (side * (9 if name in VIDEOS else 1), side, 3)
-    assert np.abs(pictures[name] - pixels(target.read_bytes())).max() <= 1
+    alone = pixels((drawn_in_process / name).with_suffix(".png").read_bytes())
+    assert np.abs(pictures[name] - alone).max() <= 1
 
 
 def test_the_server_and_the_embedded_engine_draw_the_same_picture(pictures: dict[str, np.ndarray]) -> None:
