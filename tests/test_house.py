@@ -44,7 +44,9 @@ def test_every_node_has_help_a_name_and_a_workflow() -> None:
     assert ids
     assert ids == names.keys()
     assert ids <= used
-    assert {path.stem for path in (ROOT / "web" / "docs").glob("*.md")} == ids
+    pages = {path.stem: path.read_text() for path in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages.keys() == ids
+    assert [name for name, page in pages.items() if not re.search(rf"^!\[.+\]\({name}\.(jpg|png)\)$", page, re.MULTILINE)] == []
 
 
 @pytest.mark.parametrize("language", ["zh", "ja", "ko", "fr", "es", "de"])

@@ -64,7 +64,7 @@ def detail(picture: np.ndarray) -> np.ndarray:
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.square(one - other).mean()))
+    return float(10 * np.log10(255**2 / max(np.square(one - other).mean(), 1e-9)))
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ def test_cores_own_loader_recognises_the_weights():
 
 
 def test_the_weights_for_mixed_resolution_are_others():
-    first, second, _ = (RopeLabModel.execute("cat", weights=name).args for name in VARIANTS)
+    first, second, *_ = (RopeLabModel.execute("cat", weights=name).args for name in VARIANTS)
     assert first[0].model is not second[0].model
     assert (draw(*first, 256) - draw(*second, 256)).abs().max() > 0.01
     try:
