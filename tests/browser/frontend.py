@@ -113,6 +113,12 @@ class Frontend:
         drawn = widgets.evaluate_all("all => all.map(one => !!one.querySelector('[data-testid=ropeworks-regions]'))")
         return ["regions" if editor else text.split("\n")[0] for editor, text in zip(drawn, widgets.all_inner_texts(), strict=True)]
 
+    def help_of(self, node: int) -> Locator:
+        """The help page of a node, from the button over it."""
+        self.page.evaluate("id => window.app.canvas.selectItems([window.app.graph.getNodeById(id)])", node)
+        self.page.get_by_test_id("info-button").click()
+        return self.page.locator(".node-help-content")
+
     def templates(self) -> Locator:
         """Cards of this pack's templates, in the template browser."""
         self.page.evaluate("() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates') }")

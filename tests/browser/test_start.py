@@ -87,3 +87,17 @@ def test_nodes_show_at_most_five_widgets_and_fold_the_advanced_ones(frontend: Fr
         if len(plain) < len(widgets):
             frontend.page.get_by_test_id("advanced-inputs-button").click()
             assert shown(frontend, number, len(widgets)) == list(widgets)
+
+
+@pytest.mark.renderers(CANVAS)
+def test_the_help_of_a_node_shows_its_page_and_picture(frontend: Frontend) -> None:
+    for kind in ("RopePatchSEGA", "MixedResRegionMask"):
+        page = frontend.help_of(frontend.add(kind, y=300))
+        page.get_by_role("heading", name=INFO[kind]["display_name"], level=1).wait_for()
+        picture = page.locator("img").first
+        picture.wait_for()
+        frontend.page.wait_for_function("picture => picture.naturalWidth > 100", arg=picture.element_handle())
+        frontend.clear()
+    frontend.page.get_by_label("Toggle properties panel").click()
+    page.wait_for(state="detached")
+    assert [said for said in frontend.complaints if "/en.md" not in said] == []  # a page of that language is asked for first
