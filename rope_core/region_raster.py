@@ -14,6 +14,7 @@ from .region_document import Area, AreaShape, RegionDocument, Shape, Stroke
 from .regions import Box
 
 SEGMENTS_AT_ONCE = 64
+SHORTEST_SEGMENT = 1e-6  # pixels; a shorter one has no direction that can be trusted and is a dot
 
 
 def time_of(frame: int, frames: int) -> float:
@@ -104,7 +105,7 @@ def _stroke_spans(points: Tensor, radius: float, height: int) -> tuple[int, list
 def _capsule(start: Tensor, end: Tensor, radius: float, rows: Tensor) -> tuple[Tensor, Tensor]:
     along = end - start
     length = along.square().sum(-1, keepdim=True).sqrt()
-    across, down = (along / length.clamp(min=1e-12)).split(1, -1)
+    across, down = (along / length.clamp(min=SHORTEST_SEGMENT)).split(1, -1)
     below = rows - start[:, 1:]
     circles = [(centre[:, :1], (radius**2 - (rows - centre[:, 1:]).square())) for centre in (start, end)]
     enters = [torch.where(left >= 0, centre - left.clamp(min=0).sqrt(), math.inf) for centre, left in circles]
@@ -113,7 +114,7 @@ def _capsule(start: Tensor, end: Tensor, radius: float, rows: Tensor) -> tuple[T
     one = _between(across, below * down, torch.zeros_like(length), length)
     other = _between(-down, below * across, torch.full_like(length, -radius), torch.full_like(length, radius))
     enter, leave = torch.maximum(one[0], other[0]), torch.minimum(one[1], other[1])
-    inside = (enter <= leave) & (length > 0)
+    inside = (enter <= leave) & (length >= SHORTEST_SEGMENT)
     enters.append(torch.where(inside, start[:, :1] + enter, math.inf))
     leaves.append(torch.where(inside, start[:, :1] + leave, -math.inf))
     return torch.stack(enters).amin(0), torch.stack(leaves).amax(0)

@@ -70,7 +70,8 @@ class Regions:
 
     @property
     def text(self) -> Any:
-        """What the node's input holds."""
+        """What the node's input holds, once the page has seen to the last event."""
+        self.frontend.frame()
         script = "([kind, nth]) => window.app.graph.nodes.filter(n => n.type === kind)[nth].widgets.find(w => w.name === 'regions').value"
         return self.page.evaluate(script, [NODE, self.nth])
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from rope_core.region_document import parse_regions
 
@@ -151,7 +152,7 @@ def test_another_tab_and_back(regions: Regions) -> None:
     page.evaluate("window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     page.wait_for_function("path => window.app.extensionManager.workflow.activeWorkflow.path !== path", arg=first)
     page.wait_for_function(f"{NODES}.length === 0")
-    assert not regions.part("canvas").is_visible()
+    expect(regions.part("canvas")).to_be_hidden()
     page.keyboard.press("Shift+ArrowLeft")
     page.evaluate("window.app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
     page.wait_for_function(f"{NODES}.length === 1")
@@ -189,7 +190,7 @@ def test_bad_regions_are_shown_kept_and_not_drawn_over(frontend: Frontend, bad: 
     assert frontend.page.evaluate("window.robbed") is None
     regions.part("reset").click()
     assert regions.text == ""
-    assert not regions.part("error").is_visible()
+    expect(regions.part("error")).to_be_hidden()
     regions.press("Control+z")
     assert regions.text == bad
 

@@ -3,6 +3,7 @@
 import { areaAt } from "./geometry.mjs"
 
 const TOO_MANY_PIXELS = 16e6
+const SHORTEST_SEGMENT = 1e-6 // pixels; a shorter one has no direction that can be trusted and is a dot
 
 export const timeOf = (frame, frames) => (frames > 1 ? frame / (frames - 1) : 0)
 
@@ -90,7 +91,7 @@ function capsule(start, end, radius, y) {
     leave = Math.max(leave, x + Math.sqrt(left))
   }
   const length = Math.hypot(end[0] - start[0], end[1] - start[1])
-  if (length > 0) {
+  if (length >= SHORTEST_SEGMENT) {
     const [across, down] = [(end[0] - start[0]) / length, (end[1] - start[1]) / length]
     const one = between(across, (y - start[1]) * down, 0, length)
     const other = between(-down, (y - start[1]) * across, -radius, radius)
