@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ..rope_core.inspection import InspectedAxis, Inspection, phase_curve, wavelengths
+from ..rope_core.inspection import PATCHED, TRAINED, InspectedAxis, Inspection, wavelengths
 from .layout_picture import layout_picture
 from .plot import Axis, Mark, below_one_another, heat_maps, line_plot, text_panel
 
@@ -22,7 +22,7 @@ def inspection_picture(inspection: Inspection, view: str, text: int) -> Image.Im
     """One of VIEWS. text: text tokens to reckon the speed-up with."""
     axes = inspection.axes()
     kinds = {
-        FREQUENCIES: lambda: wavelength_plots(axes),
+        FREQUENCIES: lambda: [*wavelength_plots(axes), *position_plots(axes)],
         MAGNITUDES: lambda: [magnitude_maps(inspection)],
         LAYOUT: lambda: layout_panels(inspection, text),
         PHASE: lambda: phase_plots(axes),
@@ -47,10 +47,21 @@ def wavelength_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
     return [plot(axis) for axis in axes] or [text_panel("Wavelengths", [NO_AXIS])]
 
 
+def position_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
+    """Of the axes along which patches move tokens."""
+    return [
+        line_plot(
+            f"Positions along {axis.title}",
+            {TRAINED: (range(axis.span.length),) * 2, PATCHED: (range(axis.span.length), axis.positions.tolist())},
+            Axis("token"), Axis("position", low=0), _sizes(axis, across=True)[:1],
+        )
+        for axis in axes if axis.positions is not None
+    ]  # fmt: skip
+
+
 def phase_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
     def plot(axis: InspectedAxis) -> Image.Image:
-        length = axis.span.length
-        curves = {name: (range(length), phase_curve(values, length).tolist()) for name, values in axis.curves.items()}
+        curves = {name: (range(axis.span.length), values.tolist()) for name, values in axis.phases.items()}
         lowest = min(min(values) for _, values in curves.values())
         return line_plot(
             f"Mean cosine of relative phase along {axis.title}", curves, Axis("distance in tokens"),

@@ -23,10 +23,9 @@ def wavelengths(frequencies: Tensor) -> Tensor:
     return 2 * math.pi / frequencies
 
 
-def phase_curve(frequencies: Tensor, length: int) -> Tensor:
-    """kappa(delta), the mean over (pairs,) of cos(frequency * delta), for distances 0 .. length - 1 in tokens; (length,) float64."""
-    distance = torch.arange(length, dtype=torch.float64)
-    return (distance[:, None] * frequencies.double()).cos().mean(-1)
+def phase_curve(frequencies: Tensor, distances: Tensor) -> Tensor:
+    """kappa(delta), the mean over (pairs,) of cos(frequency * delta), at (n,) distances; (n,) float64."""
+    return (distances.double()[:, None] * frequencies.double()).cos().mean(-1)
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,14 @@ class InspectedAxis:
     """One axis, or two of which the same holds. roles: their names. trained: (pairs,) radians per token.
 
     patched: the same as patches make it, by when in the schedule; empty where they change nothing.
+    positions: (length,), where patches put the tokens; None where they stand one apart.
     """
 
     roles: tuple[str, ...]
     span: AxisSpan
     trained: Tensor
     patched: Mapping[str, Tensor]
+    positions: Tensor | None = None
 
     @property
     def title(self) -> str:
@@ -48,6 +49,16 @@ class InspectedAxis:
     @property
     def curves(self) -> dict[str, Tensor]:
         return {TRAINED: self.trained, **self.patched}
+
+    @property
+    def phases(self) -> dict[str, Tensor]:
+        """kappa between the first token and every token, (length,) each, by curve."""
+        plain = torch.arange(self.span.length, dtype=torch.float64)
+        found = {name: phase_curve(values, plain) for name, values in self.curves.items()}
+        if self.positions is not None:
+            patched = self.patched or {PATCHED: self.trained}
+            found.update((name, phase_curve(values, self.positions - self.positions[0])) for name, values in patched.items())
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,13 +82,14 @@ class Inspection:
         """The axes along which the picture has more than one token; height and width together where they are alike."""
         percents = sorted({*MOMENTS, *((p.window.start + p.window.end) / 2 for p in self.stack.patches)})
         found = {percent: self.stack.frequencies(at_percent(self.call, percent)) for percent in percents}
+        positions = [None if values is None else values[0] for values in self.stack.positions(self.call)]
         axes: list[InspectedAxis] = []
         for number, span in enumerate(self.call.axes):
             if span.role not in (TIME, HEIGHT, WIDTH) or span.length < 2:
                 continue
             trained = self.call.base(number)
             curves = {percent: values[number] for percent, values in found.items()}
-            axis = InspectedAxis((span.role,), span, trained, distinct_curves(trained, curves))
+            axis = InspectedAxis((span.role,), span, trained, distinct_curves(trained, curves), positions[number])
             if axes and _alike(axes[-1], axis):
                 axes[-1] = replace(axes[-1], roles=(*axes[-1].roles, span.role))
             else:
@@ -107,7 +119,9 @@ class Inspection:
                 lines.append(f"  {_axis_line(span)}")
         lines.append("patches, in order:")
         lines += [f"  {number}. {line}" if self.stack.patches else f"  {line}" for number, line in enumerate(self.patch_lines(), 1)]
-        lines += [f"wavelengths along {axis.title}: {_range(axis)}" for axis in self.axes()]
+        axes = self.axes()
+        lines += [f"wavelengths along {axis.title}: {_range(axis)}" for axis in axes]
+        lines += [f"positions along {axis.title}: {_places(axis.positions)}" for axis in axes if axis.positions is not None]
         if self.layout is not None:
             lines.append(f"token layout{' (example, chosen while sampling)' * self.example}: {layout_line(self.layout, self.hidden, text)}")
         lines += [f"magnitudes: {line}" for line in self._magnitude_lines()]
@@ -169,7 +183,9 @@ def layout_line(layout: TokenLayout, hidden: int, text: int) -> str:
 
 def _alike(one: InspectedAxis, other: InspectedAxis) -> bool:
     spans = all(getattr(one.span, name) == getattr(other.span, name) for name in ("pairs", "base", "length", "native", "spatial"))
-    if not spans or one.curves.keys() != other.curves.keys():
+    if not spans or one.curves.keys() != other.curves.keys() or (one.positions is None) != (other.positions is None):
+        return False
+    if one.positions is not None and other.positions is not None and not torch.equal(one.positions, other.positions):
         return False
     return all(torch.equal(a, b) for a, b in zip(one.curves.values(), other.curves.values(), strict=True))
 
@@ -185,3 +201,8 @@ def _range(axis: InspectedAxis) -> str:
         return f"{waves[0]:.4g} to {waves[-1]:.4g} tokens"
 
     return "; ".join(f"{name} {ends(values)}" for name, values in axis.curves.items())
+
+
+def _places(positions: Tensor) -> str:
+    low, high = float(positions[0]), float(positions[-1])
+    return f"{low:.4g} to {high:.4g}, {(high - low) / (len(positions) - 1):.3g} apart"

@@ -198,7 +198,7 @@ class Stack:
                 magnitudes[axis] = _product(magnitudes[axis], factor)
                 if found.on_text:
                     text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
-        return Plan(self.frequencies(call), tuple(magnitudes), tuple(text_magnitudes), self._positions(call))
+        return Plan(self.frequencies(call), tuple(magnitudes), tuple(text_magnitudes), self.positions(call))
 
     def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
         """Angles per token of every axis, (pairs,) float64; None where no patch changes them."""
@@ -210,7 +210,8 @@ class Stack:
                 found[axis] = _where(active, value, call.base(axis) if upstream is None else upstream)
         return tuple(found)
 
-    def _positions(self, call: Call) -> tuple[Tensor | None, ...]:
+    def positions(self, call: Call) -> tuple[Tensor | None, ...]:
+        """Where the image's tokens stand along every axis, (1 or batch, length) float64; None where no patch moves them."""
         positions: list[Tensor | None] = [None] * len(call.axes)
         for patch in self.patches:
             active = call.within(patch.window)

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Plan, Sega, SharedAttention, Stack, Window
+from rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Plan, Rpe2d, Sega, SharedAttention, Stack, Window
 from rope_core.frequencies import base_frequencies, ntk
 from rope_core.inspection import UNPATCHED, Inspection, at_percent, distinct_curves, phase_curve, settings, wavelengths
 from rope_core.mixed import token_layout
@@ -44,21 +44,22 @@ def test_a_span_names_the_same_periods():
 
 
 def test_phase_of_one_pair_is_its_cosine():
-    torch.testing.assert_close(phase_curve(torch.tensor([0.3]), 9), (torch.arange(9, dtype=DOUBLE) * torch.tensor([0.3]).double()).cos())
+    distances = torch.arange(9, dtype=DOUBLE)
+    torch.testing.assert_close(phase_curve(torch.tensor([0.3]), distances), (distances * torch.tensor([0.3]).double()).cos())
 
 
 def test_phase_of_evenly_spread_pairs_is_dirichlets_kernel():
     pairs, distance = 8, torch.arange(1, 40, dtype=DOUBLE)
     frequencies = torch.arange(1, pairs + 1, dtype=DOUBLE) * 0.1
     kernel = ((pairs + 0.5) * 0.1 * distance).sin() / (2 * (0.05 * distance).sin()) - 0.5
-    found = phase_curve(frequencies, 40)
+    found = phase_curve(frequencies, torch.arange(40))
     assert found[0] == 1.0
     torch.testing.assert_close(found[1:], kernel / pairs, rtol=0, atol=1e-12)
 
 
 def test_position_interpolation_stretches_the_phase_curve_by_the_ratio():
     plain = base_frequencies(28, 1e4)
-    torch.testing.assert_close(phase_curve(plain / 2, 33)[::2], phase_curve(plain, 17), rtol=0, atol=1e-12)
+    torch.testing.assert_close(phase_curve(plain / 2, torch.arange(33))[::2], phase_curve(plain, torch.arange(17)), rtol=0, atol=1e-12)
 
 
 def test_axes_hold_what_the_rule_gives_and_height_and_width_are_one_where_alike():
@@ -75,6 +76,27 @@ def test_axes_of_different_length_and_time_stand_apart():
     assert not axes[0].patched
     for axis, scale in zip(axes[1:], (2, 3), strict=True):
         torch.testing.assert_close(axis.patched["patched"], axis.trained / scale)
+
+
+def test_positions_on_a_grid_are_told_and_stretch_the_phase_curve():
+    stretched = inspection(Rpe2d(max_grid=63, trained=True))
+    (axis,) = stretched.axes()
+    assert axis.positions.tolist() == [2.0 * token for token in range(32)]
+    assert axis.curves.keys() == {"as trained"}
+    torch.testing.assert_close(axis.phases["patched"][:16], axis.phases["as trained"][::2])
+    assert "positions along height and width: 0 to 62, 2 apart" in stretched.report(0)
+    both = inspection(Rpe2d(max_grid=63, trained=True), Extrapolate("pi")).axes()[0].phases
+    torch.testing.assert_close(both["patched"], both["as trained"])
+
+
+def test_on_a_grid_axes_of_different_length_stand_apart():
+    assert [axis.title for axis in inspection(Rpe2d(max_grid=63, trained=True), where=call(32, 48)).axes()] == ["height", "width"]
+
+
+def test_without_a_grid_nothing_is_said_of_positions():
+    found = inspection(Extrapolate("pi"))
+    assert found.axes()[0].positions is None
+    assert "positions along" not in found.report(0)
 
 
 def test_at_native_size_patches_change_no_curve():

@@ -9,7 +9,7 @@ import torch
 from ropeworks_pack.nodes.inspect import RopeInspect
 from ropeworks_pack.nodes.inspect_pictures import VIEWS
 from ropeworks_pack.nodes.plot import WIDTH
-from ropeworks_pack.rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Sega, SharedAttention, Window
+from ropeworks_pack.rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Rpe2d, Sega, SharedAttention, Window
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of, wrapper_of
 from ropeworks_pack.rope_core.hosts.comfyui_inspect import inspected
 from ropeworks_pack.rope_core.record import MOST_CALLS
@@ -160,6 +160,16 @@ def test_inspect_shows_a_given_region_with_its_bands_and_coarse_steps_as_factor_
     heights = found.run.magnitudes[1]
     assert torch.equal(heights[0], torch.ones_like(heights[0])), "the coarse grid has native size"
     assert heights[-1].max() > 1
+
+
+def test_inspect_shows_the_grid_that_tokens_stand_on():
+    plain, latent = models.flux(), torch.zeros(1, 16, 160, 256)
+    patched = add_patch(plain, Rpe2d(max_grid=256, trained=True))
+    image, report = shown(patched, latent, "frequencies")
+    assert "positions along height: 0 to 255, 3.23 apart" in report
+    assert "positions along width: 0 to 255, 2.01 apart" in report
+    assert len(image[0]) > len(shown(plain, latent, "frequencies")[0][0])
+    assert not torch.equal(shown(patched, latent, "phase")[0][:, 120:], shown(plain, latent, "phase")[0][:, 120:])
 
 
 def test_inspect_names_what_other_nodes_did():
