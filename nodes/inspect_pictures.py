@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ..rope_core.inspection import PATCHED, TRAINED, InspectedAxis, Inspection, wavelengths
+from ..rope_core.inspection import PATCHED, InspectedAxis, Inspection, wavelengths
 from .layout_picture import layout_picture
 from .plot import Axis, Mark, below_one_another, heat_maps, line_plot, text_panel
 
@@ -52,8 +52,8 @@ def position_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
     return [
         line_plot(
             f"Positions along {axis.title}",
-            {TRAINED: (range(axis.span.length),) * 2, PATCHED: (range(axis.span.length), axis.positions.tolist())},
-            Axis("token"), Axis("position", low=0), _sizes(axis, across=True)[:1],
+            {"unpatched": (range(axis.span.length),) * 2, PATCHED: (range(axis.span.length), axis.positions.tolist())},
+            Axis("token"), Axis("position", low=0),
         )
         for axis in axes if axis.positions is not None
     ]  # fmt: skip
