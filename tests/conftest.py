@@ -16,7 +16,8 @@ from lab.cores import Core
 sys.path.insert(0, str(Path(__file__).parent / "comfyui"))
 from server import Server, fresh_folder, running_server
 
-# Spinning OpenMP threads make torch many times slower as soon as two processes share two cores. Set before torch is imported.
+# Several processes share the cores, so each keeps to one thread, and none spins while it waits. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

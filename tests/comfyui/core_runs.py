@@ -25,8 +25,7 @@ def started(folder: Path) -> dict[str, tuple[subprocess.Popen[bytes], Path]]:
         report = folder / f"core-{core.version}.json"
         command = [str(core.python), str(SCRIPT), str(core.path), str(PACK), str(report)]
         with report.with_suffix(".log").open("wb") as log:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         if hasattr(os, "setpriority"):  # what others leave is theirs: browsers and servers are waited for
             os.setpriority(os.PRIO_PROCESS, process.pid, POLITE)
         found[core.version] = process, report
