@@ -37,7 +37,7 @@ class RandomStage(Stage):
     per_draw: int = 2
 
 
-STAGE = RandomStage(steps=3600, learning_rate=1e-3, cosine_from=0.55)
+STAGE = RandomStage(steps=9000, learning_rate=1e-3, cosine_from=0.55)
 
 
 def cropped(pictures: Tensor, crops: Tensor, side: int) -> Tensor:
@@ -62,8 +62,13 @@ def random_ids(maximum: int, generator: torch.Generator) -> Tensor:
     return ids.flatten(0, 1)
 
 
-def train_rpe2d(output: Path, weights: Path, seed: int = 0, stage: RandomStage = STAGE, maximum: int = MAX_GRID) -> None:
-    """Writes weights and a training log into `output`; VAE and prompts are those of the tiny Flux in `weights`."""
+def train_rpe2d(
+    output: Path, weights: Path, seed: int = 0, stage: RandomStage = STAGE, maximum: int = MAX_GRID, bf16: bool = False
+) -> None:
+    """Writes weights and a training log into `output`; VAE and prompts are those of the tiny Flux in `weights`.
+
+    bf16: products in bfloat16, weights and their updates in float32.
+    """
     torch.manual_seed(seed)
     _, vae, tables = load(weights)
     transformer = build_transformer().train()
@@ -88,16 +93,17 @@ def train_rpe2d(output: Path, weights: Path, seed: int = 0, stage: RandomStage =
         for n in range(0, stage.batch, stage.per_draw):
             some = slice(n, n + stage.per_draw)
             embedding.crop = crops[some]
-            predicted = transformer(
-                noisy[some],
-                encoder_hidden_states=tables["subjects.context"][subjects[some]],
-                pooled_projections=tables["subjects.pooled"][subjects[some]],
-                timestep=sigmas[some],
-                img_ids=random_ids(maximum, generator),
-                txt_ids=text_ids,
-                return_dict=False,
-            )[0]
-            losses.append(functional.mse_loss(predicted, target[some]))
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                predicted = transformer(
+                    noisy[some],
+                    encoder_hidden_states=tables["subjects.context"][subjects[some]],
+                    pooled_projections=tables["subjects.pooled"][subjects[some]],
+                    timestep=sigmas[some],
+                    img_ids=random_ids(maximum, generator),
+                    txt_ids=text_ids,
+                    return_dict=False,
+                )[0]
+            losses.append(functional.mse_loss(predicted.float(), target[some]))
         return torch.stack(losses).mean()
 
     started = time.perf_counter()
@@ -105,5 +111,13 @@ def train_rpe2d(output: Path, weights: Path, seed: int = 0, stage: RandomStage =
     crop_weights = fold_whole(transformer)
     save(transformer, vae, tables, output, Trained(maximum, "integer", NATIVE_TOKENS).metadata())
     save_file({name: value.half().contiguous() for name, value in crop_weights.items()}, output / "crop_embedding.safetensors")
-    report = {"seed": seed, "torch": torch.__version__, "max_grid": maximum, "mode": "integer", "stages": [logged(stage, started, losses)]}
+    report = {
+        "seed": seed,
+        "torch": torch.__version__,
+        "products": "bfloat16" if bf16 else "float32",
+        "threads": torch.get_num_threads(),
+        "max_grid": maximum,
+        "mode": "integer",
+        "stages": [logged(stage, started, losses)],
+    }
     (output / "training.json").write_text(json.dumps(report, indent=1) + "\n")

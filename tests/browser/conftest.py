@@ -146,6 +146,7 @@ def opened(browser: Any, site: Site) -> Iterator[Any]:
 @pytest.fixture(scope="package")
 def renderer(opened: Any, request: pytest.FixtureRequest) -> str:
     opened.set("Comfy.VueNodes.Enabled", request.param == NODES_2)
+    opened.open()  # anew, for Nodes 2.0 keeps to the sizes of earlier nodes with the same numbers
     return request.param
 
 

@@ -114,6 +114,16 @@ class Frontend:
         drawn = widgets.evaluate_all("all => all.map(one => !!one.querySelector('[data-testid=ropeworks-regions]'))")
         return ["regions" if editor else text.split("\n")[0] for editor, text in zip(drawn, widgets.all_inner_texts(), strict=True)]
 
+    def widgets_on_canvas(self, node: int) -> tuple[list[str], float]:
+        """Labels of a node's widgets that the classic canvas draws, and the node's height."""
+        script = """id => {
+            const node = window.app.graph.getNodeById(id);
+            const seen = (node.widgets ?? []).filter(widget => node.isWidgetVisible(widget) && widget.name !== 'control_after_generate');
+            return [seen.map(widget => widget.name.replaceAll('_', ' ')), node.size[1]];
+        }"""
+        names, height = self.page.evaluate(script, node)
+        return names, height
+
     def help_of(self, node: int) -> Locator:
         """The help page of a node, from the button over it."""
         self.page.evaluate("id => window.app.canvas.selectItems([window.app.graph.getNodeById(id)])", node)

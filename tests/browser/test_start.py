@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -70,23 +71,44 @@ def shown(frontend: Frontend, number: int, count: int) -> list[str]:
     return found
 
 
+def widgets_of(node: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Names of a node's widgets, as labels: those that are not advanced, and all."""
+    inputs = {**node["input"]["required"], **node["input"].get("optional", {})}
+    widgets = {
+        name.replace("_", " "): spec[1]
+        for name, spec in inputs.items()
+        if isinstance(spec[0], list) or (spec[0] in WIDGETS and not spec[1].get("forceInput"))
+    }
+    return [name for name, options in widgets.items() if not options.get("advanced")], list(widgets)
+
+
 @pytest.mark.renderers(NODES_2)
 def test_nodes_show_at_most_five_widgets_and_fold_the_advanced_ones(frontend: Frontend) -> None:
     for kind, node in INFO.items():
-        inputs = {**node["input"]["required"], **node["input"].get("optional", {})}
-        widgets = {
-            name.replace("_", " "): spec[1]
-            for name, spec in inputs.items()
-            if isinstance(spec[0], list) or (spec[0] in WIDGETS and not spec[1].get("forceInput"))
-        }
-        plain = [name for name, options in widgets.items() if not options.get("advanced")]
+        plain, every = widgets_of(node)
         frontend.clear()
         number = frontend.add(kind)
         assert shown(frontend, number, len(plain)) == plain
         assert len(plain) <= 5
-        if len(plain) < len(widgets):
+        if plain != every:
             frontend.page.get_by_test_id("advanced-inputs-button").click()
-            assert shown(frontend, number, len(widgets)) == list(widgets)
+            assert shown(frontend, number, len(every)) == every
+
+
+@pytest.mark.renderers(CANVAS)
+def test_the_canvas_folds_advanced_widgets_and_their_room_as_well(frontend: Frontend) -> None:
+    for kind, node in INFO.items():
+        plain, every = widgets_of(node)
+        frontend.clear()
+        number = frontend.add(kind)
+        names, folded = frontend.widgets_on_canvas(number)
+        assert names == plain
+        if plain != every:
+            frontend.page.evaluate("id => window.app.graph.getNodeById(id).toggleAdvanced()", number)
+            frontend.frame()
+            names, unfolded = frontend.widgets_on_canvas(number)
+            assert names == every
+            assert unfolded - folded == pytest.approx(24 * (len(every) - len(plain)), abs=12), kind
 
 
 @pytest.mark.renderers(CANVAS)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from typing import Any
 
-from lab.cores import HOW_TO, find_cores
+import pytest
+from server import Server
+
+from lab.cores import HOW_TO, Core, find_cores
 
 collect_ignore = ["in_core"]  # run by a core's own interpreter, see test_in_core.py
 
@@ -22,6 +26,16 @@ def cores_at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         from core_runs import started
 
         started(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def server(core: Core, server_of: Callable[[Core], Server]) -> Server:
+    return server_of(core)
+
+
+@pytest.fixture(scope="session")
+def info(server: Server) -> dict[str, Any]:
+    return server.json("/object_info")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

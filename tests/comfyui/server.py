@@ -18,10 +18,14 @@ from lab.cores import PACK, Core
 
 
 class Server:
-    def __init__(self, port: int, log: Path, process: subprocess.Popen) -> None:
+    def __init__(self, port: int, base: Path, process: subprocess.Popen) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.log = log
+        self.base = base
         self.process = process
+
+    @property
+    def log(self) -> Path:
+        return self.base / "server.log"
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
@@ -78,15 +82,14 @@ def running_server(core: Core, base: Path, *options: str) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = base / "server.log"
     command = [
         str(core.python), str(core.path / "main.py"), "--cpu", "--use-pytorch-cross-attention", "--disable-auto-launch",
         "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base), "--disable-api-nodes",
         "--database-url", "sqlite:///:memory:", *options,
     ]  # fmt: skip
-    with log.open("w") as output:
+    with (base / "server.log").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=core.path)
-    server = Server(port, log, process)
+    server = Server(port, base, process)
     try:
         deadline = time.monotonic() + 180
         while True:
@@ -95,7 +98,7 @@ def running_server(core: Core, base: Path, *options: str) -> Iterator[Server]:
                 break
             except (OSError, urllib.error.URLError):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"the server did not start; its log ends:\n{log.read_text()[-4000:]}") from None
+                    raise AssertionError(f"the server did not start; its log ends:\n{server.log.read_text()[-4000:]}") from None
                 time.sleep(0.3)
         yield server
     finally:

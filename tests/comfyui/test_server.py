@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -14,12 +13,11 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from examples import EXAMPLES, EXECUTED, pixels, workflow
 from server import Server
 
 from lab.cores import PACK, Core
 
-EXAMPLES = sorted(path.name for path in (PACK / "example_workflows" / "api").glob("*.json"))
 OURS = {
     "RopePatchSEGA": "RoPE Patch: SEGA",
     "RopePatchExtrapolate": "RoPE Patch: Extrapolate",
@@ -35,25 +33,11 @@ OURS = {
     "RopeLabModel": "RoPE Lab: Tiny Flux",
     "RopeLabVideoModel": "RoPE Lab: Tiny Wan",
 }
-NEEDS_DOWNLOADS = {
-    name for name in EXAMPLES if "_tiny" not in name
-}  # checked against the server's own description of its nodes, not executed
-EXECUTED = [name for name in EXAMPLES if name not in NEEDS_DOWNLOADS]
 SEEDS = {"seed", "noise_seed"}  # the browser gives them a second widget, whatever the node says
 TRAINS = {"rpe2d_train_tiny.json", "rpe2d_train_video_tiny.json"}
 VIDEOS = {"mixed_res_video_tiny.json", "style_ref_video_tiny.json", "rpe2d_train_video_tiny.json"}
 SIDES = {"style_ref_tiny.json": 256, "style_ref_video_tiny.json": 256, "rpe2d_train_video_tiny.json": 384}
 PLOTS = {"inspect_tiny.json"}
-
-
-def workflow(name: str, folder: str = "api") -> dict[str, Any]:
-    return json.loads((PACK / "example_workflows" / folder / name).read_text())
-
-
-def pixels(file: bytes) -> np.ndarray:
-    """(height, width, 3); the pictures of an animation stand below one another."""
-    frames = ImageSequence.Iterator(Image.open(io.BytesIO(file)))
-    return np.concatenate([np.asarray(frame.convert("RGB")).astype(int) for frame in frames])
 
 
 def detail(picture: np.ndarray) -> np.ndarray:
@@ -65,16 +49,6 @@ def detail(picture: np.ndarray) -> np.ndarray:
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(np.square(one - other).mean(), 1e-9)))
-
-
-@pytest.fixture(scope="session")
-def server(core: Core, server_of: Callable[[Core], Server]) -> Server:
-    return server_of(core)
-
-
-@pytest.fixture(scope="session")
-def info(server: Server) -> dict[str, Any]:
-    return server.json("/object_info")
 
 
 @pytest.fixture(scope="session")
