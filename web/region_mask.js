@@ -114,11 +114,13 @@ function lookAround(node, editor) {
   for (const widget of node.widgets) if (widget.name === "width" || widget.name === "height") widget.disabled = linked
   const background = isLinked(node, "image") ? ready(image?.imgs?.[0]) ?? ready(run?.background) : null
   const start = isLinked(node, "mask") || isLinked(node, "boxes") ? ready(run?.start) : null
-  const size = (latent && sizeOf(latent)) || (linked && run) || (background && sizeOfImage(background)) || sizeOf(node)
+  const known = (latent && sizeOf(latent)) || (linked && run)
+  const size = known || (background && sizeOfImage(background)) || sizeOf(node)
   if (!size) return
   const cell = isLinked(node, "latent") && run ? run.cell : CELL
   const { width, height, frames } = size
-  editor.show({ width, height, frames, cell, still: isLinked(node, "latent") && frames === 1 }, background, start)
+  const still = frames === 1 && Boolean(known || !isLinked(node, "latent"))
+  editor.show({ width, height, frames, cell, still }, background, start)
 }
 
 const slotOf = (node, name) => node.inputs?.findIndex((input) => input.name === name) ?? -1

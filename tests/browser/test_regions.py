@@ -34,6 +34,7 @@ def near(wanted: list[float], width: int = 1024, height: int = 768) -> Any:
 
 def test_every_tool_draws_and_the_readout_follows(regions: Regions) -> None:
     assert "Drag" in regions.readout
+    expect(regions.part("time")).to_be_hidden()  # a still
     regions.drag((0.125, 0.125), (0.375, 0.5))
     regions.tool("ellipse")
     regions.drag((0.9, 0.9), (0.5, 0.25))
@@ -220,6 +221,7 @@ def test_a_video_moves_a_region_between_key_frames(frontend: Frontend) -> None:
         " return Math.abs(width / height - 1) < 0.02 }"
     )
     assert box is not None
+    expect(regions.part("time")).to_be_visible()
     regions.wait().click((0.375, 0.5))
     regions.part("key").click()
     regions.part("time").fill("1")

@@ -25,7 +25,7 @@ export class RegionEditor {
     this.snap = true
     this.radius = 0.03
     this.time = 0
-    this.picture = { width: 1024, height: 1024, frames: 1, cell: 32, still: false }
+    this.picture = { width: 1024, height: 1024, frames: 1, cell: 32, still: true }
     this.gesture = new Gesture(this)
     this.listen()
     this.observer = new ResizeObserver(() => this.refresh())
@@ -49,7 +49,7 @@ export class RegionEditor {
     this.load()
   }
 
-  /** picture: {width, height, frames, cell, still}; background, start: images or null. */
+  /** picture: {width, height, frames, cell, still}, still: there is no time in it; background, start: images or null. */
   show(picture, background, start) {
     const same = Object.keys(picture).every((name) => picture[name] === this.picture[name])
     if (same && background === this.background && start === this.start) return

@@ -1,0 +1,93 @@
+"""Draws the pictures that take a running ComfyUI and a browser: two of help pages, and thumbnails that are one run's result.
+
+python -m tests.browser.draw_pictures
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import urlencode
+
+from PIL import Image
+
+from lab.cores import HOW_TO, PACK, find_cores
+
+sys.path.insert(0, str(PACK / "tests" / "comfyui"))
+from examples import workflow
+from server import Server, fresh_folder, running_server
+
+from .conftest import FLAGS, SETTINGS, find_chromium
+from .frontend import Frontend
+from .record_object_info import newest
+from .regions import Regions, node
+
+HELP, EXAMPLES = PACK / "web" / "docs", PACK / "example_workflows"
+ONE_RESULT = ("region_mask_tiny", "rpe2d_tiny", "rpe2d_train_tiny")
+WAVELENGTHS, MAGNITUDES = (0, 116, 832, 532), (0, 546, 832, 962)  # where RoPE Inspect's page shows them
+THUMBNAIL_HEIGHT = 384
+AROUND = 12  # pixels of the canvas around a node
+
+
+def inspector(server: Server) -> None:
+    outputs = server.run(workflow("inspect_tiny.json"))["outputs"]
+    shown = next(output for output in outputs.values() if "text" in output)["images"][0]
+    page = Image.open(io.BytesIO(server.get("/view?" + urlencode(shown)))).convert("RGB")
+    page.quantize(128).save(HELP / "RopeInspect.png", optimize=True)
+    parts = [page.crop(box) for box in (WAVELENGTHS, MAGNITUDES)]
+    both = Image.new("RGB", (sum(part.width for part in parts), parts[0].height))
+    for place, part in enumerate(parts):
+        both.paste(part, (place * parts[0].width, 0))
+    both.resize((both.width * THUMBNAIL_HEIGHT // both.height, THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS).save(
+        EXAMPLES / "inspect_tiny.jpg", quality=90
+    )
+
+
+def results(server: Server) -> None:
+    for name in ONE_RESULT:
+        with Image.open(io.BytesIO(server.images(workflow(f"{name}.json"))[0])) as picture:
+            picture.convert("RGB").save(EXAMPLES / f"{name}.jpg", quality=90)
+
+
+def editor(server: Server) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        context = browser.new_context(viewport={"width": 1600, "height": 1000})
+        context.request.post(server.url + "/settings", data={**SETTINGS, "Comfy.Minimap.Visible": False})
+        frontend = Frontend(context, server.url)
+        drawn = node()
+        drawn["nodes"][0]["pos"] = [400, 160]  # clear of the page's own buttons
+        frontend.load(drawn)
+        regions = Regions(frontend).wait()
+        regions.drag((0.1, 0.1), (0.4, 0.5))
+        regions.tool("brush")
+        regions.drag((0.08, 0.85), (0.3, 0.72), (0.52, 0.78))
+        regions.tool("erase")
+        regions.drag((0.18, 0.22), (0.45, 0.3))
+        regions.tool("ellipse")
+        regions.drag((0.56, 0.33), (0.94, 0.96))
+        x, y, width, height = frontend.page.evaluate("[...window.app.graph.nodes[0].getBounding()]")
+        left, top = frontend.page.evaluate("(({left, top}) => [left, top])(window.app.canvas.canvas.getBoundingClientRect())")
+        frontend.page.mouse.move(1200, 800)
+        clip = {"x": left + x - AROUND, "y": top + y - AROUND, "width": width + 2 * AROUND, "height": height + 2 * AROUND}
+        regions.readout  # noqa: B018  until it has been counted
+        frontend.page.screenshot(path=HELP / "MixedResRegionMask.png", clip=clip)
+        browser.close()
+
+
+def main() -> None:
+    cores = find_cores()
+    if not cores:
+        sys.exit(HOW_TO)
+    with tempfile.TemporaryDirectory() as folder, running_server(newest(cores), fresh_folder(Path(folder))) as server:
+        inspector(server)
+        results(server)
+        editor(server)
+
+
+if __name__ == "__main__":
+    main()
