@@ -31,10 +31,10 @@ def random_positions(count: int, maximum: int, draws: int, generator: torch.Gene
     return keys.argsort(dim=1)[:, :count].sort(dim=1).values
 
 
-def even_positions(count: int, maximum: int) -> Tensor:
-    """(count,) int64 on the CPU: 0..maximum-1 in nearly equal steps, both ends included; a single one stands at 0."""
+def even_positions(count: int, maximum: int, device: torch.device | str = "cpu") -> Tensor:
+    """(count,) int64: 0..maximum-1 in nearly equal steps, both ends included; a single one stands at 0."""
     check_grid(count, maximum)
-    return torch.linspace(0, maximum - 1, count, dtype=torch.float64).round().long()
+    return torch.linspace(0, maximum - 1, count, dtype=torch.float64, device=device).round().long()
 
 
 def scaled(positions: Tensor, maximum: int, native: float, mode: str) -> Tensor:
@@ -112,8 +112,8 @@ class Rpe2d(Patch):
         found = {}
         for axis, span in enumerate(call.axes):
             if span.spatial and span.native:
-                places = even_positions(span.length, self.max_grid)
-                found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None].to(call.device)
+                places = even_positions(span.length, self.max_grid, call.device)
+                found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None]
         return found
 
     @property
@@ -128,8 +128,8 @@ class Rpe2d(Patch):
         if factor == 1.0:
             return Magnitudes()
         # A factor on both queries and keys counts twice in the logits.
-        each = torch.tensor(factor**0.5, dtype=torch.float64, device=call.device)
-        return Magnitudes({axis: each.expand(1, span.pairs) for axis, span in enumerate(call.axes)})
+        each = {axis: (1, span.pairs) for axis, span in enumerate(call.axes)}
+        return Magnitudes({axis: torch.full(n, factor**0.5, dtype=torch.float64, device=call.device) for axis, n in each.items()})
 
     def _factor(self, call: Call) -> float:
         return attention_scale(*self.counts(call)) if self.scale_attention else 1.0

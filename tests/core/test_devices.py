@@ -17,9 +17,20 @@ from torch.utils import backend_registration
 from rope_core import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = [*METHODS, "sega", "sega windowed", "sega physical", "text mask", "reference mask", "foreign table", "record"]
+IMAGE = [
+    *METHODS,
+    "sega",
+    "sega windowed",
+    "sega physical",
+    "text mask",
+    "reference mask",
+    "foreign table",
+    "rpe2d",
+    "rpe2d normalised",
+    "record",
+]
 PROBES = ["linear probe", "convolution probe", "projection"]
-TABLES_ON_THE_HOST = ["grid", "grid on a foreign table", "mask", "mask with references"]
+TABLES_ON_THE_HOST = ["grid", "grid on a foreign table", "mask", "mask with references", "moved positions"]
 
 pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"), reason="this torch has no stand-in accelerator"
@@ -30,7 +41,7 @@ import json, traceback, torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from rope_core import METHODS, Call, Extrapolate, Sega, Stack, Window
+from rope_core import METHODS, Call, Extrapolate, Rpe2d, Sega, Stack, Window
 from rope_core.layout import GridLayout, MaskLayout, plan_table
 from rope_core.projection import probe_convolution, probe_linear, project
 from rope_core.record import RunRecord
@@ -104,6 +115,8 @@ checks |= {
     "text mask": lambda: tables(Sega(), *GPU, "text"),
     "reference mask": lambda: tables(Sega(), *GPU, "reference"),
     "foreign table": lambda: tables(Sega(), *GPU, plain=False),
+    "rpe2d": lambda: tables(Rpe2d(16, trained=True, scale_attention=True), *GPU),
+    "rpe2d normalised": lambda: tables(Rpe2d(16, "normalised"), *GPU, "reference"),
     "record": noted,
     "linear probe": lambda: probes("linear"),
     "convolution probe": lambda: probes("convolution"),
@@ -112,6 +125,7 @@ checks |= {
     "grid on a foreign table": lambda: tables(Sega(), "standin", "cpu", plain=False) and [],
     "mask": lambda: tables(Sega(), "standin", "cpu", "text") and [],
     "mask with references": lambda: tables(Sega(), "standin", "cpu", "reference") and [],
+    "moved positions": lambda: tables(Rpe2d(16, scale_attention=True), "standin", "cpu") and [],
 }
 answers = {}
 for name, check in checks.items():
