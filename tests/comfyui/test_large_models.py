@@ -12,8 +12,8 @@ from server import Server
 
 LOADERS = {"UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader"}
 ABSENT = LOADERS | {"LoraLoaderModelOnly", "LoadImage", "LoadImageTextDataSetFromFolder"}  # name files of the user's
-SIDE = 512
-SMALL = {"steps": 3, "length": 9, "size": 256}  # steps of sampling or training, frames, side of the crops
+SIDE = 384
+SMALL = {"steps": 2, "length": 9, "size": 256}  # steps of sampling or training, frames, side of the crops
 
 
 def skip_unless_known(graph: dict[str, Any], info: dict[str, Any]) -> None:
