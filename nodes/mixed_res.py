@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.utils
@@ -19,7 +20,7 @@ from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, know
 # The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
 PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image": 0.3, "paper: 45 % of an image": 0.45,
            "paper: 60 % of an image": 0.6, "custom": None}  # fmt: skip
-MOST_BOXES = 1000
+MOST_BOXES, MOST_FRAMES = 1000, 4096
 FURTHEST = 65536  # pixels; no picture is larger, and a box beyond it is an accident
 
 
@@ -123,13 +124,25 @@ class MixedResRegionCRPA(io.ComfyNode):
 
 
 def boxes_of(regions: Any) -> tuple[Box, ...]:
-    """ComfyUI's BOUNDING_BOX, one or (nested) lists of {x, y, width, height} in pixels. Raises RopeWorksError for anything else."""
+    """ComfyUI's BOUNDING_BOX: one {x, y, width, height} in pixels, or (nested) lists; several lists in a list are one for each frame.
+
+    Raises RopeWorksError for anything else.
+    """
+    nested = isinstance(regions, (list, tuple)) and len(regions) > 1 and all(isinstance(item, (list, tuple)) for item in regions)
+    if not nested:
+        return _listed_boxes(regions)
+    if len(regions) > MOST_FRAMES:
+        raise RopeWorksError(f"found regions for {len(regions)} frames; expected at most {MOST_FRAMES}. Merge them into a mask.")
+    return tuple(replace(box, of=(n, len(regions))) for n, item in enumerate(regions) for box in _listed_boxes(item))
+
+
+def _listed_boxes(regions: Any) -> tuple[Box, ...]:
     if regions is None:
         return ()
     if isinstance(regions, (list, tuple)):
         if len(regions) > MOST_BOXES:
             raise RopeWorksError(f"found {len(regions)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
-        found = tuple(box for item in regions for box in boxes_of(item))
+        found = tuple(box for item in regions for box in _listed_boxes(item))
         if len(found) > MOST_BOXES:
             raise RopeWorksError(f"found {len(found)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
         return found
@@ -159,6 +172,5 @@ def _shown_layout(patch: MixedResolution, pixels_per_token: int, native: float, 
     elif patch.boxes:
         height = max(native, *(box.y + box.height for box in patch.boxes))
         width = max(native, *(box.x + box.width for box in patch.boxes))
-    masks = 1 if patch.mask is None else len(patch.mask)
-    grid = CellGrid(masks, height, width, pixels_per_token * patch.ratio)
+    grid = CellGrid(patch.frames, height, width, pixels_per_token * patch.ratio)
     return token_layout(Stack((patch,)), patch.example(grid, patch.share(frames)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 from ..rope_core import RopeWorksError
 from ..rope_core.region_document import parse_regions
 from ..rope_core.region_raster import boxes_of_frames, drawn_on
-from ..rope_core.regions import CellGrid, TokenLayout
+from ..rope_core.regions import Box, CellGrid, TokenLayout
 from .layout_picture import shares
 from .mixed_res import SHOWN_TEXT_TOKENS, as_masks, boxes_of
 from .schema import CATEGORY, known
@@ -102,14 +103,17 @@ class MixedResRegionMask(io.ComfyNode):
         if mask is not None:
             start |= grid.from_mask(as_masks(mask).cpu())
         drawn = drawn_on(start, document).float()
-        found = [[*given, *each] for each in boxes_of_frames(document, frames, height, width)]
+        shown = boxes_of_frames(document, frames, height, width)
+        if any(box.of is not None for box in given) and len(shown) == 1:
+            shown = shown * frames
+        found = [[*(grid.boxes_at(given, frame)), *each] for frame, each in enumerate(shown)]
         line = _prediction(drawn, CellGrid(frames, height, width, token * RATIO))
         if not drawn.any():
             line = "no region: with this empty mask everything is drawn at low resolution"
             log.info("Mixed-Res Region Mask: %s. Draw one, or leave the mask unconnected to have it found during sampling.", line)
         editor = {"width": width, "height": height, "frames": frames, "cell": token * RATIO, **_background(image, start)}
-        shown = {"ropeworks_regions": [editor], "text": [line]}
-        return io.NodeOutput(drawn, [[_as_bounding_box(box) for box in each] for each in found], ui=shown)
+        told = {"ropeworks_regions": [editor], "text": [line]}
+        return io.NodeOutput(drawn, [[_as_bounding_box(box) for box in each] for each in found], ui=told)
 
 
 def _picture(latent: dict[str, Any] | None, image: Tensor | None, height: int, width: int) -> tuple[int, int, int, int]:
@@ -136,9 +140,9 @@ def _prediction(drawn: Tensor, grid: CellGrid) -> str:
     return "; ".join(shares(TokenLayout(grid.from_mask(drawn), RATIO), HIDDEN, SHOWN_TEXT_TOKENS))
 
 
-def _as_bounding_box(box: Any) -> dict[str, int]:
-    left, top = round(box.x), round(box.y)
-    right, bottom = round(box.x + box.width), round(box.y + box.height)
+def _as_bounding_box(box: Box) -> dict[str, int]:
+    left, top = math.floor(box.x), math.floor(box.y)
+    right, bottom = math.ceil(box.x + box.width), math.ceil(box.y + box.height)
     return {"x": left, "y": top, "width": max(right - left, 1), "height": max(bottom - top, 1)}
 
 

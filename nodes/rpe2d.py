@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..rope_core import RopeWorksError, Rpe2d
 from ..rope_core.hosts.comfyui import add_patch, architecture_of
-from ..rope_core.hosts.comfyui_schedule import with_time_shift
+from ..rope_core.hosts.comfyui_schedule import with_time_shift, without_time_shift
 from ..rope_core.hosts.comfyui_training import trained_positions
+from ..rope_core.rpe2d import Trained
 from .schema import CATEGORY, advanced_combo, advanced_int, known, native_size
 
 AUTO, OFF, ON = "auto", "off", "on"
+log = logging.getLogger("ropeworks")
 
 
 class RPE2DInference(io.ComfyNode):
@@ -61,7 +64,7 @@ class RPE2DInference(io.ComfyNode):
     ) -> io.NodeOutput:
         if grid not in (AUTO, OFF, ON):
             raise RopeWorksError(f"unknown grid {grid!r}: expected {AUTO}, {OFF} or {ON}.")
-        trained = trained_positions(model)
+        trained = told(model, needed=grid == AUTO or (grid == ON and not max_grid))
         if grid == ON and not max_grid and trained is None:
             raise RopeWorksError(
                 "grid is on, and no LoRA on this model says which grid it was trained with. Set max_grid to that training's, or set grid "
@@ -77,4 +80,17 @@ class RPE2DInference(io.ComfyNode):
         if trained is not None and not native_size:
             native_size = round(trained.native_tokens * architecture.pixels_per_token)
         patched = add_patch(model, Rpe2d(scale_attention=attention_scale, native_size=native_size, **places))
-        return io.NodeOutput(with_time_shift(patched, architecture, native_size) if time_shift else patched)
+        if grid == AUTO and trained is None:
+            log.info("RPE-2D: no LoRA on this model names RPE-2D training, so there is no grid; with grid 'on', max_grid decides")
+        return io.NodeOutput(with_time_shift(patched, architecture, native_size) if time_shift else without_time_shift(patched))
+
+
+def told(model: Any, needed: bool) -> Trained | None:
+    """What the model's files say about their training; nonsense is an error only where it is `needed`."""
+    try:
+        return trained_positions(model)
+    except RopeWorksError as error:
+        if needed:
+            raise
+        log.info("RPE-2D: %s", error)
+        return None

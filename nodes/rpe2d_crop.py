@@ -82,7 +82,7 @@ class RPE2DResizeCrop(io.ComfyNode):
             source = number // copies
             picture, region = cut(pictures[source], crop, side)
             found[0].append(picture)
-            found[1].append(", ".join(part for part in (captions[source], in_words(region)) if part))
+            found[1].append(", ".join(part for part in (captions[source], in_words(tuple(crop))) if part))
             found[2].append(json.dumps({"picture": source, **dict(zip(("top", "left", "height", "width"), region, strict=True))}))
         return io.NodeOutput(*found)
 
@@ -108,6 +108,8 @@ def cut(picture: Tensor, crop: list[float], side: int) -> tuple[Tensor, tuple[fl
     high, wide = crop[2] * full[0], crop[3] * full[1]
     y, x = round(top), round(left)
     part = picture[y : max(round(top + high), y + 1), x : max(round(left + wide), x + 1)]
-    resized = functional.interpolate(part.movedim(-1, 0)[None], (rows, columns), mode="bicubic", antialias=True, align_corners=False)
+    resized = functional.interpolate(
+        part.float().movedim(-1, 0)[None], (rows, columns), mode="bicubic", antialias=True, align_corners=False
+    )
     region = (round(top / height, 4), round(left / width, 4), round(high / height, 4), round(wide / width, 4))
     return resized.clamp(0, 1).movedim(1, -1), region

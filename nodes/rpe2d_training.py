@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ..rope_core import RopeWorksError, Rpe2dTraining
 from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stack_of
-from ..rope_core.hosts.comfyui_call import patch_size
+from ..rope_core.hosts.comfyui_call import check_latent, patch_size
 from ..rope_core.projection import token_grid
 from ..rope_core.rpe2d import Trained
 from .schema import CATEGORY, known
@@ -94,8 +94,8 @@ class RPE2DSaveLoRA(io.ComfyNode):
             )
         native = native_tokens(model[0]) if latents is None else side_in_tokens(model[0], latents)
         folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix[0], folder_paths.get_output_directory())
-        count = f"_{steps[0]}_steps" if steps else ""
-        path = Path(folder) / f"{name}{count}_{counter:05}_.safetensors"
+        count = f"{steps[0]}_steps" if steps else ""
+        path = Path(folder) / f"{name}_{counter:05}_{count}.safetensors"  # in this order ComfyUI finds the next free number
         tensors = {key: value.detach().contiguous().cpu() for key, value in lora[0].items()}
         save_file(tensors, path, Trained(training.max_grid, training.mode, round(native)).metadata())
         listed = Path(below, path.name)
@@ -111,6 +111,8 @@ def native_tokens(model: Any) -> float:
 
 def side_in_tokens(model: Any, latents: list[Any]) -> float:
     """Tokens a side, by area, of the largest training picture."""
-    architecture_of(model)
-    grids = [token_grid(tuple(latent["samples"].shape), patch_size(model.model.diffusion_model)) for latent in latents]
+    architecture, patch = architecture_of(model), patch_size(model.model.diffusion_model)
+    for latent in latents:
+        check_latent(tuple(latent["samples"].shape), architecture)
+    grids = [token_grid(tuple(latent["samples"].shape), patch) for latent in latents]
     return max(math.sqrt(rows * columns) for _, rows, columns in grids)

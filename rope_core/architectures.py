@@ -22,6 +22,7 @@ class Architecture:
     classes: names of the transformer's class, in ComfyUI or diffusers. roles: meaning of each rotary axis.
     embedder, patch_layer: attributes of the transformer. patch_order: how a patch is flattened for a linear layer.
     order: what an embedder call holds. native: tokens per side at the trained size; native_frames: latent frames.
+    schedule_by_size: its own scheduler already goes by the picture's size.
     centred: positions count from the image's middle, and text begins where the longer side ends.
     mixed_refusal, style_refusal: why mixed resolution and shared attention are not possible yet, empty where they are.
     hidden, channels: further marks that tell variants of one class apart.
@@ -39,6 +40,7 @@ class Architecture:
     native_frames: int | None = None
     riflex_pair: int | None = None
     centred: bool = False
+    schedule_by_size: bool = False
     mixed_refusal: str = ""
     style_refusal: str = ""
     hidden: int | None = None
@@ -51,7 +53,9 @@ _WAN_CLASSES = ("WanModel", "VaceWanModel", "CameraWanModel", "WanTransformer3DM
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("Flux.1", ("Flux", "FluxTransformer2DModel"), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
-    Architecture("Flux.2", ("Flux",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
+    Architecture(
+        "Flux.2", ("Flux",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16, schedule_by_size=True
+    ),
     Architecture("Chroma", ("Chroma",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
     Architecture(
         "Qwen-Image", ("QwenImageTransformer2DModel",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1328 / 16, centred=True

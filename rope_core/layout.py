@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -49,15 +50,22 @@ def plan_table(
     """
     device = call.device
     frequencies = [value if value is not None else call.base(axis) for axis, value in enumerate(plan.frequencies)]
-    if not base_is_plain:
+    moved = any(to is not None for to in plan.positions)
+    if not base_is_plain and not moved:
         frequencies = [value - call.base(axis) for axis, value in enumerate(frequencies)]
     where = ids.to(device)
-    if isinstance(layout, GridLayout):
-        table = _grid_table(where, plan, call.axes, layout, frequencies)
-        untouched = slice(layout.end, ids.shape[1]) if layout.end < ids.shape[1] else None
-    else:
-        table = _masked_table(where, plan, layout, frequencies)
-        untouched = None
+
+    def built(plan: Plan, frequencies: list[Tensor]) -> Tensor:
+        if isinstance(layout, GridLayout):
+            return _grid_table(where, plan, call.axes, layout, frequencies)
+        return _masked_table(where, plan, layout, frequencies)
+
+    table = built(plan, frequencies)
+    if not base_is_plain and moved:
+        nothing = (None,) * len(frequencies)
+        back = built(Plan(nothing, nothing, nothing), [-call.base(axis) for axis in range(len(frequencies))])
+        table = turn(back, table)  # the base turns by the old places
+    untouched = slice(layout.end, ids.shape[1]) if isinstance(layout, GridLayout) and layout.end < ids.shape[1] else None
     table = table.to(ids.device)
     if not base_is_plain:
         table = turn(base(slice(None)), table)
@@ -99,7 +107,7 @@ def _moved(own: Tensor, to: Tensor | None) -> Tensor:
         return own
     own = own.double()
     stretch = (to[:, -1:] - to[:, :1]) / (own[-1] - own[0]).clamp(min=1) if len(own) > 1 else torch.ones_like(to[:, :1])
-    return own[0] * stretch + to
+    return torch.where(own[0] < 0, own[0] * stretch, own[0]) + to
 
 
 def _masked_table(ids: Tensor, plan: Plan, layout: MaskLayout, frequencies: list[Tensor]) -> Tensor:
@@ -127,8 +135,10 @@ def _moved_tokens(ids: Tensor, plan: Plan, layout: MaskLayout) -> Tensor:
         if to is None:
             columns.append(own)
             continue
-        number = own.round().long().clamp(0, to.shape[-1] - 1)
-        columns.append(torch.where(fixed, own, to.expand(batch, -1).gather(1, number)))
+        low = own.masked_fill(fixed, math.inf).amin(1, keepdim=True)
+        apart = (own.masked_fill(fixed, -math.inf).amax(1, keepdim=True) - low) / max(to.shape[-1] - 1, 1)
+        number = ((own - low) / apart).nan_to_num(0, 0, 0).round().long().clamp(0, to.shape[-1] - 1)
+        columns.append(torch.where(fixed, own, low + to.expand(batch, -1).gather(1, number)))
     return torch.stack(columns, dim=-1)
 
 

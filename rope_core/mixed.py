@@ -112,6 +112,12 @@ class MixedResolution(Patch):
             )
         return Stages(coarse, fine)
 
+    @property
+    def frames(self) -> int:
+        """As many as masks or boxes are given for; where these are for pictures and for latent frames, the latent ones."""
+        counts = [0 if self.mask is None else len(self.mask), *(box.of[1] for box in self.boxes if box.of is not None)]
+        return min((count for count in counts if count > 1), default=1)
+
     def region(self, grid: CellGrid) -> Tensor:
         """(frames, rows, columns) bool cells from mask and boxes; `grid` is in pixels of the picture."""
         cells = grid.from_boxes(self.boxes)

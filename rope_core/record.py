@@ -51,11 +51,11 @@ class RunRecord:
 
     def begin(self, schedule: Tensor | None, axes: tuple[AxisSpan, ...]) -> None:
         """To be told before each call; another `schedule` (all sigmas of a run, one tensor per run) is another run."""
+        self._axes = axes
         if self._schedule is not None and self._schedule() is schedule:
             return
         self.region = None
         self._schedule = weakref.ref(schedule) if schedule is not None else lambda: None
-        self._axes = axes
         self._noted, self._calls, self._every = [], 0, 1
 
     def note(self, sigma: Tensor, plan: Plan) -> None:

@@ -43,18 +43,27 @@ def boxes_of_frames(document: RegionDocument, frames: int, height: int, width: i
 
 
 def _extent(shape: Shape, time: float, height: int, width: int) -> Box:
+    """The pixels of `_pixels`, from the first to the last that a shape can cover."""
     if isinstance(shape, AreaShape):
         area = shape.at(time)
-        left, top, right, bottom = area.x, area.y, area.x + area.width, area.y + area.height
+        left, top, across, down = area.x, area.y, area.width, area.height
+        middle = (left + across / 2, top + down / 2)
     else:
-        across, down = zip(*shape.points, strict=True)
+        xs, ys = zip(*shape.points, strict=True)
         reach = shape.radius * min(height, width)
-        left, right = min(across) - reach / width, max(across) + reach / width
-        top, bottom = min(down) - reach / height, max(down) + reach / height
-    x, y = (max(math.floor(start * size + 1e-6), 0) for start, size in ((left, width), (top, height)))
-    x, y = min(x, width - 1), min(y, height - 1)
-    right, bottom = (min(math.ceil(stop * size - 1e-6), size) for stop, size in ((right, width), (bottom, height)))
-    return Box(x, y, max(right - x, 1), max(bottom - y, 1))
+        left, top = min(xs) - reach / width, min(ys) - reach / height
+        across, down = max(xs) - min(xs) + 2 * reach / width, max(ys) - min(ys) + 2 * reach / height
+        middle = shape.points[0]
+    (x, right), (y, bottom) = _covered(left, across, width), _covered(top, down, height)
+    if x >= right or y >= bottom:
+        x, y = _pixel(middle, height, width)
+        right, bottom = x + 1, y + 1
+    return Box(x, y, right - x, bottom - y)
+
+
+def _pixel(point: tuple[float, float], height: int, width: int) -> tuple[int, int]:
+    """Column and row that a point in fractions lies in."""
+    return min(int(point[0] * width), width - 1), min(int(point[1] * height), height - 1)
 
 
 def _pixels(shape: Shape, time: float, height: int, width: int) -> tuple[int, int, Tensor]:
@@ -74,7 +83,7 @@ def _pixels(shape: Shape, time: float, height: int, width: int) -> tuple[int, in
         middle = (area.x + area.width / 2, area.y + area.height / 2)
     if window.any():
         return top, left, window
-    x, y = (min(int(share * size), size - 1) for share, size in zip(middle, (width, height), strict=True))
+    x, y = _pixel(middle, height, width)
     return y, x, torch.ones(1, 1, dtype=torch.bool)
 
 

@@ -22,12 +22,13 @@ FRAMES_PER_LATENT = 4  # Wan: pixel frames in every latent frame but the first
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels of the picture."""
+    """A rectangle in pixels of the picture. of: (n, count) where it belongs to the nth of `count` frames; None = to every one."""
 
     x: float
     y: float
     width: float
     height: float
+    of: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,42 @@ class CellGrid:
         touched = mask > TOUCHED
         touched = self._pooled(touched, 1, self.height, self.rows)
         touched = self._pooled(touched, 2, self.width, self.columns)
-        count = len(touched)
-        if count == 1:
-            return touched.expand(self.frames, -1, -1).clone()
-        if count == self.frames:
-            return touched
-        if count == FRAMES_PER_LATENT * (self.frames - 1) + 1:
-            rest = touched[1:].unflatten(0, (self.frames - 1, FRAMES_PER_LATENT)).any(1)
-            return torch.cat([touched[:1], rest])
-        raise RopeWorksError(
-            f"found {count} masks for {self.frames} latent frame{'s' * (self.frames > 1)}; expected 1"
-            + (f", {self.frames}, or {FRAMES_PER_LATENT * (self.frames - 1) + 1} (one per picture)" if self.frames > 1 else "")
-            + ". Combine the masks into one, or make as many as there are frames."
-        )
+        cells = torch.zeros(self.frames, self.rows, self.columns, dtype=torch.bool)
+        for n, one in enumerate(touched):
+            cells[self._shown_in(n, len(touched), "masks")] |= one
+        return cells
 
     def from_boxes(self, boxes: Sequence[Box]) -> Tensor:
+        """(frames, rows, columns) bool; a touched cell is True. Boxes of frames, as many as `from_mask` takes masks, stand in theirs."""
         cells = torch.zeros(self.frames, self.rows, self.columns, dtype=torch.bool)
         for box in boxes:
             top, bottom = math.floor(max(box.y, 0) / self.cell), math.ceil((box.y + box.height) / self.cell)
             left, right = math.floor(max(box.x, 0) / self.cell), math.ceil((box.x + box.width) / self.cell)
-            cells[:, top : max(bottom, 0), left : max(right, 0)] = True
+            cells[self._frames_of(box), top : max(bottom, 0), left : max(right, 0)] = True
         return cells
+
+    def boxes_at(self, boxes: Sequence[Box], frame: int) -> list[Box]:
+        """Those that stand in a latent frame."""
+        return [box for box in boxes if frame in range(self.frames)[self._frames_of(box)]]
+
+    def _frames_of(self, box: Box) -> slice:
+        if box.of is None or self.frames == 1:
+            return slice(None)
+        return self._shown_in(*box.of, "lists of boxes")
+
+    def _shown_in(self, n: int, count: int, what: str) -> slice:
+        """The latent frames that the nth of `count` masks or lists of boxes is for."""
+        if count == 1:
+            return slice(None)
+        pictures = FRAMES_PER_LATENT * (self.frames - 1) + 1
+        if count not in (self.frames, pictures):
+            raise RopeWorksError(
+                f"found {count} {what} for {self.frames} latent frame{'s' * (self.frames > 1)}; expected 1"
+                + (f", {self.frames}, or {pictures} (one per picture)" if self.frames > 1 else "")
+                + f". Combine the {what} into one, or make as many as there are frames."
+            )
+        frame = n if count == self.frames else -(-n // FRAMES_PER_LATENT)
+        return slice(frame, frame + 1)
 
     def _pooled(self, touched: Tensor, dimension: int, size: float, count: int) -> Tensor:
         length = touched.shape[dimension]

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from .errors import RopeWorksError
 from .extrapolation import check_method, check_native_size, check_number
-from .stack import Call, Magnitudes, Patch
+from .stack import TIME, Call, Magnitudes, Patch
 
 Mode = Literal["integer", "normalised"]
 METADATA_KEY = "ropeworks.rpe2d"
+MOST_NATIVE_TOKENS = 1024  # a side: 16384 pixels
 
 
 def random_positions(count: int, maximum: int, draws: int, generator: torch.Generator | None = None) -> Tensor:
@@ -73,10 +74,10 @@ class Trained:
         if not isinstance(metadata, Mapping) or METADATA_KEY not in metadata:
             return None
         found = re.fullmatch(r"max_grid=(\d{1,4}) mode=(integer|normalised) native_tokens=(\d{1,4})", str(metadata[METADATA_KEY])[:100])
-        if found is None or int(found[1]) < 1:
+        if found is None or int(found[1]) < 1 or not 1 <= int(found[3]) <= MOST_NATIVE_TOKENS:
             raise RopeWorksError(
                 f"the LoRA's header says {str(metadata[METADATA_KEY])[:100]!r} about RPE-2D; expected max_grid, mode and native_tokens. "
-                "Set grid to off, or to on with max_grid."
+                "Load another file, or set grid to off, or to on with max_grid."
             )
         return cls(int(found[1]), found[2], int(found[3]))
 
@@ -135,21 +136,28 @@ class Rpe2d(Patch):
         return attention_scale(*self.counts(call)) if self.scale_attention else 1.0
 
     def counts(self, call: Call) -> tuple[int, float]:
-        """(image tokens of a frame, tokens of the native size)."""
-        spans = [span for span in call.with_native_size(self.native_size).axes if span.spatial]
-        return math.prod(span.length for span in spans), math.prod(span.native or span.length for span in spans)
+        """(image tokens, how many as many frames of the native size have)."""
+        spans = call.with_native_size(self.native_size).axes
+        frames = math.prod(span.length for span in spans if span.role == TIME)
+        spatial = [span for span in spans if span.spatial]
+        return frames * math.prod(s.length for s in spatial), frames * math.prod(s.native or s.length for s in spatial)
 
     def describe(self, call: Call) -> str:
-        parts = []
-        if self.max_grid and not self._spreads(call.with_native_size(self.native_size)):
-            parts.append("no grid, for this model names no RPE-2D training and is at or below its native size")
-        elif self.max_grid:
-            kind = "trained positions" if self.trained else "position interpolation, for this model names no RPE-2D training"
-            parts.append(f"even grid over {self.max_grid} places ({kind})")
+        sized = call.with_native_size(self.native_size)
+        if not self.max_grid:
+            grid = "no grid"
+        elif not self._spreads(sized):
+            grid = "no grid, for this model names no RPE-2D training and is at or below its native size"
+        else:
+            within = self.mode == "normalised" or all(self.max_grid <= s.native for s in sized.axes if s.spatial and s.native)
+            kind = "position interpolation" if within else "places beyond the native ones"
+            trained = "trained positions" if self.trained else f"{kind}, for this model names no RPE-2D training"
+            grid = f"even grid over {self.max_grid} places ({trained})"
         factor = self._factor(call)
-        if self.scale_attention:
-            parts.append(f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is, at or below native size")
-        return f"RPE-2D on {call.family} {call.size()} tokens: {', '.join(parts) if parts else 'everything is off, nothing changes'}"
+        attention = (
+            f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is" + ", at or below native size" * self.scale_attention
+        )
+        return f"RPE-2D on {call.family} {call.size()} tokens: {grid}, {attention}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ function attach(node) {
     getValue: () => (unread === null ? editor.text : unread.value),
     setValue: (value) => {
       unread = typeof value === "string" || value == null ? null : { value }
-      editor.text = unread ? JSON.stringify(value) : (value ?? "")
+      // Twice, so that it shows as what it is to the node: no drawing.
+      editor.text = unread ? JSON.stringify(JSON.stringify(value)) : (value ?? "")
     },
     getMinHeight: () => EDITOR_HEIGHT,
     hideOnZoom: false
@@ -51,14 +52,21 @@ function attach(node) {
   node.setSize([Math.max(SIZE[0], node.size[0]), Math.max(SIZE[1], node.size[1])])
 
   const look = () => editor.root.isConnected && lookAround(node, editor)
-  const timer = setInterval(look, LOOK_AROUND)
   const shown = new ResizeObserver(look) // the picture has its shape before the first stroke
-  shown.observe(editor.root)
-  chain(node, "onRemoved", () => {
+  let timer
+  const stop = () => {
     clearInterval(timer)
     shown.disconnect()
-    editor.destroy()
+    editor.pause()
+  }
+  // Copying makes nodes that are never added, and never removed either.
+  chain(node, "onAdded", () => {
+    stop()
+    timer = setInterval(look, LOOK_AROUND)
+    shown.observe(editor.root)
+    editor.resume()
   })
+  chain(node, "onRemoved", stop)
   chain(node, "onConnectionsChange", look)
   chain(node, "onExecuted", (output) => {
     const found = readRun(output?.ropeworks_regions?.[0])
@@ -110,16 +118,18 @@ const ready = (image) => (image?.complete && image.naturalWidth ? image : null)
 function lookAround(node, editor) {
   const run = lastRuns.get(keyOf(node))
   const [latent, image] = ["latent", "image"].map((name) => origin(node, name))
-  const linked = isLinked(node, "latent") || isLinked(node, "image")
-  for (const widget of node.widgets) if (widget.name === "width" || widget.name === "height") widget.disabled = linked
-  const background = isLinked(node, "image") ? ready(image?.imgs?.[0]) ?? ready(run?.background) : null
+  const [byLatent, byImage] = ["latent", "image"].map((name) => isLinked(node, name))
+  for (const widget of node.widgets) if (widget.name === "width" || widget.name === "height") widget.disabled = byLatent || byImage
+  editor.lock(isLinked(node, INPUT) ? "The regions come from the node that is linked to regions." : "")
+  const seen = byImage ? ready(image?.imgs?.[0]) : null
+  const background = seen ?? (byImage ? ready(run?.background) : null)
   const start = isLinked(node, "mask") || isLinked(node, "boxes") ? ready(run?.start) : null
-  const known = (latent && sizeOf(latent)) || (linked && run)
-  const size = known || (background && sizeOfImage(background)) || sizeOf(node)
+  const known = byLatent ? sizeOf(latent) ?? run : byImage ? (seen && sizeOfImage(seen)) ?? run : sizeOf(node) ?? run
+  const size = known ?? (background && sizeOfImage(background)) ?? sizeOf(node)
   if (!size) return
-  const cell = isLinked(node, "latent") && run ? run.cell : CELL
+  const cell = byLatent && run ? run.cell : CELL
   const { width, height, frames } = size
-  const still = frames === 1 && Boolean(known || !isLinked(node, "latent"))
+  const still = frames === 1 && Boolean(known || !byLatent)
   editor.show({ width, height, frames, cell, still }, background, start)
 }
 
@@ -133,8 +143,9 @@ function origin(node, name) {
   return found
 }
 
-/** Width, height and latent frames as a node's own fields say, such as those of an empty latent. */
+/** Width, height and latent frames as a node's own fields say, such as those of an empty latent; nothing where a link decides. */
 function sizeOf(node) {
+  if (!node || ["width", "height", "length"].some((name) => isLinked(node, name))) return null
   const field = (name) => node.widgets?.find((widget) => widget.name === name)?.value
   const [width, height, length] = ["width", "height", "length"].map(field)
   if (!(width > 0 && height > 0)) return null

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from .comfyui_call import NATIVE_KEY, UPSAMPLE_KEY, ModelCall, describe_call, hi
 from .comfyui_embedder import RopeEmbedder, rotary_facts
 from .comfyui_mixed import MixedCalls
 from .comfyui_style import StyleCalls, check_reference, drop_after_sampling
+from .comfyui_training import KEY as TRAINING_KEY
 from .comfyui_training import TrainingCalls, handed_on
 
 log = logging.getLogger("ropeworks")
@@ -63,6 +65,9 @@ def add_patch(model: Any, patch: Patch) -> Any:
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapper)
     if wrapper.style is not None and not clone.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, drop_after_sampling)
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, TRAINING_KEY)
+    if wrapper.training is not None:
+        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, TRAINING_KEY, wrapper.training)
     return clone
 
 
@@ -133,7 +138,7 @@ class ApplyModel:
         self.style = StyleCalls(architecture, rotary, stack) if stack.find(SharedAttention) else None
         training = stack.find(Rpe2dTraining)
         self.training = TrainingCalls(training) if training is not None else None
-        self._announced: tuple[Callable[[], Tensor | None], tuple[int, ...]] | None = None
+        self._announced: tuple[Callable[[], object], set[tuple[int, ...]]] | None = None
 
     def __deepcopy__(self, memo: object) -> ApplyModel:
         return self
@@ -173,10 +178,17 @@ class ApplyModel:
         return result
 
     def _announce(self, call: Call, schedule: Tensor | None, size: tuple[int, ...]) -> bool:
-        """One line per patch at the first call of a sampling run; True at that call."""
-        if self._announced is not None and self._announced[0]() is schedule and self._announced[1] == size:
+        """One line per patch at the first call of a sampling or training run, and at each new size in it; True at those calls."""
+        run: object = schedule
+        refer: Callable[[], object] = weakref.ref(schedule) if schedule is not None else lambda: None
+        if self.training is not None and torch.is_grad_enabled():  # every step of a training has a schedule of its own
+            run = self.training.run
+            refer = lambda: run  # noqa: E731
+        if self._announced is None or self._announced[0]() is not run:
+            self._announced = (refer, set())
+        if size in self._announced[1]:
             return False
-        self._announced = (weakref.ref(schedule) if schedule is not None else lambda: None, size)
+        self._announced[1].add(size)
         for line in self.stack.describe(call):
             log.info(line)
         return True

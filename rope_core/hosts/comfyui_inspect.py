@@ -81,8 +81,7 @@ def _layout(
     mixed = stack.find(MixedResolution)
     if mixed is None:
         return None, False
-    if frames is None:
-        frames = 1 if mixed.mask is None else len(mixed.mask)
+    frames = mixed.frames if frames is None else frames
     grid = CellGrid(frames, *pixels, architecture.pixels_per_token * mixed.ratio)
     if mixed.automatic and chosen is not None and tuple(chosen.shape) == (frames, grid.rows, grid.columns):
         return token_layout(stack, chosen), False

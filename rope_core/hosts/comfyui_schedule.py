@@ -33,6 +33,9 @@ class TimeShift:
         if "model_sampling" in model.object_patches:
             log.info("RPE-2D time shift: another node has set this model's own shift already, so the schedule stays as it is")
             return sigmas
+        if self.architecture.schedule_by_size:
+            log.info("RPE-2D time shift: %s has a scheduler that goes by size, so the schedule stays as it is", self.architecture.family)
+            return sigmas
         if not isinstance(model.model.model_sampling, CONST):
             log.info("RPE-2D time shift: this model's sigmas are not flow times, so the schedule stays as it is")
             return sigmas
@@ -52,7 +55,12 @@ class TimeShift:
 
 def with_time_shift(model: Any, architecture: Architecture, native_size: int) -> Any:
     """A clone of MODEL whose samplers shift their schedules; a shift of ours from before is replaced."""
+    clone = without_time_shift(model)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_size))
+    return clone
+
+
+def without_time_shift(model: Any) -> Any:
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_size))
     return clone

@@ -8,6 +8,7 @@ recomputation passes again, puts it in force.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -37,23 +38,38 @@ def set_trained_positions(model: Any, facts: dict[str, str]) -> Any:
 
 
 class TrainingCalls:
-    """Draws for the calls of one patched MODEL; every schedule, and so every training run, begins at step 0."""
+    """Draws for the calls of one patched MODEL. As an OUTER_SAMPLE wrapper it hears where a training run begins, at step 0.
+
+    A step is what has one tensor of noise levels: all prompts of a step, in one call or several, see a picture at the same places.
+    """
 
     def __init__(self, settings: Rpe2dTraining) -> None:
         self.settings = settings
-        self._schedule: weakref.ref[Tensor] | None = None
-        self._step = 0
+        self._begin()
+
+    def __deepcopy__(self, memo: object) -> TrainingCalls:
+        return self
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        self._begin()
+        return executor(*args, **kwargs)
+
+    def _begin(self) -> None:
+        self.run = object()
+        self._level: Callable[[], Tensor | None] = lambda: None
+        self._step = -1
 
     def positions(self, request: ModelCall, call: Call, plan: Plan) -> Plan:
         """`plan` with places drawn for this call; as it is where nothing is being trained."""
         if not torch.is_grad_enabled():
             return plan
-        schedule = request.schedule
-        if schedule is not None and (self._schedule is None or self._schedule() is not schedule):
-            self._schedule, self._step = weakref.ref(schedule), 0
-        drawn = self.settings.draw(call, len(request.x), self._step)
-        self._step += 1
-        return replace(plan, positions=tuple(drawn.get(axis) for axis in range(len(call.axes))))
+        level = request.options.get("sigmas")
+        if level is None or self._level() is not level:
+            self._level, self._step = weakref.ref(level) if level is not None else lambda: None, self._step + 1
+        prompts = len(request.options.get("cond_or_uncond") or (0,))
+        drawn = self.settings.draw(call, len(request.x) // prompts, self._step)
+        places = {axis: values.repeat(prompts, 1) for axis, values in drawn.items()}
+        return replace(plan, positions=tuple(places.get(axis) for axis in range(len(call.axes))))
 
 
 def handed_on(request: ModelCall, active: ActivePlan) -> ModelCall:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from rope_core.region_document import parse_regions
+from rope_core.region_document import MOST_CHARACTERS, parse_regions
 
 from .conftest import CANVAS, Site
 from .frontend import Frontend
@@ -194,6 +194,103 @@ def test_bad_regions_are_shown_kept_and_not_drawn_over(frontend: Frontend, bad: 
     expect(regions.part("error")).to_be_hidden()
     regions.press("Control+z")
     assert regions.text == bad
+
+
+def test_an_object_in_place_of_a_text_is_an_error_too_and_kept(frontend: Frontend) -> None:
+    given = json.loads(DRAWN)
+    frontend.load(node(given))
+    regions = Regions(frontend)
+    regions.part("error").wait_for()
+    assert frontend.page.evaluate("window.app.graph.serialize()")["nodes"][0]["widgets_values"][0] == given
+
+
+def test_what_is_too_much_is_said_and_nothing_is_lost(frontend: Frontend) -> None:
+    shapes = [{**FACE, "name": f"face {number}"} for number in range(64)]
+    frontend.load(node(json.dumps({"version": 1, "shapes": shapes})))
+    regions = Regions(frontend).wait()
+    regions.drag((0.75, 0.25), (0.9, 0.5))
+    expect(regions.part("readout")).to_contain_text("At most 64 regions")
+    frontend.page.wait_for_timeout(300)
+    expect(regions.part("readout")).to_contain_text("At most 64 regions")
+    assert len(regions.shapes) == 64
+
+
+@pytest.mark.renderers(CANVAS)
+def test_more_than_a_workflow_can_carry_is_not_taken(frontend: Frontend) -> None:
+    points = [[round(0.1 + 0.00031 * (n % 7), 5), round(0.1 + 0.0004 * n, 5)] for n in range(2000)]
+    strokes: list[dict[str, Any]] = []
+    for count in (2000, 200, 20):  # as full as may be, but for a few dozen points
+        stroke = {"kind": "brush", "name": "", "radius": 0.01, "points": points[:count], "erase": False}
+        while len(full := json.dumps({"version": 1, "shapes": [*strokes, stroke]}, separators=(",", ":"))) <= MOST_CHARACTERS:
+            strokes.append(stroke)
+    full = json.dumps({"version": 1, "shapes": strokes}, separators=(",", ":"))
+    frontend.load(node(full))
+    regions = Regions(frontend).wait()
+    regions.tool("brush")
+    regions.drag(*((0.1 + 0.8 * (n % 2), 0.05 + 0.9 * n / 12) for n in range(12)))
+    expect(regions.part("readout")).to_contain_text("more than a workflow can carry")
+    assert regions.text == full
+
+
+def test_linked_regions_are_not_drawn_over(frontend: Frontend) -> None:
+    workflow = node(DRAWN, links=[{"name": "regions", "type": "STRING", "link": 1, "widget": {"name": "regions"}}])
+    workflow["nodes"].append({
+        "id": 2, "type": "RopeInspect", "pos": [620, 80], "size": [290, 140], "flags": {}, "order": 0, "mode": 0, "inputs": [],
+        "outputs": [{"name": "image", "type": "IMAGE", "links": None}, {"name": "report", "type": "STRING", "links": [1]}],
+        "properties": {}, "widgets_values": ["everything"],
+    })  # fmt: skip
+    workflow["links"] = [[1, 2, 1, 1, 0, "STRING"]]
+    frontend.load(workflow)
+    frontend.page.wait_for_timeout(1500)
+    regions = Regions(frontend)
+    assert frontend.api()["1"]["inputs"]["regions"] == ["2", 1]
+    if regions.part("canvas").is_visible():
+        expect(regions.part("readout")).to_contain_text("linked to regions")
+        regions.drag((0.75, 0.25), (0.9, 0.5))
+    assert json.loads(regions.text) == json.loads(DRAWN)
+
+
+def test_a_size_that_comes_by_a_link_is_not_guessed(frontend: Frontend) -> None:
+    """The fields of an empty latent say nothing where a link decides; the editor then keeps to its own fields until a run."""
+    workflow = node(DRAWN, 1024, 512, links=[{"name": "latent", "type": "LATENT", "link": 1}])
+    workflow["nodes"] += [
+        {
+            "id": 2, "type": "EmptySD3LatentImage", "pos": [620, 80], "size": [290, 140], "flags": {}, "order": 1, "mode": 0,
+            "inputs": [{"name": "width", "type": "INT", "link": 2, "widget": {"name": "width"}}],
+            "outputs": [{"name": "LATENT", "type": "LATENT", "links": [1]}], "properties": {}, "widgets_values": [256, 1024, 1],
+        },
+        {
+            "id": 3, "type": "TrainLoraNode", "pos": [620, 300], "size": [320, 620], "flags": {}, "order": 0, "mode": 0, "inputs": [],
+            "outputs": [
+                {"name": "lora", "type": "LORA_MODEL", "links": None}, {"name": "loss_map", "type": "LOSS_MAP", "links": None},
+                {"name": "steps", "type": "INT", "links": [2]},
+            ],
+            "properties": {}, "widgets_values": [],
+        },
+    ]  # fmt: skip
+    workflow["links"] = [[1, 2, 0, 1, 0, "LATENT"], [2, 3, 2, 2, 0, "INT"]]
+    frontend.load(workflow)
+    regions = Regions(frontend).wait()
+    frontend.page.wait_for_timeout(1500)
+    box = regions.part("canvas").bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
+
+
+def test_copies_that_never_come_to_the_graph_leave_nothing_running(regions: Regions) -> None:
+    page = regions.page
+    page.evaluate("""() => {
+        window.timers = new Set();
+        const { setInterval: start, clearInterval: stop } = window;
+        window.setInterval = (...given) => { const id = start(...given); if (given[1] === 1000) window.timers.add(id); return id };
+        window.clearInterval = id => { window.timers.delete(id); return stop(id) };
+    }""")
+    page.evaluate("""() => {
+        const { canvas, graph } = window.app;
+        canvas.selectItems([graph.nodes[0]]);
+        for (let n = 0; n < 3; n++) canvas.copyToClipboard();
+    }""")
+    assert page.evaluate("window.timers.size") == 0
 
 
 @pytest.mark.runs_workflows

@@ -84,6 +84,14 @@ def test_without_mask_and_boxes_the_region_is_automatic():
     assert not MixedResolution(boxes=(Box(0, 0, 8, 8),)).automatic
 
 
+def test_masks_and_boxes_tell_the_number_of_latent_frames():
+    each = tuple(Box(0, 0, 8, 8, of=(n, 5)) for n in range(5))
+    assert MixedResolution().frames == MixedResolution(mask=MASK).frames == MixedResolution(boxes=(Box(0, 0, 8, 8),)).frames == 1
+    assert MixedResolution(boxes=each).frames == MixedResolution(mask=MASK, boxes=each).frames == 5
+    assert MixedResolution(mask=torch.ones(17, 4, 4), boxes=each).frames == 5
+    assert MixedResolution(mask=torch.ones(17, 4, 4)).frames == 17
+
+
 def test_a_region_is_mask_and_boxes_together_and_tidied():
     box = Box(200, 40, 20, 20)
     found = MixedResolution(mask=MASK, boxes=(box,)).region(GRID)

@@ -256,5 +256,19 @@ def test_a_box_holds_every_pixel_of_its_shape_within_the_picture(shape, frames, 
         assert box.y + box.height <= height
 
 
+@pytest.mark.parametrize(("height", "width"), [(480, 832), (720, 1280), (832, 1216), (584, 1000)])
+def test_the_box_of_a_snapped_area_touches_the_cells_that_its_mask_touches(height, width):
+    """Its fractions are rounded to five digits, as the editor writes them."""
+    cells, fine = CellGrid(1, height, width, 32), CellGrid(1, height, width, 1)
+    for first in range(0, math.ceil(width / 32) - 1, 3):
+        for last in (first + 1, math.ceil(width / 32)):
+            x, y = round(32 * first / width, 5), round(64 / height, 5)
+            area = Area(x, y, round(min(32 * last / width, 1) - x, 5), round(160 / height - y, 5))
+            document = RegionDocument((AreaShape("box", "", area),))
+            mask = drawn_on(fine.from_boxes([]), document)
+            (boxes,) = boxes_of_frames(document, 1, height, width)
+            assert torch.equal(cells.from_boxes(boxes), cells.from_mask(mask.float()))
+
+
 def test_an_eraser_has_no_box():
     assert boxes_of_frames(RegionDocument((Stroke("", 0.1, ((0.5, 0.5),), erase=True),)), 3, 10, 10) == [[]]

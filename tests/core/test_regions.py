@@ -150,6 +150,21 @@ def test_a_box_makes_every_cell_high_that_it_touches_and_may_lie_outside(boxes):
     assert torch.equal(grid.from_boxes(boxes), expected)
 
 
+def test_boxes_of_frames_stand_in_theirs_as_masks_do():
+    def hit(count: int, frames: int) -> list[list[int]]:
+        boxes = [Box(16 * n, 0, 16, 16, of=(n, count)) for n in range(count)]
+        grid = CellGrid(frames, 16, 16 * count, 16)
+        cells = grid.from_boxes(boxes)
+        assert [len(grid.boxes_at(boxes, frame)) for frame in range(frames)] == cells.sum((1, 2)).tolist()
+        return [cells[:, 0, n].nonzero()[:, 0].tolist() for n in range(count)]
+
+    for count, frames in ((1, 3), (3, 3), (9, 3)):
+        assert hit(count, frames) == frames_hit(count, frames)
+    assert hit(4, 1) == [[0]] * 4, "in a still, lists are but lists"
+    with pytest.raises(RopeWorksError, match="found 2 lists of boxes for 3 latent frames; expected 1, 3, or 9"):
+        hit(2, 3)
+
+
 @pytest.mark.parametrize("box", [Box(-50, 10, 50, 50), Box(10, -50, 50, 50), Box(200, 10, 50, 50), Box(10, 200, 50, 50)])
 def test_a_box_beside_the_picture_touches_nothing(box):
     assert not CellGrid(1, 70, 100, 16).from_boxes([box]).any()

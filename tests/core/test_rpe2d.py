@@ -12,8 +12,8 @@ from scipy import stats
 
 from rope_core import RopeWorksError, Rpe2d, Rpe2dTraining
 from rope_core.crops import WHOLE, in_words, random_crops
-from rope_core.rpe2d import METADATA_KEY, Trained, attention_scale, even_positions, random_positions, scaled, shifted
-from rope_core.stack import HEIGHT, INDEX, WIDTH, AxisSpan, Call, Stack
+from rope_core.rpe2d import METADATA_KEY, MOST_NATIVE_TOKENS, Trained, attention_scale, even_positions, random_positions, scaled, shifted
+from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan, Call, Stack
 
 SIZES = st.integers(1, 60).flatmap(lambda maximum: st.tuples(st.integers(1, maximum), st.just(maximum)))
 
@@ -178,7 +178,7 @@ def test_golden_shifts() -> None:
 # ---- files
 
 
-@given(st.integers(1, 4096), st.sampled_from(["integer", "normalised"]), st.integers(1, 4096))
+@given(st.integers(1, 4096), st.sampled_from(["integer", "normalised"]), st.integers(1, MOST_NATIVE_TOKENS))
 def test_metadata_comes_back(max_grid: int, mode: str, native: int) -> None:
     trained = Trained(max_grid, mode, native)
     assert Trained.read({"format": "pt", **trained.metadata()}) == trained
@@ -230,3 +230,27 @@ def test_a_share_of_the_crops_is_whole() -> None:
 def test_a_crop_in_words() -> None:
     assert in_words((0.125, 0.3, 0.5, 0.5)) == "crop: top 12%, left 30%, height 50%, width 50%"
     assert in_words(WHOLE) == "crop: top 0%, left 0%, height 100%, width 100%"
+
+
+# ---- what is said
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"),
+    [
+        (Rpe2d(), "no grid, attention as it is"),
+        (Rpe2d(48, trained=True), "even grid over 48 places (trained positions)"),
+        (Rpe2d(48, "normalised"), "even grid over 48 places (position interpolation, for this model names no RPE-2D training)"),
+        (Rpe2d(48), "even grid over 48 places (places beyond the native ones, for this model names no RPE-2D training)"),
+        (Rpe2d(scale_attention=True), "no grid, attention x 1.118"),
+    ],
+)
+def test_one_line_says_which_part_acts(patch: Rpe2d, words: str) -> None:
+    assert words in patch.describe(call(32, 32))
+
+
+def test_the_attention_of_a_clip_spans_its_frames() -> None:
+    axes = (AxisSpan(TIME, 8, 1e4, 21), AxisSpan(HEIGHT, 28, 1e4, 32, 16), AxisSpan(WIDTH, 28, 1e4, 32, 16))
+    clip = Call("Wan", axes, torch.tensor(0.5), 16, lambda: torch.zeros(1, 21, 32, 32))
+    found = Rpe2d(scale_attention=True).magnitudes(clip).per_axis[1]
+    assert found[0, 0] ** 2 == pytest.approx(math.sqrt(math.log(21 * 1024) / math.log(21 * 256)))

@@ -52,3 +52,15 @@ test("numbers in the text are short, and close", () => {
   assert.ok(serialiseRegions(shapes).includes('"x":0.33333,'))
   assert.ok(Math.abs(parseRegions(serialiseRegions(shapes))[0].x - 1 / 3) < 1e-5)
 })
+
+test("what rounding would make unreadable is written in full", () => {
+  const box = { kind: "box", name: "", x: 0.5, y: 0.5, width: 0.25, height: 0.25 }
+  const { x, y, width, height } = box
+  for (const shapes of [
+    [{ ...box, width: 4e-6 }],
+    [{ ...box, x: 0.999996, width: 4e-6 }],
+    [{ ...box, keys: [{ at: 0.5, x, y, width, height }, { at: 0.500002, x, y, width, height }] }],
+    [{ kind: "brush", name: "", radius: 3e-6, points: [[0.1, 0.1]], erase: false }]
+  ])
+    assert.deepEqual(parseRegions(serialiseRegions(shapes)), parseRegions(JSON.stringify({ version: 1, shapes })))
+})

@@ -130,3 +130,11 @@ test("a stroke covers the pixels within its radius", () => {
     })
   }
 })
+
+test("with snapping a drag over everything reaches the edge of a picture of any size", () => {
+  for (const size of [576, 584, 1000, 1024, 1032]) {
+    const cells = { x: 32 / size, y: 32 / size }
+    near(areaBetween([0, 0], [1, 1], cells), { x: 0, y: 0, width: 1, height: 1 })
+    near(resized({ x: 0, y: 0, width: 0.5, height: 0.5 }, "se", 0.5, 0.5, cells), { width: 1, height: 1 })
+  }
+})

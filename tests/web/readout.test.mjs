@@ -23,6 +23,18 @@ test("pictures too large to draw in full are counted nearly right", () => {
   assert.equal(inside, 128 ** 2)
 })
 
+test("a document as heavy as may be is counted coarsely or not at all, and soon", () => {
+  const points = Array.from({ length: 2000 }, (_, index) => [(index % 40) / 40, index % 2])
+  const shapes = Array.from({ length: 41 }, () => ({ kind: "brush", name: "", radius: 0.5, points, erase: false }))
+  const started = performance.now()
+  for (const side of [1024, 4096]) {
+    const found = predict(shapes, { width: side, height: side, frames: 1, cell: 32 })
+    assert.ok(inWords(found).length > 10)
+  }
+  assert.equal(predict(shapes, { width: 4096, height: 4096, frames: 64, cell: 1 }), predict(shapes, { width: 4096, height: 4096, frames: 1, cell: 1 }))
+  assert.ok(performance.now() - started < 20_000)
+})
+
 test("undo and redo go through the texts, and a new one ends what could be redone", () => {
   const history = new History("")
   for (const text of ["a", "b", "b", "c"]) history.push(text)

@@ -61,7 +61,10 @@ export function buildControls() {
   kept.textContent = "The text is kept as it is, and this node does not run with it."
   const reset = element("button", { type: "button", ...tested("reset") })
   reset.textContent = "Start anew"
-  const error = element("div", { class: "ropeworks-regions-error", role: "alert", hidden: "", ...tested("error") }, message, kept, reset)
+  const copy = element("button", { type: "button", ...tested("copy") })
+  copy.textContent = "Copy the text"
+  const ways = row("What to do", copy, reset)
+  const error = element("div", { class: "ropeworks-regions-error", role: "alert", hidden: "", ...tested("error") }, message, kept, ways)
   const stage = element("div", { class: "ropeworks-regions-stage" }, canvas, error)
   const gap = element("span", { class: "ropeworks-regions-gap" })
   const timeRow = row("Key frames", time, moment, key)
@@ -74,5 +77,5 @@ export function buildControls() {
     timeRow,
     readout
   )
-  return { root, tools, stage, canvas, undo, redo, remove, snap, name, radius, time, timeRow, moment, key, readout, error, message, reset }
+  return { root, tools, stage, canvas, undo, redo, remove, snap, name, radius, time, timeRow, moment, key, readout, error, message, reset, copy }
 }

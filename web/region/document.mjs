@@ -27,11 +27,23 @@ export function parseRegions(text) {
   return listed("regions", found, "shapes", 0, LIMITS.shapes).map((shape, index) => readShape(`shape ${index + 1}`, shape))
 }
 
-/** The text for a list of shapes, with numbers short enough to read. */
+/** The text for a list of shapes, with numbers short enough to read, or in full where rounding would leave nothing of a shape. */
 export function serialiseRegions(shapes) {
   if (!shapes.length) return ""
   const rounded = (_, value) => (typeof value === "number" ? Number(value.toFixed(DIGITS)) : value)
-  return JSON.stringify({ version: VERSION, shapes }, rounded)
+  const found = { version: VERSION, shapes }
+  const text = JSON.stringify(found, rounded)
+  return text.length > LIMITS.characters || isReadable(text) ? text : JSON.stringify(found)
+}
+
+function isReadable(text) {
+  try {
+    parseRegions(text)
+    return true
+  } catch (error) {
+    if (error instanceof RegionError) return false
+    throw error
+  }
 }
 
 function readShape(where, found) {

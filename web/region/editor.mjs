@@ -2,13 +2,13 @@
 
 import { buildControls } from "./controls.mjs"
 import { LIMITS, RegionError, parseRegions, serialiseRegions } from "./document.mjs"
-import { areaAt, keyIndexAt, moved, resized, withArea, withKey, withoutKey } from "./geometry.mjs"
+import { keyIndexAt, withKey, withoutKey } from "./geometry.mjs"
 import { Gesture } from "./gesture.mjs"
 import { History } from "./history.mjs"
+import { listenToKeys } from "./keyboard.mjs"
 import { inWords, predict } from "./readout.mjs"
 import { paint } from "./view.mjs"
 
-const STEP = 4 // pixels that an arrow key moves without snapping
 const READOUT_DELAY = 80 // ms
 const SHARPEST = 3 // backing pixels per CSS pixel
 
@@ -26,14 +26,20 @@ export class RegionEditor {
     this.radius = 0.03
     this.time = 0
     this.picture = { width: 1024, height: 1024, frames: 1, cell: 32, still: true }
+    this.notice = this.reason = ""
     this.gesture = new Gesture(this)
+    listenToKeys(this)
     this.listen()
     this.observer = new ResizeObserver(() => this.refresh())
+    this.resume()
+  }
+
+  resume() {
     this.observer.observe(this.controls.stage)
     this.refresh()
   }
 
-  destroy() {
+  pause() {
     this.observer.disconnect()
     clearTimeout(this.readoutTimer)
   }
@@ -55,6 +61,20 @@ export class RegionEditor {
     if (same && background === this.background && start === this.start) return
     Object.assign(this, { picture, background, start })
     this.controls.time.step = picture.frames > 1 ? 1 / (picture.frames - 1) : 0.01
+    this.refresh()
+  }
+
+  /** With a reason nothing can be drawn; without one it can again. */
+  lock(reason) {
+    if (reason === this.reason) return
+    this.reason = reason
+    this.root.inert = Boolean(reason)
+    this.refresh()
+  }
+
+  /** Says why an edit was not taken, until the next one. */
+  warn(text) {
+    this.notice = text
     this.refresh()
   }
 
@@ -92,12 +112,19 @@ export class RegionEditor {
   }
 
   commit(shapes = this.shapes, selected = this.selected) {
+    const text = serialiseRegions(shapes)
+    if (text.length > LIMITS.characters) {
+      this.load()
+      this.warn("That would be more than a workflow can carry. Delete a brush line first.")
+      return
+    }
     this.draft(shapes, selected)
-    this.keep(serialiseRegions(shapes))
+    this.keep(text)
   }
 
   keep(text) {
     if (text === this.text) return
+    this.notice = ""
     this.history.push(text)
     this.refresh()
     this.onChange(text)
@@ -105,7 +132,7 @@ export class RegionEditor {
 
   add(shape) {
     if (this.shapes.length >= LIMITS.shapes) {
-      this.controls.readout.textContent = `At most ${LIMITS.shapes} regions. Delete one first.`
+      this.warn(`At most ${LIMITS.shapes} regions. Delete one first.`)
       return
     }
     this.commit([...this.shapes, shape], this.shapes.length)
@@ -148,12 +175,19 @@ export class RegionEditor {
 
   toggleKey() {
     const shape = this.current
-    if (!shape || shape.kind === "brush") return
+    if (!shape || shape.kind === "brush" || this.hasNoRoomForAKey(shape)) return
     this.replaceSelected(keyIndexAt(shape, this.time) >= 0 ? withoutKey(shape, this.time) : withKey(shape, this.time))
   }
 
+  /** Warns where an edit at this time would take one key too many. */
+  hasNoRoomForAKey(shape) {
+    const full = shape.keys?.length >= LIMITS.keys && keyIndexAt(shape, this.time) < 0
+    if (full) this.warn(`At most ${LIMITS.keys} key frames. Go to one of them, or remove one.`)
+    return full
+  }
+
   listen() {
-    const { root, canvas, tools, undo, redo, remove, snap, name, radius, time, key, reset } = this.controls
+    const { canvas, tools, undo, redo, remove, snap, name, radius, time, key, reset, copy } = this.controls
     const press = (button, action) =>
       button.addEventListener("click", () => {
         action()
@@ -170,6 +204,7 @@ export class RegionEditor {
       this.load()
       canvas.focus({ preventScroll: true })
     })
+    copy.addEventListener("click", () => navigator.clipboard?.writeText(this.text))
     name.addEventListener("change", () => {
       if (this.current) this.replaceSelected({ ...this.current, name: [...name.value].slice(0, LIMITS.name).join("") })
     })
@@ -178,59 +213,6 @@ export class RegionEditor {
       this.time = Number(time.value)
       this.refresh()
     })
-    root.addEventListener("keydown", (event) => this.onKey(event))
-  }
-
-  onKey(event) {
-    const { canvas, name } = this.controls
-    const command = event.ctrlKey || event.metaKey
-    const letter = event.key.toLowerCase()
-    if (event.target === name) {
-      if (event.key === "Enter") name.blur()
-    } else if (command && (letter === "z" || letter === "y") && !event.altKey) {
-      event.preventDefault()
-      this.step(letter === "y" || event.shiftKey ? 1 : -1)
-      // ComfyUI's own undo has seen this event already and looks at its key a frame later: it is ours alone.
-      Object.defineProperty(event, "key", { value: "Unidentified" })
-    } else if (event.target !== canvas || !this.canvasKey(event)) {
-      if (command || event.target === canvas) return
-    } else event.preventDefault()
-    event.stopPropagation()
-  }
-
-  /** True when the key meant something here. */
-  canvasKey({ key, shiftKey, ctrlKey, metaKey, altKey }) {
-    if (ctrlKey || metaKey || altKey || this.failed) return false
-    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
-    if (key in arrows) this.nudge(arrows[key], shiftKey)
-    else if (key === "Delete" || key === "Backspace") this.remove()
-    else if (key === "Enter") this.addInTheMiddle()
-    else if (key === "PageDown" || key === "PageUp") this.cycle(key === "PageDown" ? 1 : -1)
-    else if (key === "Escape" && (this.gesture.active || this.current)) this.gesture.cancel() || this.select(-1)
-    else return false
-    return true
-  }
-
-  nudge([x, y], resize) {
-    if (!this.current) return
-    const { width, height } = this.picture
-    const step = this.grid ?? { x: STEP / width, y: STEP / height }
-    const [dx, dy] = [x * step.x, y * step.y]
-    if (!resize) this.replaceSelected(moved(this.current, this.time, dx, dy, this.grid))
-    else if (this.current.kind !== "brush")
-      this.replaceSelected(withArea(this.current, this.time, resized(areaAt(this.current, this.time), x ? "e" : "s", dx, dy, this.grid)))
-  }
-
-  addInTheMiddle() {
-    const kind = this.tool === "ellipse" ? "ellipse" : "box"
-    const middle = { x: 0.375, y: 0.375, width: 0.25, height: 0.25 }
-    const area = resized(resized(middle, "nw", 0, 0, this.grid), "se", 0, 0, this.grid)
-    this.add({ kind, name: this.newName(kind), ...area })
-  }
-
-  cycle(by) {
-    const count = this.shapes.length
-    if (count) this.select(this.selected < 0 ? (by > 0 ? 0 : count - 1) : (this.selected + by + count) % count)
   }
 
   refresh() {
@@ -282,7 +264,8 @@ export class RegionEditor {
 
   writeReadout() {
     const { readout } = this.controls
-    if (this.failed) readout.textContent = "unreadable regions"
+    if (this.reason || this.notice) readout.textContent = this.reason || this.notice
+    else if (this.failed) readout.textContent = "unreadable regions"
     else if (!this.shapes.length && !this.start) readout.textContent = "Drag on the picture to draw a region."
     else if (!this.shapes.length) readout.textContent = "Nothing drawn: the connected region alone."
     else readout.textContent = inWords(predict(this.shapes, this.picture)) + (this.start ? " (drawn part)" : "")

@@ -118,9 +118,11 @@ function stretch(one, other, step) {
   return [start, smallest]
 }
 
-/** The nearest multiple of `step`, or the value itself without one. */
+/** The nearest multiple of `step`, or the picture's far edge, if that is nearer; the value itself without a step. */
 export function snapped(value, step) {
-  return step ? Math.round(value / step) * step : value
+  if (!step) return value
+  const line = Math.round(value / step) * step
+  return Math.abs(1 - value) < Math.abs(line - value) ? 1 : line
 }
 
 /** Index of the topmost shape under a point, or -1. */

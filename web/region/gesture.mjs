@@ -45,11 +45,11 @@ export class Gesture {
     const { editor } = this
     if (editor.tool === "brush" || editor.tool === "erase") return this.painting(event)
     const handle = this.handleUnder(event)
-    if (handle) return this.resizing(handle)
+    if (handle) return editor.hasNoRoomForAKey(editor.current) ? () => {} : this.resizing(handle)
     const under = event.ctrlKey || event.metaKey ? -1 : shapeAt(editor.shapes, editor.time, this.from, editor.aspect)
     if (under >= 0) {
       editor.select(under)
-      return this.moving(under)
+      return editor.hasNoRoomForAKey(editor.current) ? () => {} : this.moving(under)
     }
     editor.select(-1)
     return this.drawing()

@@ -3,19 +3,24 @@
 import { areaAt } from "./geometry.mjs"
 
 const TOO_MANY_PIXELS = 16e6
+const TOO_MANY_SPANS = 5e6 // rows crossed by all segments of all strokes: half a second
 const SHORTEST_SEGMENT = 1e-6 // pixels; a shorter one has no direction that can be trusted and is a dot
 
 export const timeOf = (frame, frames) => (frames > 1 ? frame / (frames - 1) : 0)
 
 /**
- * How many cells of a picture, over all its frames, the shapes touch, and how many there are.
+ * How many cells of a picture, over all its frames, the shapes touch, and how many there are; nothing where counting takes too long.
  * picture: {width, height, frames, cell} in pixels. Exact up to 16 million pixels, drawn at half the size or less beyond.
  */
 export function countCells(shapes, picture) {
   const moving = shapes.some((shape) => shape.keys?.length > 1)
   const drawn = moving ? picture.frames : 1
+  const pixels = (scale) => (picture.width * picture.height * drawn) / scale ** 2
+  const spans = (scale) => shapes.reduce((sum, shape) => sum + spansOf(shape, picture.width / scale, picture.height / scale), 0) * drawn
   let scale = 1
-  while ((picture.width * picture.height * drawn) / scale ** 2 > TOO_MANY_PIXELS) scale *= 2
+  while (pixels(scale) > TOO_MANY_PIXELS) scale *= 2
+  while (spans(scale) > TOO_MANY_SPANS && scale < picture.cell) scale *= 2
+  if (spans(scale) > TOO_MANY_SPANS) return null
   const [width, height] = [picture.width, picture.height].map((side) => Math.max(Math.round(side / scale), 1))
   const rows = Math.ceil(picture.height / picture.cell)
   const columns = Math.ceil(picture.width / picture.cell)
@@ -26,6 +31,14 @@ export function countCells(shapes, picture) {
   }
   const copies = picture.frames / drawn
   return { inside: inside * copies, cells: rows * columns * picture.frames }
+}
+
+/** Rows that the segments of a stroke cross, each counted by itself. */
+function spansOf(shape, width, height) {
+  if (shape.kind !== "brush") return 0
+  const thick = 2 * shape.radius * Math.min(width, height) + 1
+  const far = (y, index) => Math.abs(y - shape.points[Math.max(index - 1, 0)][1]) * height
+  return shape.points.reduce((sum, [, y], index) => sum + Math.min(far(y, index) + thick, height), 0)
 }
 
 /** Uint8Array of height * width: 1 where the shapes, drawn and erased one after the other, leave a region. */

@@ -6,9 +6,11 @@ const RATIO = 2
 const HIDDEN = 3072 // Flux.1, as nodes/region_mask.py assumes
 const TEXT = 512
 
-/** Shares of area and tokens, and the predicted speed-up of a mixed step. */
+/** Shares of area and tokens, and the predicted speed-up of a mixed step; nothing where too much is drawn to count. */
 export function predict(shapes, picture) {
-  const { inside, cells } = countCells(shapes, picture)
+  const counted = countCells(shapes, picture)
+  if (!counted) return null
+  const { inside, cells } = counted
   const low = cells - inside
   const high = inside * RATIO ** 2
   const full = cells * RATIO ** 2
@@ -19,7 +21,9 @@ export function predict(shapes, picture) {
   return { area: inside / cells, tokens: (low + high) / full, speedup: cost(full + TEXT, (full + TEXT) ** 2) / mixed }
 }
 
-export function inWords({ area, tokens, speedup }) {
+export function inWords(predicted) {
+  if (!predicted) return "Too much is drawn to reckon with here; the node reckons when it runs."
+  const { area, tokens, speedup } = predicted
   const percent = (share) => `${Math.round(100 * share)} %`
   return `${percent(area)} of the area, ${percent(tokens)} of the tokens, about ${speedup.toFixed(1)}× faster`
 }

@@ -110,6 +110,21 @@ def test_region_mask_starts_from_a_mask_and_from_boxes():
     assert "found 2 masks" in message_of(lambda: ran("", mask=torch.ones(2, 6, 6), latent=latent(1, 16, 3, 4, 4)))
 
 
+def test_region_mask_takes_the_boxes_that_a_detector_finds_frame_by_frame():
+    video = latent(1, 16, 3, 4, 8)
+
+    def at(x: int) -> dict[str, int]:
+        return {"x": x, "y": 0, "width": 8, "height": 8}
+
+    for found in ([[at(0)], [], [at(16), at(32)]], [[at(0)], *[[]] * 4, *[[at(16)], [at(32)]] * 2]):
+        mask, boxes, _ = ran(text(LEFT), latent=video, boxes=found)
+        assert mask[:, 0].sum(-1).tolist() == [16, 16, 32]
+        assert [len(each) for each in boxes] == [2, 1, 3 if len(found) == 3 else 5]
+        patched = MixedResRegionCRPA.execute(models.wan(), 2, 0.0, 1.0, regions=boxes).args[0]
+        assert stack_of(patched).find(MixedResolution).region(CellGrid(3, 32, 64, 16)).sum((1, 2)).tolist() == [1, 1, 3]
+    assert "found 2 lists of boxes for 3 latent frames" in message_of(lambda: ran("", latent=video, boxes=[[at(0)], [at(0)]]))
+
+
 def test_region_mask_without_a_region_is_empty_and_says_what_follows():
     lines: list[str] = []
     handler = logging.Handler()

@@ -48,6 +48,49 @@ def test_tokens_stand_where_the_even_grid_says():
         assert torch.allclose(table, models.flux().get_model_object("diffusion_model.pe_embedder")(wanted), atol=1e-5)
 
 
+class Passing(torch.nn.Module):
+    """Another pack's embedder: the model's own table, or one turned further by all frequencies."""
+
+    def __init__(self, base, factor=1.0):
+        super().__init__()
+        self.base, self.factor = base, factor
+        self.theta, self.axes_dim = base.theta, base.axes_dim
+
+    def forward(self, ids):
+        return self.base(ids * self.factor)
+
+
+def test_the_even_grid_acts_over_another_packs_embedder_too():
+    model = set_native_pixels(models.flux(), 64)
+    embedder = model.get_model_object("diffusion_model.pe_embedder")
+    grid = Rpe2d(max_grid=24, trained=True)
+    expected = models.sample(add_patch(model, grid), FLUX_SHAPE)
+    foreign = model.clone()
+    foreign.add_object_patch("diffusion_model.pe_embedder", Passing(embedder))
+    assert torch.allclose(models.sample(add_patch(foreign, grid), FLUX_SHAPE), expected, atol=1e-3)
+
+
+def test_the_even_grid_follows_positions_that_core_shifts():
+    """Core's ScaleROPE moves ids; the grid starts where they start."""
+    model = set_native_pixels(models.flux(), 64)
+    shifted_ids = model.clone()
+    shifted_ids.model_options.setdefault("transformer_options", {})["rope_options"] = {
+        "scale_t": 1.0, "scale_y": 1.0, "scale_x": 1.0, "shift_t": 0.0, "shift_y": 512.0, "shift_x": 0.0,
+    }  # fmt: skip
+    found = {}
+    for name, given in (("plain", model), ("moved", shifted_ids)):
+        seen, calls = with_embedder_recorder(add_patch(given, Rpe2d(max_grid=24, trained=True)), "pe_embedder")
+        models.sample(seen, FLUX_SHAPE, steps=1)
+        found[name] = calls[0]
+    ids, table = found["moved"]
+    if torch.equal(ids, found["plain"][0]):
+        return "this core has no ScaleROPE"
+    wanted = ids.float()
+    wanted[:, 12:, 1], wanted[:, 12:, 2] = 512 + even_positions(8, 24).repeat_interleave(8), even_positions(8, 24).repeat(8)
+    assert torch.allclose(table, models.flux().get_model_object("diffusion_model.pe_embedder")(wanted), atol=1e-4)
+    return None
+
+
 def test_the_even_grid_acts_on_every_family():
     for make, shape in FAMILIES:
         model = set_native_pixels(make(), 64)
@@ -95,6 +138,7 @@ def test_the_schedule_is_shifted_for_more_tokens_and_never_twice():
         already.add_object_patch("model_sampling", model.get_model_object("model_sampling"))
         assert torch.equal(seen_sigmas(inference(already, time_shift=True), shape), plain)
         assert torch.equal(models.sample(inference(model), shape), models.sample(model, shape))
+        assert torch.equal(seen_sigmas(inference(once), shape), plain), "a node without a shift takes an earlier one's back"
 
 
 def test_the_grid_follows_what_a_lora_says():
@@ -107,9 +151,12 @@ def test_the_grid_follows_what_a_lora_says():
     assert stack_of(inference(trained, grid="off")).find(Rpe2d).max_grid == 0
     assert not stack_of(inference(model, grid="on", max_grid=64)).find(Rpe2d).trained
     assert "Set max_grid" in message_of(lambda: inference(model, grid="on"))
-    broken = model.clone()
-    broken.set_attachments("lora_metadata", {"ropeworks.rpe2d": "max_grid=1e9"})
-    assert "expected max_grid, mode and native_tokens" in message_of(lambda: inference(broken))
+    for nonsense in ("max_grid=1e9", "max_grid=48 mode=integer native_tokens=9999"):
+        broken = model.clone()
+        broken.set_attachments("lora_metadata", {"ropeworks.rpe2d": nonsense})
+        assert "expected max_grid, mode and native_tokens" in message_of(lambda broken=broken: inference(broken))
+        assert stack_of(inference(broken, grid="off")).find(Rpe2d).max_grid == 0
+        assert stack_of(inference(broken, grid="on", max_grid=64)).find(Rpe2d).max_grid == 64
 
 
 def gradients(model: Any, shape: tuple[int, ...], depth: int | None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ropeworks_pack.nodes.rpe2d import RPE2DInference
 from ropeworks_pack.nodes.rpe2d_crop import RPE2DResizeCrop
 from ropeworks_pack.nodes.rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
 from ropeworks_pack.rope_core.hosts.comfyui import stack_of
-from ropeworks_pack.rope_core.rpe2d import Rpe2d, Trained
+from ropeworks_pack.rope_core.rpe2d import Rpe2d, Rpe2dTraining, Trained
 
 from . import models
 from .recording import message_of
@@ -108,6 +109,41 @@ def test_the_recomputation_sees_the_same_places() -> None:
         assert apart(moved[0], plain[0]) > 1e-5
 
 
+def draws(model: Any, positive: Any, latents: torch.Tensor, **options: Any) -> list[tuple[int, torch.Tensor]]:
+    """Of a training: every draw, as (pictures, rows)."""
+    found = []
+    own = Rpe2dTraining.draw
+
+    def look(self: Rpe2dTraining, call: Any, batch: int, step: int) -> Any:
+        answer = own(self, call, batch, step)
+        found.append((batch, next(iter(answer.values()))))
+        return answer
+
+    with mock.patch.object(Rpe2dTraining, "draw", look):
+        trained(model, positive, latents, **options)
+    return found
+
+
+def test_every_step_has_places_of_its_own_and_a_run_repeats_them() -> None:
+    for family in (FLUX, WAN):
+        model, positive, latents = tiny(*family)
+        patched = patch(model)
+        for batch in (1, 2):
+            first, again = (draws(patched, positive, latents, steps=4, batch_size=batch) for _ in range(2))
+            assert len(first) == len(again) == 4
+            assert [pictures for pictures, _ in first] == [batch] * 4, "one set of places a picture, whatever the number of prompts"
+            rows = [rows for _, rows in first]
+            assert not any(torch.equal(one, other) for n, one in enumerate(rows) for other in rows[:n])
+            assert all(torch.equal(one, other[1]) for one, other in zip(rows, again, strict=True))
+
+
+def test_a_training_is_announced_once_a_size() -> None:
+    model, positive, latents = tiny(*FLUX)
+    with mock.patch.object(logging.getLogger("ropeworks"), "info") as said:
+        trained(patch(model), positive, latents, steps=4)
+    assert len([call for call in said.call_args_list if "RPE-2D training" in str(call)]) == 1
+
+
 def saved(model: Any, lora: Any, folder: Path, **given: Any) -> Path:
     with mock.patch.object(folder_paths, "get_output_directory", lambda: str(folder)):
         answer = RPE2DSaveLoRA.execute([lora], [model], ["loras/tiny"], **given)
@@ -123,6 +159,7 @@ def test_a_lora_is_saved_loaded_and_used() -> None:
             file = saved(patched, lora, Path(folder), latents=[{"samples": latents}], steps=[1])
             native = saved(patched, lora, Path(folder))
             assert "1_steps" in file.name
+            assert len({saved(patched, lora, Path(folder), steps=[1]) for _ in range(3)} | {file}) == 4, "none written over another"
             weights, facts = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
             _, native_facts = comfy.utils.load_torch_file(str(native), safe_load=True, return_metadata=True)
         assert Trained.read(facts) == Trained(grid, "normalised", tokens)
@@ -182,6 +219,14 @@ def test_whole_pictures_are_the_pictures_resized() -> None:
     assert crop == {"picture": 0, "top": 0.0, "left": 0.0, "height": 1.0, "width": 1.0}
     again, others = (crops_of(images, whole_share=[0.0], seed=[seed], crops_per_image=[4])[2] for seed in (0, 1))
     assert again == crops_of(images, whole_share=[0.0], crops_per_image=[4])[2] != others
+
+
+def test_a_whole_picture_is_told_as_whole_whatever_its_aspect() -> None:
+    for size in ((1080, 1920), (768, 1024), (100, 37)):
+        images = [picture.half() for picture in pictures(size)]
+        _, (text,), (crop,) = crops_of(images, whole_share=[1.0], size=[64])
+        assert text == "crop: top 0%, left 0%, height 100%, width 100%"
+        assert crop["height"] <= 1 >= crop["width"]
 
 
 def test_captions_that_do_not_match_are_refused() -> None:
