@@ -106,7 +106,7 @@ class MixedResRegionMask(io.ComfyNode):
         shown = boxes_of_frames(document, frames, height, width)
         if any(box.of is not None for box in given) and len(shown) == 1:
             shown = shown * frames
-        found = [[*(grid.boxes_at(given, frame)), *each] for frame, each in enumerate(shown)]
+        found = [[*grid.boxes_at(given, frame), *each] for frame, each in enumerate(shown)]
         line = _prediction(drawn, CellGrid(frames, height, width, token * RATIO))
         if not drawn.any():
             line = "no region: with this empty mask everything is drawn at low resolution"

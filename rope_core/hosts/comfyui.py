@@ -179,13 +179,10 @@ class ApplyModel:
 
     def _announce(self, call: Call, schedule: Tensor | None, size: tuple[int, ...]) -> bool:
         """One line per patch at the first call of a sampling or training run, and at each new size in it; True at those calls."""
-        run: object = schedule
-        refer: Callable[[], object] = weakref.ref(schedule) if schedule is not None else lambda: None
-        if self.training is not None and torch.is_grad_enabled():  # every step of a training has a schedule of its own
-            run = self.training.run
-            refer = lambda: run  # noqa: E731
+        # Every step of a training has a schedule of its own.
+        run = schedule if self.training is None or not torch.is_grad_enabled() else self.training.run
         if self._announced is None or self._announced[0]() is not run:
-            self._announced = (refer, set())
+            self._announced = (weakref.ref(run) if run is not None else lambda: None, set())
         if size in self._announced[1]:
             return False
         self._announced[1].add(size)

@@ -37,6 +37,10 @@ def set_trained_positions(model: Any, facts: dict[str, str]) -> Any:
     return clone
 
 
+class TrainingRun:
+    """Tells one training run from another."""
+
+
 class TrainingCalls:
     """Draws for the calls of one patched MODEL. As an OUTER_SAMPLE wrapper it hears where a training run begins, at step 0.
 
@@ -55,7 +59,7 @@ class TrainingCalls:
         return executor(*args, **kwargs)
 
     def _begin(self) -> None:
-        self.run = object()
+        self.run = TrainingRun()
         self._level: Callable[[], Tensor | None] = lambda: None
         self._step = -1
 
@@ -65,7 +69,8 @@ class TrainingCalls:
             return plan
         level = request.options.get("sigmas")
         if level is None or self._level() is not level:
-            self._level, self._step = weakref.ref(level) if level is not None else lambda: None, self._step + 1
+            self._level = weakref.ref(level) if level is not None else lambda: None
+            self._step += 1
         prompts = len(request.options.get("cond_or_uncond") or (0,))
         drawn = self.settings.draw(call, len(request.x) // prompts, self._step)
         places = {axis: values.repeat(prompts, 1) for axis, values in drawn.items()}
