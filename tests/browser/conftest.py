@@ -84,7 +84,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
         runs = metafunc.definition.get_closest_marker("runs_workflows")
         params = []
-        for site in (NEWEST if runs else THIN, OWN):
+        newest_alone = metafunc.definition.get_closest_marker("newest_frontend") is not None
+        for site in (NEWEST if runs else THIN, OWN)[: 1 if newest_alone else 2]:
             reason = reason_to_skip(site)
             params.append(pytest.param(site, marks=[pytest.mark.skip(reason=reason)] if reason else [], id=site))
         metafunc.parametrize("site", params, indirect=True, scope="package")

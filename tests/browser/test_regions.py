@@ -73,6 +73,7 @@ def test_a_region_is_moved_resized_renamed_and_deleted(regions: Regions) -> None
     assert regions.page.evaluate("window.robbed") is None
 
 
+@pytest.mark.newest_frontend
 def test_the_keyboard_alone_is_enough(regions: Regions) -> None:
     regions.press("Enter")
     (start,) = regions.shapes
@@ -90,11 +91,13 @@ def test_the_keyboard_alone_is_enough(regions: Regions) -> None:
     assert regions.page.evaluate(f"{NODES}.length") == 1, "keys meant for regions delete no node"
 
 
+@pytest.mark.newest_frontend
 def test_a_finger_draws(regions: Regions) -> None:
     regions.swipe((0.125, 0.125), (0.3, 0.3), (0.375, 0.5))
     assert area(regions.shapes[0]) == near([0.125, 0.125, 0.25, 0.375])
 
 
+@pytest.mark.newest_frontend
 @pytest.mark.parametrize("scale", [0.6, 1.7])
 def test_zoom_changes_nothing(regions: Regions, scale: float) -> None:
     regions.page.evaluate("scale => Object.assign(window.app.canvas.ds, { scale, offset: [-40, -20] })", scale)
@@ -196,6 +199,7 @@ def test_bad_regions_are_shown_kept_and_not_drawn_over(frontend: Frontend, bad: 
     assert regions.text == bad
 
 
+@pytest.mark.newest_frontend
 def test_an_object_in_place_of_a_text_is_an_error_too_and_kept(frontend: Frontend) -> None:
     given = json.loads(DRAWN)
     frontend.load(node(given))
@@ -204,6 +208,7 @@ def test_an_object_in_place_of_a_text_is_an_error_too_and_kept(frontend: Fronten
     assert frontend.page.evaluate("window.app.graph.serialize()")["nodes"][0]["widgets_values"][0] == given
 
 
+@pytest.mark.newest_frontend
 def test_what_is_too_much_is_said_and_nothing_is_lost(frontend: Frontend) -> None:
     shapes = [{**FACE, "name": f"face {number}"} for number in range(64)]
     frontend.load(node(json.dumps({"version": 1, "shapes": shapes})))
@@ -215,6 +220,7 @@ def test_what_is_too_much_is_said_and_nothing_is_lost(frontend: Frontend) -> Non
     assert len(regions.shapes) == 64
 
 
+@pytest.mark.newest_frontend
 @pytest.mark.renderers(CANVAS)
 def test_more_than_a_workflow_can_carry_is_not_taken(frontend: Frontend) -> None:
     points = [[round(0.1 + 0.00031 * (n % 7), 5), round(0.1 + 0.0004 * n, 5)] for n in range(2000)]
@@ -250,6 +256,7 @@ def test_linked_regions_are_not_drawn_over(frontend: Frontend) -> None:
     assert json.loads(regions.text) == json.loads(DRAWN)
 
 
+@pytest.mark.newest_frontend
 def test_a_size_that_comes_by_a_link_is_not_guessed(frontend: Frontend) -> None:
     """The fields of an empty latent say nothing where a link decides; the editor then keeps to its own fields until a run."""
     workflow = node(DRAWN, 1024, 512, links=[{"name": "latent", "type": "LATENT", "link": 1}])
@@ -277,6 +284,7 @@ def test_a_size_that_comes_by_a_link_is_not_guessed(frontend: Frontend) -> None:
     assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
 
 
+@pytest.mark.newest_frontend
 def test_copies_that_never_come_to_the_graph_leave_nothing_running(regions: Regions) -> None:
     page = regions.page
     page.evaluate("""() => {
