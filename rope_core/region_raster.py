@@ -43,7 +43,7 @@ def boxes_of_frames(document: RegionDocument, frames: int, height: int, width: i
 
 
 def _extent(shape: Shape, time: float, height: int, width: int) -> Box:
-    """The pixels of `_pixels`, from the first to the last that a shape can cover."""
+    """A box in whole pixels around those that `_pixels` covers: from the first row and column with a centre in the shape to the last."""
     if isinstance(shape, AreaShape):
         area = shape.at(time)
         left, top, across, down = area.x, area.y, area.width, area.height
