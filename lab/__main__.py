@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+WEIGHTS = FOLDER / "model" / "weights"
 OWN_PACKAGES = ("lab", "rope_core")
 
 
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
     evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
-    evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/weights; /detail or /style in it)")
+    evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/model/weights; /detail or /style in it)")
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
     evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
@@ -37,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
-    train.add_argument("--out", type=Path, default=FOLDER / "weights", help="folder to write to (default: lab/weights)")
+    train.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write to (default: lab/model/weights)")
     train.add_argument(
         "--model",
         choices=("flux", "detail", "style", "rpe2d", "wan"),
@@ -57,71 +58,71 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: list[str]) -> None:
     # bench has options of its own; argparse would claim those that start with a dash.
     if arguments[:1] == ["bench"]:
-        from . import bench
+        from .bench import command as bench
 
         bench.main(arguments[1:])
         return
     commands = parser()
     options = commands.parse_args(arguments)
     if options.command == "demo":
-        from .subjects import SHOWN_SUBJECTS, SUBJECTS
+        from .data.subjects import SHOWN_SUBJECTS, SUBJECTS
 
         subjects = tuple(options.subjects or SHOWN_SUBJECTS)
         unknown = [subject for subject in subjects if subject not in SUBJECTS]
         if unknown:
             commands.error(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
-        from .demo import demo
+        from .demo.page import demo
 
         print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate" and options.mixed:
-        from .evaluate_mixed import WEIGHTS, evaluate_mixed
+        from .evaluate.mixed import WEIGHTS, evaluate_mixed
 
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate_mixed(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate" and options.style:
-        from .evaluate_style import evaluate_style
-        from .style import STYLE_WEIGHTS
+        from .evaluate.style import evaluate_style
+        from .sampling.style import STYLE_WEIGHTS
 
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate_style(options.out, options.weights or STYLE_WEIGHTS, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate" and options.rpe2d:
-        from .evaluate_rpe2d import WEIGHTS, evaluate_rpe2d
+        from .evaluate.rpe2d import WEIGHTS, evaluate_rpe2d
 
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate_rpe2d(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
     elif options.command == "evaluate":
-        from .evaluate import evaluate, scope
+        from .evaluate.extrapolation import evaluate, scope
 
         try:
             what = scope(options.seeds, options.quick, options.sizes)
         except ValueError as error:
             commands.error(str(error))
         command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate(options.out, options.weights or FOLDER / 'weights', what, command).resolve()}")
+        print(f"Tables: {evaluate(options.out, options.weights or WEIGHTS, what, command).resolve()}")
     elif options.command == "train":
         run_training(options)
 
 
 def run_training(options: argparse.Namespace) -> None:
-    weights = FOLDER / "weights"
+    weights = WEIGHTS
     if options.model == "wan":
-        from .train_wan import train_wan
+        from .train.wan import train_wan
 
         train_wan(options.out, options.seed)
     elif options.model == "detail":
-        from .train_detail import train_detail
+        from .train.detail import train_detail
 
         train_detail(options.out, weights, options.seed)
     elif options.model == "style":
-        from .train_style import train_style
+        from .train.style import train_style
 
         train_style(options.out, weights, options.seed)
     elif options.model == "rpe2d":
-        from .train_rpe2d import train_rpe2d
+        from .train.rpe2d import train_rpe2d
 
         train_rpe2d(options.out, weights, options.seed, bf16=options.bf16)
     else:
-        from .train import STAGES, train
+        from .train.flux import STAGES, train
 
         train(options.out, options.seed, STAGES[: options.stages], options.theta)
 

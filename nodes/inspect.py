@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..rope_core import RopeWorksError
-from ..rope_core.hosts.comfyui_inspect import inspected
+from ..rope_core.hosts.comfyui.inspection import inspected
 from .inspect_pictures import VIEWS, inspection_picture
 from .layout_picture import SHOWN_TEXT_TOKENS, as_image
 from .schema import CATEGORY, advanced_combo, known

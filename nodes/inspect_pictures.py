@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ..rope_core.inspection import PATCHED, InspectedAxis, Inspection, wavelengths
+from ..rope_core.inspect.inspection import PATCHED, InspectedAxis, Inspection, wavelengths
 from .layout_picture import layout_picture
 from .plot import Axis, Mark, below_one_another, heat_maps, line_plot, text_panel
 

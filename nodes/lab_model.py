@@ -16,14 +16,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..lab.subjects import RENDERING_NAMES, SUBJECTS, prompt_row
-from ..lab.vae import CHANNELS, PATCH, LinearVAE
+from ..lab.data.subjects import RENDERING_NAMES, SUBJECTS, prompt_row
+from ..lab.model.vae import CHANNELS, PATCH, LinearVAE
 from ..rope_core import RopeWorksError
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
-from ..rope_core.hosts.comfyui_training import set_trained_positions
+from ..rope_core.hosts.comfyui.training import set_trained_positions
 from .schema import CATEGORY, advanced_combo, known
 
-WEIGHTS = Path(__file__).parent.parent / "lab" / "weights"
+WEIGHTS = Path(__file__).parent.parent / "lab" / "model" / "weights"
 RENDERED = "four renderings"
 VARIANTS = {
     "256 px": WEIGHTS,

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..lab.subjects import SUBJECTS
-from ..lab.vae import LinearVAE
+from ..lab.data.subjects import SUBJECTS
+from ..lab.model.vae import LinearVAE
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
 from .lab_model import WEIGHTS, LabVAE
 from .schema import CATEGORY, known

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..rope_core.regions import TokenLayout, dilated, eroded
+from ..rope_core.mixed.regions import TokenLayout, dilated, eroded
 
 SHOWN_TEXT_TOKENS = 512  # reckoned with where the prompt is not known
 LONG_SIDE, CAPTION, MARGIN = 768, 84, 16

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.hosts.comfyui import add_patch, facts_of
-from ..rope_core.mixed import token_layout
-from ..rope_core.regions import Box, CellGrid, TokenLayout
+from ..rope_core.mixed.patches import token_layout
+from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
 from ..rope_core.stack import Stack
 from .layout_picture import SHOWN_TEXT_TOKENS, as_image, layout_picture
 from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..lab.drawing import FAINT, GRID, INK, PAPER, colour_bar, drawable, font_of, size_of, vertical_text, viridis, wrapped
+from ..lab.pictures.drawing import FAINT, GRID, INK, PAPER, colour_bar, drawable, font_of, size_of, vertical_text, viridis, wrapped
 
 UNIT = 2
 WIDTH, MARGIN = 832, 24

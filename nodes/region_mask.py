@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..rope_core import RopeWorksError
-from ..rope_core.region_document import parse_regions
-from ..rope_core.region_raster import boxes_of_frames, drawn_on
-from ..rope_core.regions import Box, CellGrid, TokenLayout
+from ..rope_core.mixed.region_document import parse_regions
+from ..rope_core.mixed.region_raster import boxes_of_frames, drawn_on
+from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
 from .layout_picture import shares
 from .mixed_res import SHOWN_TEXT_TOKENS, as_masks, boxes_of
 from .schema import CATEGORY, known

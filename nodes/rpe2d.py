@@ -9,9 +9,9 @@ from comfy_api.latest import io
 
 from ..rope_core import RopeWorksError, Rpe2d
 from ..rope_core.hosts.comfyui import add_patch, architecture_of
-from ..rope_core.hosts.comfyui_schedule import with_time_shift, without_time_shift
-from ..rope_core.hosts.comfyui_training import trained_positions
-from ..rope_core.rpe2d import Trained
+from ..rope_core.hosts.comfyui.schedule import with_time_shift, without_time_shift
+from ..rope_core.hosts.comfyui.training import trained_positions
+from ..rope_core.rpe2d.trained import Trained
 from .schema import CATEGORY, advanced_combo, advanced_int, known, native_size
 
 AUTO, OFF, ON = "auto", "off", "on"

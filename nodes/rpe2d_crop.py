@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..rope_core import RopeWorksError
-from ..rope_core.crops import in_words, random_crops
+from ..rope_core.rpe2d.crops import in_words, random_crops
 from .rpe2d_training import LARGEST_SEED
 from .schema import CATEGORY, advanced_float, advanced_int, known
 

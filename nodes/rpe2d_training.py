@@ -11,10 +11,10 @@ from comfy_api.latest import io, ui
 from safetensors.torch import save_file
 
 from ..rope_core import RopeWorksError, Rpe2dTraining
+from ..rope_core.extrapolate.projection import token_grid
 from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stack_of
-from ..rope_core.hosts.comfyui_call import check_latent, patch_size
-from ..rope_core.projection import token_grid
-from ..rope_core.rpe2d import Trained
+from ..rope_core.hosts.comfyui.call import check_latent, patch_size
+from ..rope_core.rpe2d.trained import Trained
 from .schema import CATEGORY, known
 
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..rope_core import SEGA_METHODS, Sega
-from ..rope_core import sega as defaults
+from ..rope_core.extrapolate import sega as defaults
 from ..rope_core.hosts.comfyui import add_patch
 from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_size, start_percent, window
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..rope_core import RopeWorksError, SharedAttention
 from ..rope_core.hosts.comfyui import add_patch
-from ..rope_core.style import PRESETS, KeyScale
+from ..rope_core.reference.style import PRESETS, KeyScale
 from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, end_percent, known, start_percent, window
 
 CUSTOM = "custom"

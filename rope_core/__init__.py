@@ -1,13 +1,13 @@
 """Rotary position embeddings of diffusion transformers, controlled without training. Pure torch, knows no host."""
 
 from .errors import RopeWorksError
-from .extrapolation import METHODS, Extrapolate
-from .mixed import BoundaryExpandReplace, MixedResolution
-from .regions import Box
-from .rpe2d import Rpe2d, Rpe2dTraining
-from .sega import SEGA_METHODS, Sega
+from .extrapolate.extrapolation import METHODS, Extrapolate
+from .extrapolate.sega import SEGA_METHODS, Sega
+from .mixed.patches import BoundaryExpandReplace, MixedResolution
+from .mixed.regions import Box
+from .reference.style import KeyScale, SharedAttention
+from .rpe2d.patches import Rpe2d, Rpe2dTraining
 from .stack import Call, Magnitudes, Patch, Plan, Stack, Window
-from .style import KeyScale, SharedAttention
 
 __all__ = [
     "METHODS",

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .layout import GridLayout, MaskLayout, plan_table
-from .phase import HIGH, LOW, QueryGroups, rotate_keys
-from .shared import Recording, Sharing
+from .mixed.phase import HIGH, LOW, QueryGroups, rotate_keys
+from .reference.shared import Recording, Sharing
 from .stack import Call, Plan
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
-from .frequencies import base_frequencies
+from .extrapolate.frequencies import base_frequencies
 
 HEIGHT, WIDTH, TIME, INDEX = "height", "width", "time", "index"
 

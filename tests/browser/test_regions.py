@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from rope_core.region_document import MOST_CHARACTERS, parse_regions
+from rope_core.mixed.region_document import MOST_CHARACTERS, parse_regions
 
 from .conftest import CANVAS, Site
 from .frontend import Frontend

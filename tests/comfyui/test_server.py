@@ -150,8 +150,8 @@ def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
 
 
 def test_the_server_and_the_embedded_engine_draw_the_same_picture(pictures: dict[str, np.ndarray]) -> None:
-    from lab.model import load
-    from lab.sample import generate
+    from lab.model.flux import load
+    from lab.sampling.sample import generate
     from rope_core import Sega
 
     transformer, vae, tables = load()

@@ -43,8 +43,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from rope_core import METHODS, Call, Extrapolate, Rpe2d, Sega, Stack, Window
 from rope_core.layout import GridLayout, MaskLayout, plan_table
-from rope_core.projection import probe_convolution, probe_linear, project
-from rope_core.record import RunRecord
+from rope_core.extrapolate.projection import probe_convolution, probe_linear, project
+from rope_core.inspect.record import RunRecord
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 
 backend_registration._setup_privateuseone_for_python_backend("standin")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rope_core import frequencies as rules
+from rope_core.extrapolate import frequencies as rules
 
 FLUX = (28, 1e4, 64.0)  # pairs, base, trained tokens
 AXES = [FLUX, (22, 1e4, 52.0), (8, 256.0, 83.0), (32, 2e3, 100.0)]

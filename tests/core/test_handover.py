@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rope_core.handover import HandOver
-from rope_core.strip import interpolated
+from rope_core.mixed.handover import HandOver
+from rope_core.mixed.strip import interpolated
 
 REGION = torch.zeros(1, 8, 8, dtype=torch.bool)
 REGION[:, :4, :4] = True

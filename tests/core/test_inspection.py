@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Plan, Rpe2d, Sega, SharedAttention, Stack, Window
-from rope_core.frequencies import base_frequencies, ntk
-from rope_core.inspection import UNPATCHED, Inspection, at_percent, distinct_curves, phase_curve, settings, wavelengths
-from rope_core.mixed import token_layout
-from rope_core.record import MOST_CALLS, RunRecord, step_ends
+from rope_core.extrapolate.frequencies import base_frequencies, ntk
+from rope_core.inspect.inspection import UNPATCHED, Inspection, at_percent, distinct_curves, phase_curve, settings, wavelengths
+from rope_core.inspect.record import MOST_CALLS, RunRecord, step_ends
+from rope_core.mixed.patches import token_layout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan, Call
 
 DOUBLE = torch.float64

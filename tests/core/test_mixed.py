@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rope_core import Call, Plan, RopeWorksError, Stack
-from rope_core.mixed import COARSE, FINE, MIXED, BoundaryExpandReplace, MixedResolution, Stages, token_layout
-from rope_core.mixed_run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
-from rope_core.one_grid import OneGrid
-from rope_core.phase import HIGH, LOW, GroupGrid, QueryGroups
-from rope_core.regions import Box, CellGrid
+from rope_core.mixed.one_grid import OneGrid
+from rope_core.mixed.patches import COARSE, FINE, MIXED, BoundaryExpandReplace, MixedResolution, Stages, token_layout
+from rope_core.mixed.phase import HIGH, LOW, GroupGrid, QueryGroups
+from rope_core.mixed.regions import Box, CellGrid
+from rope_core.mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
 from rope_core.stack import HEIGHT, TIME, WIDTH, AxisSpan
 
 CPU = torch.device("cpu")

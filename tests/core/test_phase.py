@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rope_core import Call, Plan, RopeWorksError
 from rope_core.active import ActivePlan, grouped_attention, running
-from rope_core.one_grid import OneGrid
-from rope_core.phase import HIGH, LOW, GroupGrid, QueryGroups, rotate_keys
-from rope_core.regions import TokenLayout
+from rope_core.mixed.one_grid import OneGrid
+from rope_core.mixed.phase import HIGH, LOW, GroupGrid, QueryGroups, rotate_keys
+from rope_core.mixed.regions import TokenLayout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 
 PAIRS = (2, 3, 3)  # of the first, the height and the width axis

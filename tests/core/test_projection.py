@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rope_core.projection import probe_convolution, probe_linear, project, token_grid
+from rope_core.extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 
 CPU = torch.device("cpu")
 

@@ -11,17 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeWorksError
-from rope_core.region_document import (
-    MOST_CHARACTERS,
-    Area,
-    AreaShape,
-    Key,
-    RegionDocument,
-    Stroke,
-    parse_regions,
-)
-from rope_core.region_raster import boxes_of_frames, drawn_on
-from rope_core.regions import CellGrid
+from rope_core.mixed.region_document import MOST_CHARACTERS, Area, AreaShape, Key, RegionDocument, Stroke, parse_regions
+from rope_core.mixed.region_raster import boxes_of_frames, drawn_on
+from rope_core.mixed.regions import CellGrid
 
 CORPUS = json.loads((Path(__file__).parents[1] / "web" / "region_documents.json").read_text())
 LAW = settings(max_examples=80, deadline=None)

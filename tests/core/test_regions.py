@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeWorksError
-from rope_core.regions import Box, CellGrid, TokenLayout, components, dilated, eroded, tidied
+from rope_core.mixed.regions import Box, CellGrid, TokenLayout, components, dilated, eroded, tidied
 
 LAW = settings(max_examples=60, deadline=None)
 

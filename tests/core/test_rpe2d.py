@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rope_core import RopeWorksError, Rpe2d, Rpe2dTraining
-from rope_core.crops import WHOLE, in_words, random_crops
-from rope_core.rpe2d import METADATA_KEY, MOST_NATIVE_TOKENS, Trained, attention_scale, even_positions, random_positions, scaled, shifted
+from rope_core.rpe2d.crops import WHOLE, in_words, random_crops
+from rope_core.rpe2d.positions import even_positions, random_positions, scaled
+from rope_core.rpe2d.size import attention_scale, shifted
+from rope_core.rpe2d.trained import METADATA_KEY, MOST_NATIVE_TOKENS, Trained
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan, Call, Stack
 
 SIZES = st.integers(1, 60).flatmap(lambda maximum: st.tuples(st.integers(1, maximum), st.just(maximum)))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rope_core.saliency import OVERSHOOT, most_salient, saliency
+from rope_core.mixed.saliency import OVERSHOOT, most_salient, saliency
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

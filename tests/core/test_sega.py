@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rope_core import METHODS, SEGA_METHODS, Call, Extrapolate, Magnitudes, Patch, RopeWorksError, Sega, Stack, Window
-from rope_core import sega as equations
+from rope_core.extrapolate import sega as equations
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 
 PAIRS, BASE = 28, 1e4

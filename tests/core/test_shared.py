@@ -9,8 +9,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rope_core import Call, Plan
 from rope_core.active import ActivePlan, grouped_attention, running
-from rope_core.phase import HIGH, rotate_keys
-from rope_core.shared import KeyBank, Reading, Recording, Sharing, pair_sizes
+from rope_core.mixed.phase import HIGH, rotate_keys
+from rope_core.reference.shared import KeyBank, Reading, Recording, Sharing, pair_sizes
 from rope_core.stack import HEIGHT, INDEX, WIDTH, AxisSpan
 
 BATCH, HEADS, TEXT, IMAGE, CHANNELS = 3, 2, 3, 6, 8

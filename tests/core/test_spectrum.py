@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rope_core.spectrum import axis_profile, flatness, radial_profile
+from rope_core.extrapolate.spectrum import axis_profile, flatness, radial_profile
 
 SIZES = [(64, 64), (48, 80), (80, 48), (33, 47), (9, 6), (5, 5), (128, 72)]
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rope_core.regions import TokenLayout
-from rope_core.strip import Strip, decimated, interpolated, padded
+from rope_core.mixed.regions import TokenLayout
+from rope_core.mixed.strip import Strip, decimated, interpolated, padded
 
 CPU = torch.device("cpu")
 SIZES = [(16, 24), (15, 22), (13, 17)]

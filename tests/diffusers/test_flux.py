@@ -10,7 +10,7 @@ import torch
 from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
-from lab.model import build_transformer, grid_ids
+from lab.model.flux import build_transformer, grid_ids
 from rope_core import METHODS, SEGA_METHODS, Extrapolate, RopeWorksError, Sega, Window
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched

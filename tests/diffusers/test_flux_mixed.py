@@ -18,14 +18,15 @@ from diffusers.models.transformers import transformer_flux
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.model import grid_ids, pack, unpack
-from rope_core import BoundaryExpandReplace, Box, Extrapolate, MixedResolution, RopeWorksError, Sega, mixed_run
+from lab.model.flux import grid_ids, pack, unpack
+from rope_core import BoundaryExpandReplace, Box, Extrapolate, MixedResolution, RopeWorksError, Sega
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
-from rope_core.mixed import token_layout
-from rope_core.regions import CellGrid
+from rope_core.mixed import run as mixed_run
+from rope_core.mixed.patches import token_layout
+from rope_core.mixed.regions import CellGrid
+from rope_core.mixed.strip import decimated, interpolated
 from rope_core.stack import Stack
-from rope_core.strip import decimated, interpolated
 
 NATIVE = 64  # pixels: 4 tokens a side
 TEXT, BLOCKS, CHANNELS, HIDDEN = 6, 2, 16, 128

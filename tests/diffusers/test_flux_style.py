@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from lab.model import grid_ids, pack, unpack
+from lab.model.flux import grid_ids, pack, unpack
 from rope_core import Extrapolate, KeyScale, RopeWorksError, Sega, SharedAttention, Window
 from rope_core.hosts.diffusers import patched
-from rope_core.shared import KeyBank
+from rope_core.reference.shared import KeyBank
 
 NATIVE, TEXT = 128, 6
 SIGMAS = torch.linspace(1, 0, 6)

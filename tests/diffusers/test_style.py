@@ -17,11 +17,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.model import grid_ids, pack, unpack
+from lab.model.flux import grid_ids, pack, unpack
 from rope_core import BoundaryExpandReplace, Extrapolate, KeyScale, MixedResolution, RopeWorksError, Sega, SharedAttention, Window
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
-from rope_core.shared import KeyBank
+from rope_core.reference.shared import KeyBank
 
 NATIVE, TEXT, PAIRS = 128, 6, (4, 14, 14)
 SIGMAS = torch.linspace(1, 0, 6)

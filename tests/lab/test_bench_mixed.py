@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lab.bench_mixed import CASES, STEPS, Cost, by_turn, expected_part, fastest, fit, rectangle, report
-from rope_core.regions import TokenLayout
+from lab.bench.mixed import CASES, STEPS, Cost, by_turn, expected_part, fastest, fit, rectangle, report
+from rope_core.mixed.regions import TokenLayout
 
 COST = Cost(per_token=2e-4, per_score=3e-8)
 

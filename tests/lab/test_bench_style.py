@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lab.bench_host import in_comfyui
-from lab.bench_mixed import Cost
-from lab.bench_style import (
+from lab.bench.host import in_comfyui
+from lab.bench.mixed import Cost
+from lab.bench.style import (
     CASES,
     PROFILED,
     STEPS,
@@ -163,7 +163,7 @@ TINY = """
 import sys
 
 sys.path.insert(0, sys.argv[2])
-from lab import bench_mixed_comfyui, bench_style_comfyui
+from lab.bench import mixed_comfyui as bench_mixed_comfyui, style_comfyui as bench_style_comfyui
 
 bench_mixed_comfyui.SMALL.update(hidden_size=256, num_heads=2)
 bench_mixed_comfyui.TEXT["cpu"] = 16

@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
-from lab.evaluate import Result, scope, table
-from lab.methods import METHODS
-from lab.metrics import psnr
-from lab.model import WEIGHTS, build_transformer, pack, subject_tables, to_comfyui_names, to_diffusers_names, unpack
-from lab.photographs import SUBJECTS, photograph
-from lab.sample import CANVASES, Lab, reference
-from lab.train import NATIVE_TOKENS, STAGES, WINDOW_GRIDS, Stage, draw_batches, run_stage
-from lab.vae import LinearVAE
+from lab.data.photographs import SUBJECTS, photograph
+from lab.evaluate.extrapolation import Result, scope, table
+from lab.evaluate.metrics import psnr
+from lab.model.flux import WEIGHTS, build_transformer, pack, subject_tables, to_comfyui_names, to_diffusers_names, unpack
+from lab.model.vae import LinearVAE
+from lab.sampling.methods import METHODS
+from lab.sampling.sample import CANVASES, Lab, reference
+from lab.train.flux import NATIVE_TOKENS, STAGES, WINDOW_GRIDS, Stage, draw_batches, run_stage
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_every_subject_is_drawn_at_its_native_size(lab):
 
 
 def test_position_interpolation_restores_the_layout_at_twice_the_size(lab):
-    from lab.evaluate import values_of
+    from lab.evaluate.extrapolation import values_of
 
     canvas, subjects = CANVASES["2×"], ("astronaut", "coffee")
     found = {

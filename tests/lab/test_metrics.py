@@ -11,9 +11,9 @@ from torch.nn import functional
 
 pytest.importorskip("skimage", reason="the lab needs scikit-image")
 
-from lab import metrics
-from lab.photographs import photograph
-from lab.subjects import SUBJECTS
+from lab.data.photographs import photograph
+from lab.data.subjects import SUBJECTS
+from lab.evaluate import metrics
 
 NATIVE = 256
 

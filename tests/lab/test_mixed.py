@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lab import evaluate_mixed
-from lab.evaluate import picture_seed
-from lab.evaluate_mixed import Case, draw
-from lab.metrics_mixed import coarse, detail, measure_mixed, psnr_within, seam, ssim_within
-from lab.mixed import BANDS, CELLS, CRPA, FULL, LOW, LOW_ENLARGED, ON_HIGH, ON_LOW, compared, pixels, shapes
-from lab.photographs import photograph
-from lab.sample import Lab
-from lab.subjects import SUBJECTS
-from lab.train_detail import LARGE_TOKENS, STAGES, draw_detail_batches
-from lab.vae import LinearVAE
+from lab.data.photographs import photograph
+from lab.data.subjects import SUBJECTS
+from lab.evaluate import mixed as evaluate_mixed
+from lab.evaluate.extrapolation import picture_seed
+from lab.evaluate.metrics_mixed import coarse, detail, measure_mixed, psnr_within, seam, ssim_within
+from lab.evaluate.mixed import Case, draw
+from lab.model.vae import LinearVAE
+from lab.sampling.mixed import BANDS, CELLS, CRPA, FULL, LOW, LOW_ENLARGED, ON_HIGH, ON_LOW, compared, pixels, shapes
+from lab.sampling.sample import Lab
+from lab.train.detail import LARGE_TOKENS, STAGES, draw_detail_batches
 
 DETAIL = evaluate_mixed.WEIGHTS
 BOX = shapes()["box"]

@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lab.crop_embedding import fold_whole, with_crop_embedding
-from lab.evaluate_rpe2d import EVEN, WEIGHTS, training_curve
-from lab.model import build_transformer, grid_ids
-from lab.photographs import photograph
-from lab.sample import CANVASES, Lab, reference
-from lab.subjects import SUBJECTS
-from lab.train_rpe2d import MAX_GRID, cropped, random_ids
-from rope_core.crops import WHOLE
-from rope_core.rpe2d import Trained
+from lab.data.photographs import photograph
+from lab.data.subjects import SUBJECTS
+from lab.evaluate.rpe2d import EVEN, WEIGHTS, training_curve
+from lab.model.crop_embedding import fold_whole, with_crop_embedding
+from lab.model.flux import build_transformer, grid_ids
+from lab.sampling.sample import CANVASES, Lab, reference
+from lab.train.rpe2d import MAX_GRID, cropped, random_ids
+from rope_core.rpe2d.crops import WHOLE
+from rope_core.rpe2d.trained import Trained
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab import evaluate_style
-from lab.metrics_style import StyleScale, colours, copied_share, own_share, texture
-from lab.model import load
-from lab.renderings import RENDERINGS
-from lab.sample import Lab
-from lab.style import NONE, PLAIN, REVERSED, STYLE_WEIGHTS, Pair, draw, everything, pairs, patches, rendered, truths
-from lab.subjects import RENDERING_NAMES, SUBJECTS, prompt_row
-from lab.train import Stage
-from lab.train_style import style_tables, train_style
+from lab.data.renderings import RENDERINGS
+from lab.data.subjects import RENDERING_NAMES, SUBJECTS, prompt_row
+from lab.evaluate import style as evaluate_style
+from lab.evaluate.metrics_style import StyleScale, colours, copied_share, own_share, texture
+from lab.model.flux import load
+from lab.sampling.sample import Lab
+from lab.sampling.style import NONE, PLAIN, REVERSED, STYLE_WEIGHTS, Pair, draw, everything, pairs, patches, rendered, truths
+from lab.train.flux import Stage
+from lab.train.style import style_tables, train_style
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rope_core.region_document import parse_regions
-from rope_core.region_raster import drawn_on
-from rope_core.regions import CellGrid, TokenLayout
+from rope_core.mixed.region_document import parse_regions
+from rope_core.mixed.region_raster import drawn_on
+from rope_core.mixed.regions import CellGrid, TokenLayout
 
 FOLDER = Path(__file__).parent
 WEB = FOLDER.parents[1] / "web"

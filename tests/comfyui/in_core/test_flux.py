@@ -12,7 +12,8 @@ import torch
 from comfy.ldm.flux.layers import EmbedND
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core import Extrapolate, RopeWorksError, Sega, Window
-from ropeworks_pack.rope_core.hosts.comfyui import RopeEmbedder, add_patch, set_native_pixels, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui.embedder import RopeEmbedder
 
 from . import models
 

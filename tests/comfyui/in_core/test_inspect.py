@@ -11,8 +11,8 @@ from ropeworks_pack.nodes.inspect_pictures import VIEWS
 from ropeworks_pack.nodes.plot import WIDTH
 from ropeworks_pack.rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Rpe2d, Sega, SharedAttention, Window
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of, wrapper_of
-from ropeworks_pack.rope_core.hosts.comfyui_inspect import inspected
-from ropeworks_pack.rope_core.record import MOST_CALLS
+from ropeworks_pack.rope_core.hosts.comfyui.inspection import inspected
+from ropeworks_pack.rope_core.inspect.record import MOST_CALLS
 
 from . import models
 from .recording import message_of, watched

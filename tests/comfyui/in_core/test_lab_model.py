@@ -7,7 +7,7 @@ from typing import Any
 import comfy.sd
 import nodes
 import torch
-from ropeworks_pack.lab.subjects import SUBJECTS
+from ropeworks_pack.lab.data.subjects import SUBJECTS
 from ropeworks_pack.nodes.lab_model import VARIANTS, WEIGHTS, RopeLabModel
 from ropeworks_pack.nodes.lab_video_model import RopeLabVideoModel
 from ropeworks_pack.rope_core import Extrapolate, RopeWorksError

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
-from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution
+from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution
 
 from . import models
 

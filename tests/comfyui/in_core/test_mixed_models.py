@@ -14,8 +14,8 @@ import torch
 from ropeworks_pack.nodes.boundary import BoundaryExpandReplace as BoundaryNode
 from ropeworks_pack.rope_core import Extrapolate, Sega
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
-from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution, token_layout
-from ropeworks_pack.rope_core.regions import CellGrid
+from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution, token_layout
+from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
 from . import models
 from .recording import AttentionCalls, NumberedControl, message_of, muted, watched, with_embedder_recorder

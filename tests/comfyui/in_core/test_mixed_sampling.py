@@ -14,8 +14,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA, boxes_of
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_latent_upsampler, stack_of
-from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution
-from ropeworks_pack.rope_core.strip import interpolated
+from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution
+from ropeworks_pack.rope_core.mixed.strip import interpolated
 
 from . import models
 from .recording import OVERRIDE, AttentionCalls, message_of, watched

@@ -11,8 +11,8 @@ from ropeworks_pack.nodes.layout_picture import shares
 from ropeworks_pack.nodes.mixed_res import SHOWN_TEXT_TOKENS, MixedResRegionCRPA, boxes_of
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
 from ropeworks_pack.rope_core.hosts.comfyui import stack_of
-from ropeworks_pack.rope_core.mixed import MixedResolution
-from ropeworks_pack.rope_core.regions import CellGrid, TokenLayout
+from ropeworks_pack.rope_core.mixed.patches import MixedResolution
+from ropeworks_pack.rope_core.mixed.regions import CellGrid, TokenLayout
 
 from . import models
 from .recording import message_of

@@ -13,9 +13,11 @@ from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.nodes.rpe2d import RPE2DInference
 from ropeworks_pack.rope_core import Rpe2d, Rpe2dTraining
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels, stack_of
-from ropeworks_pack.rope_core.mixed import MixedResolution
-from ropeworks_pack.rope_core.rpe2d import Trained, even_positions, shifted
-from ropeworks_pack.rope_core.style import SharedAttention
+from ropeworks_pack.rope_core.mixed.patches import MixedResolution
+from ropeworks_pack.rope_core.reference.style import SharedAttention
+from ropeworks_pack.rope_core.rpe2d.positions import even_positions
+from ropeworks_pack.rope_core.rpe2d.size import shifted
+from ropeworks_pack.rope_core.rpe2d.trained import Trained
 
 from . import models
 from .recording import message_of, with_embedder_recorder

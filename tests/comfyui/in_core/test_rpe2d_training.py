@@ -20,7 +20,8 @@ from ropeworks_pack.nodes.rpe2d import RPE2DInference
 from ropeworks_pack.nodes.rpe2d_crop import RPE2DResizeCrop
 from ropeworks_pack.nodes.rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
 from ropeworks_pack.rope_core.hosts.comfyui import stack_of
-from ropeworks_pack.rope_core.rpe2d import Rpe2d, Rpe2dTraining, Trained
+from ropeworks_pack.rope_core.rpe2d.patches import Rpe2d, Rpe2dTraining
+from ropeworks_pack.rope_core.rpe2d.trained import Trained
 
 from . import models
 from .recording import message_of

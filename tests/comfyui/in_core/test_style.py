@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
+from ropeworks_pack.rope_core.reference.style import PRESETS, SharedAttention
 from ropeworks_pack.rope_core.stack import Window
-from ropeworks_pack.rope_core.style import PRESETS, SharedAttention
 
 from . import models
 from .recording import OVERRIDE, AttentionCalls, message_of, watched

@@ -14,8 +14,8 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from ropeworks_pack.rope_core.hosts import comfyui_style
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import style as comfyui_style
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models

@@ -9,8 +9,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core import Extrapolate
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
-from ropeworks_pack.rope_core.mixed import MixedResolution
-from ropeworks_pack.rope_core.style import KeyScale
+from ropeworks_pack.rope_core.mixed.patches import MixedResolution
+from ropeworks_pack.rope_core.reference.style import KeyScale
 
 from . import models
 from .recording import AttentionCalls, watched

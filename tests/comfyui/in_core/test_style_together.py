@@ -10,9 +10,9 @@ from ropeworks_pack.nodes.lab_model import RopeLabModel
 from ropeworks_pack.nodes.style_ref import SharedAttentionStyleRef
 from ropeworks_pack.rope_core import Extrapolate, Sega
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels, stack_of
-from ropeworks_pack.rope_core.mixed import BoundaryExpandReplace, MixedResolution
+from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution
+from ropeworks_pack.rope_core.reference.style import KeyScale, SharedAttention
 from ropeworks_pack.rope_core.stack import Window
-from ropeworks_pack.rope_core.style import KeyScale, SharedAttention
 
 from . import models
 from .recording import AttentionCalls, NumberedControl, message_of, watched

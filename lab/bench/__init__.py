@@ -1,0 +1,1 @@
+"""Times the hosts and the methods, in ratios measured side by side."""

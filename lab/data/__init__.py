@@ -1,0 +1,1 @@
+"""What the tiny models are trained on."""

@@ -1,0 +1,1 @@
+"""Contact sheets and a page that show every method."""

@@ -1,0 +1,1 @@
+"""Measures the methods on the tiny models."""

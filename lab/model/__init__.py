@@ -1,0 +1,1 @@
+"""The tiny Flux and the tiny Wan with their VAE, and the trained weights."""

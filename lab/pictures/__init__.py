@@ -1,0 +1,1 @@
+"""Charts, and the pictures of help pages and templates."""

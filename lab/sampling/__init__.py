@@ -1,0 +1,1 @@
+"""Draws with the tiny models: plain, with every method, mixed, and by a style reference."""

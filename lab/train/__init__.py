@@ -1,0 +1,1 @@
+"""Trains the tiny models anew."""

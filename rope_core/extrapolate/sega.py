@@ -1,0 +1,149 @@
+"""SEGA: spectral-energy guided magnitudes (Rajabi et al. 2026). Constants A, B and the floor are those of the released code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..stack import ALWAYS, HEIGHT, Call, Magnitudes, Patch, Window
+from .extrapolation import (
+    METHODS,
+    TITLES,
+    axis_frequencies,
+    check_method,
+    check_native_size,
+    check_number,
+    longer_spatial_axes,
+    why_nothing,
+    with_one_ratio,
+)
+from .spectrum import ENERGY_FLOOR, axis_profile, flatness, radial_profile
+
+KAPPA, ALPHA, BETA, AMPLITUDE, FLOOR = 0.08, 1.5, 1.5, 0.15, 1.0
+KEEP = "keep"
+SEGA_METHODS = ("ntk-sega", *(m for m in METHODS if m not in ("ntk-sega", "riflex")), KEEP)
+BandLookup = Literal["published", "physical"]
+Scope = Literal["all", "image"]
+
+
+def reference_scale(ratio: float, kappa: float = KAPPA) -> float:
+    """m_ref = s^kappa, 1 at or below native size (paper, section 4.2)."""
+    return max(ratio, 1.0) ** kappa
+
+
+def gate(radial: Tensor, alpha: float = ALPHA) -> Tensor:
+    """g = 1 - SF^alpha from a radial profile (batch, rings): 0 for noise, near 1 for structure."""
+    return 1.0 - flatness(radial) ** alpha
+
+
+def published_band(pairs: int, bins: int, device: torch.device | str | None = None) -> Tensor:
+    """The released code's band of each pair: its index, reversed, spread over the bins. (pairs,) fractional bin numbers."""
+    index = torch.arange(pairs, dtype=torch.float64, device=device)
+    return (1.0 - index / max(pairs - 1, 1)) * (bins - 1)
+
+
+def physical_band(frequencies: Tensor, length: int, bins: int) -> Tensor:
+    """The bin of each pair's own wavelength: k = n * theta / 2 pi cycles over the axis."""
+    cycles = length * frequencies / (2 * torch.pi)
+    return (cycles / max(length // 2, 1) * bins).clamp(max=bins - 1)
+
+
+def correction(profile: Tensor, band: Tensor, beta: float = BETA) -> Tensor:
+    """u_d: positive where a pair's band holds more log-energy than the axis average, zero-sum. (batch, bins) -> (batch, pairs)."""
+    log_energy = profile.double().clamp(min=ENERGY_FLOOR).log()
+    lower = band.floor().long().clamp(max=profile.shape[-1] - 1)
+    upper = (lower + 1).clamp(max=profile.shape[-1] - 1)
+    share = band - lower
+    level = log_energy[:, lower] * (1 - share) + log_energy[:, upper] * share
+    standard = (level - level.mean(-1, keepdim=True)) / level.std(-1, keepdim=True).clamp(min=1e-8)
+    bent = torch.tanh(beta * standard)
+    return bent - bent.mean(-1, keepdim=True)
+
+
+def magnitudes(u: Tensor, g: Tensor, m_ref: float, amplitude: float = AMPLITUDE, floor: float = FLOOR) -> Tensor:
+    """m_d = max(floor, m_ref (1 - A g u_d)), (batch, pairs)."""
+    return (m_ref * (1.0 - amplitude * g[:, None] * u)).clamp(min=floor)
+
+
+@dataclass(frozen=True)
+class Sega(Patch):
+    """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none.
+
+    extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream.
+    band_lookup: "published" (by pair index) or "physical" (by wavelength). scope: "all" or "image".
+    """
+
+    strength: float = 1.0
+    extrapolation: str = "ntk-sega"
+    native_size: int = 0
+    window: Window = ALWAYS
+    kappa: float = KAPPA
+    alpha: float = ALPHA
+    beta: float = BETA
+    amplitude: float = AMPLITUDE
+    floor: float = FLOOR
+    band_lookup: str = "published"
+    scope: str = "all"
+
+    def __post_init__(self) -> None:
+        check_method(self.extrapolation, SEGA_METHODS)
+        check_method(self.band_lookup, get_args(BandLookup), "band_lookup")
+        check_method(self.scope, get_args(Scope), "token_scope")
+        check_native_size(self.native_size)
+        check_number("strength", self.strength, 0.0, 2.0)
+        check_number("alpha", self.alpha, 1e-3, 100.0)
+        for name in ("kappa", "beta", "amplitude", "floor"):
+            check_number(name, getattr(self, name), 0.0, 100.0)
+
+    @property
+    def scales_magnitudes(self) -> bool:
+        return self.strength != 0
+
+    def frequencies(self, call: Call) -> Mapping[int, Tensor]:
+        if self.extrapolation == KEEP:
+            return {}
+        call = call.with_native_size(self.native_size)
+        if self.extrapolation == "ntk-sega":
+            call = with_one_ratio(call)
+        return {axis: axis_frequencies(self.extrapolation, span, call) for axis, span in longer_spatial_axes(call).items()}
+
+    def magnitudes(self, call: Call) -> Magnitudes:
+        call = call.with_native_size(self.native_size)
+        ratio = self._ratio(call)
+        if ratio <= 1.0 or not self.scales_magnitudes:
+            return Magnitudes()
+        token_map = call.token_map().to(call.device)
+        g = gate(radial_profile(token_map), self.alpha)
+        found = {}
+        for axis, span in enumerate(call.axes):
+            if not span.spatial:
+                continue
+            profile = axis_profile(token_map, 2 if span.role == HEIGHT else 3)
+            bins = profile.shape[-1]
+            if self.band_lookup == "physical":
+                band = physical_band(call.base(axis), span.length, bins)
+            else:
+                band = published_band(span.pairs, bins, call.device)
+            u = correction(profile, band, self.beta)
+            m = magnitudes(u, g, reference_scale(ratio, self.kappa), self.amplitude, self.floor)
+            found[axis] = 1.0 + self.strength * (m - 1.0)
+        return Magnitudes(found, on_text=self.scope == "all")
+
+    def describe(self, call: Call) -> str:
+        call = call.with_native_size(self.native_size)
+        ratio = self._ratio(call)
+        head = f"SEGA on {call.family} {call.size()} tokens"
+        if ratio <= 1.0:
+            return f"{head}: nothing to do, {why_nothing(call, on_time=False)}"
+        frequencies = "upstream frequencies" if self.extrapolation == KEEP else TITLES[self.extrapolation]
+        if self.strength == 0:
+            return f"{head}: strength 0, magnitudes untouched, {frequencies}"
+        return f"{head}, s = {ratio:.2f}, strength {self.strength:g}, {frequencies}"
+
+    @staticmethod
+    def _ratio(call: Call) -> float:
+        return max((axis.scale for axis in call.axes if axis.spatial), default=1.0)

@@ -1,0 +1,117 @@
+"""ComfyUI: what a MODEL's patches do to it, gathered without running it and without changing anything."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import comfy.sample
+import torch
+from torch import Tensor, nn
+
+from ...architectures import Architecture
+from ...errors import RopeWorksError
+from ...extrapolate.projection import token_grid
+from ...inspect.inspection import Inspection
+from ...inspect.record import RunRecord
+from ...mixed.patches import MixedResolution, token_layout
+from ...mixed.regions import CellGrid, TokenLayout
+from ...stack import Call, Stack
+from .attention import OVERRIDE
+from .call import axis_spans, check_latent, hidden_width, native_grid, patch_size
+from .embedder import RopeEmbedder, rotary_facts
+from .patching import architecture_of, stack_of, wrapper_of
+
+
+def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
+    """A MODEL at the size of a LATENT, or at its native one. Raises RopeWorksError for a model or latent that is not supported."""
+    architecture = architecture_of(model)
+    options = model.model_options.get("transformer_options", {})
+    wrapper, stack = wrapper_of(model), stack_of(model)
+    embedder = model.get_model_object(f"diffusion_model.{architecture.embedder}")
+    rotary = wrapper.rotary if wrapper else rotary_facts(embedder)
+    if latent is None:
+        frames, rows, columns = native_grid(architecture, options)
+        pixels = (rows * architecture.pixels_per_token, columns * architecture.pixels_per_token)
+        grid = (frames or 1, math.ceil(rows), math.ceil(columns))
+    else:
+        shape, patch = _shape(model, architecture, latent), patch_size(model.model.diffusion_model)
+        grid = token_grid(shape, patch)
+        height, width = (side * architecture.pixels_per_token / patch[-1] for side in shape[-2:])
+        pixels = (height, width)
+    call = Call(
+        family=architecture.family,
+        axes=axis_spans(architecture, rotary, grid, options),
+        sigma=torch.tensor(1.0, dtype=torch.float64),
+        pixels_per_token=architecture.pixels_per_token,
+        token_map=_no_picture,
+        percent_to_sigma=model.get_model_object("model_sampling").percent_to_sigma,
+        riflex_pair=architecture.riflex_pair,
+    )
+    record = wrapper.record if wrapper else RunRecord()
+    layout, example = _layout(stack, record.region, grid[0] if latent is not None else None, pixels, architecture)
+    return Inspection(
+        stack=stack,
+        call=call,
+        given_size=latent is not None,
+        hidden=hidden_width(model.model.diffusion_model),
+        run=record.last_run("cpu"),
+        layout=layout,
+        example=example,
+        others=tuple(_others(embedder, wrapper is not None, options)),
+    )
+
+
+def _shape(model: Any, architecture: Architecture, latent: dict[str, Any]) -> tuple[int, ...]:
+    """The latent's as samplers see it."""
+    samples = latent["samples"]
+    if samples.is_nested:
+        raise RopeWorksError("the latent is one of several streams (video with sound); expected one of pictures only.")
+    check_latent(tuple(samples.shape), architecture)
+    taken = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
+    ratios = {name: latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in taken and name in latent}
+    return tuple(comfy.sample.fix_empty_latent_channels(model, samples, **ratios).shape)
+
+
+def _layout(
+    stack: Stack, chosen: Tensor | None, frames: int | None, pixels: tuple[float, float], architecture: Architecture
+) -> tuple[TokenLayout | None, bool]:
+    """(tokens of a mixed step, are they but an example?). chosen: the region of the last run. frames: None = as many as masks."""
+    mixed = stack.find(MixedResolution)
+    if mixed is None:
+        return None, False
+    frames = mixed.frames if frames is None else frames
+    grid = CellGrid(frames, *pixels, architecture.pixels_per_token * mixed.ratio)
+    if mixed.automatic and chosen is not None and tuple(chosen.shape) == (frames, grid.rows, grid.columns):
+        return token_layout(stack, chosen), False
+    return token_layout(stack, mixed.example(grid, mixed.share(frames))), mixed.automatic
+
+
+def _others(embedder: nn.Module, patched: bool, options: dict[str, Any]) -> list[str]:
+    """What other packs and core's own nodes did to positions and attention, a line each."""
+    found = []
+    ours = next((module for module in embedder.modules() if isinstance(module, RopeEmbedder)), None)
+    if patched and ours is None:
+        found.append(f"{_name(embedder)} replaced the rotary embedder after RoPE Works, so the RoPE patches have no effect")
+    elif patched and ours is not embedder:
+        found.append(f"{_name(embedder)} stands around the rotary embedder, after RoPE Works")
+    below = ours.base if ours is not None else embedder
+    if not type(below).__module__.startswith("comfy.ldm.") and (ours is not None or not patched):
+        found.append(f"{_name(below)} stands in for the model's rotary embedder" + ", and the patches act on top of it" * patched)
+    if options.get(OVERRIDE) is not None:
+        found.append(f"attention goes through {_name(options[OVERRIDE])}")
+    scaled = {name: value for name, value in (options.get("rope_options") or {}).items() if value != (1.0 if "scale" in name else 0.0)}
+    if scaled:
+        found.append("positions are scaled and shifted by " + ", ".join(f"{name} {value:g}" for name, value in scaled.items()))
+    return found
+
+
+def _name(thing: Any) -> str:
+    """Module and name of a function, or of an object's class."""
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _no_picture() -> Tensor:
+    raise RuntimeError("there is no picture to look at outside of a run")

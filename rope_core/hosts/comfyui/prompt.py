@@ -1,0 +1,77 @@
+"""ComfyUI: which prompt a reference passes through the model with, and how the model encodes it for the reference's own size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sampler_helpers
+import comfy.samplers
+from torch import Tensor
+
+from .call import ModelCall
+
+CONDITIONAL = 0
+# What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
+TEXT_KEYS = ("cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights")
+TARGET_ONLY = ("ref_latents", "denoise_mask", "vace_context", "vace_strength", "reference_latent", "time_dim_concat", "clip_fea")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """c_crossattn and the other model conditions of a reference's pass."""
+
+    context: Tensor | None
+    extra: dict[str, Any]
+
+
+def positive_of(guider: Any, sigma: float) -> tuple[int, Any]:
+    """(number, the guider's positive prompt in force at sigma); (0, None) for guiders that keep none."""
+    found = (getattr(guider, "conds", None) or {}).get("positive") or []
+    for number, prompt in enumerate(found):
+        start, end = prompt.get("timestep_start"), prompt.get("timestep_end")
+        if (start is None or sigma <= start) and (end is None or sigma >= end):
+            return number, prompt
+    return (0, found[0]) if found else (0, None)
+
+
+def positive_chunks(options: dict[str, Any], guider: Any) -> list[bool]:
+    """Which of a batch's prompts are the guider's positive ones; without marks of their own the first kind of prompt is."""
+    kinds = options.get("cond_or_uncond") or [CONDITIONAL]
+    prompts = getattr(guider, "conds", None) or {}
+    known = {prompt.get("uuid") for prompt in prompts.get("positive") or []}
+    marks = options.get("uuids")
+    # Prompts for areas lend their marks to prompts of other kinds, so there the kind has to tell.
+    if not known or not marks or any("area" in prompt for kind in prompts.values() for prompt in kind or ()):
+        return [kind == CONDITIONAL for kind in kinds]
+    return [mark in known for mark in marks]
+
+
+def encoded(host: Any, prompt: Any, clean: Tensor) -> Prompt:
+    """A CONDITIONING, or one already taken up by a guider, encoded for the reference `clean` (references, C, [T,] h, w)."""
+    taken = prompt if isinstance(prompt, dict) else comfy.sampler_helpers.convert_cond(prompt[:1])[0]
+    kept = {name: taken[name] for name in TEXT_KEYS if name in taken}
+    options = {"latent_image": clean, "denoise_mask": None, "seed": None}
+    [found] = comfy.samplers.encode_model_conds(host.extra_conds, [{**kept, "model_conds": {}}], clean, clean.device, "positive", **options)
+    values = {name: value.process_cond(batch_size=len(clean), area=None).concat([]) for name, value in found["model_conds"].items()}
+    moved = {name: value.to(clean.device) if isinstance(value, Tensor) else value for name, value in values.items()}
+    return Prompt(moved.pop("c_crossattn", None), moved)
+
+
+def prompt_of_row(request: ModelCall, row: int, count: int) -> Prompt:
+    """The prompt of one image of the target's batch, for `count` references."""
+    batch = len(request.x)
+
+    def taken(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0 or len(value) != batch:
+            return value
+        return value[row : row + 1].expand(count, *value.shape[1:])
+
+    return Prompt(taken(request.c_crossattn), {name: taken(value) for name, value in request.extra.items() if name not in TARGET_ONLY})
+
+
+def blank_like(value: Tensor, clean: Tensor) -> Tensor:
+    """Zeros of the condition's channels on the reference's pixels: nothing is known of them."""
+    if value.dim() == clean.dim() + 1:  # (batch, contexts, channels, frames, height, width)
+        return value.new_zeros(len(clean), *value.shape[1:3], *clean.shape[2:])
+    return value.new_zeros(len(clean), value.shape[1], *clean.shape[2:])

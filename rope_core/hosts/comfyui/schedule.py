@@ -1,0 +1,66 @@
+"""ComfyUI: RPE-2D's time shift, on whatever schedule a sampler is given."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy.model_sampling import CONST
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...architectures import Architecture
+from ...extrapolate.projection import token_grid
+from ...rpe2d.size import shifted
+from .call import NATIVE_KEY, patch_size
+
+log = logging.getLogger("ropeworks")
+KEY = "ropeworks_time_shift"
+
+
+class TimeShift:
+    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn. native_size: pixels a side, 0 = the model's own."""
+
+    def __init__(self, architecture: Architecture, native_size: int) -> None:
+        self.architecture = architecture
+        self.native_size = native_size
+
+    def __call__(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return executor(noise, latent, sampler, self._shifted(executor.class_obj, noise, sigmas), *args, **kwargs)
+
+    def _shifted(self, guider: Any, noise: Tensor, sigmas: Tensor) -> Tensor:
+        model = guider.model_patcher
+        if "model_sampling" in model.object_patches:
+            log.info("RPE-2D time shift: another node has set this model's own shift already, so the schedule stays as it is")
+            return sigmas
+        if self.architecture.schedule_by_size:
+            log.info("RPE-2D time shift: %s has a scheduler that goes by size, so the schedule stays as it is", self.architecture.family)
+            return sigmas
+        if not isinstance(model.model.model_sampling, CONST):
+            log.info("RPE-2D time shift: this model's sigmas are not flow times, so the schedule stays as it is")
+            return sigmas
+        _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model))
+        carried = model.model_options.get("transformer_options", {}).get(NATIVE_KEY)
+        pixels = self.native_size or carried or self.architecture.native * self.architecture.pixels_per_token
+        native = (pixels / self.architecture.pixels_per_token) ** 2
+        found = shifted(sigmas, rows * columns, native)
+        if found is sigmas:
+            log.info("RPE-2D time shift: at or below native size, so the schedule stays as it is")
+        else:
+            log.info(
+                "RPE-2D time shift: sigmas for %d tokens in place of %d, a = %.2f", rows * columns, native, (rows * columns / native) ** 0.5
+            )
+        return found
+
+
+def with_time_shift(model: Any, architecture: Architecture, native_size: int) -> Any:
+    """A clone of MODEL whose samplers shift their schedules; a shift of ours from before is replaced."""
+    clone = without_time_shift(model)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_size))
+    return clone
+
+
+def without_time_shift(model: Any) -> Any:
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    return clone

@@ -1,0 +1,5 @@
+"""Mixed resolution: one part of a picture on a fine token grid, the rest on a coarse one, in one forward pass."""
+
+from .patches import BoundaryExpandReplace, MixedResolution, token_layout
+
+__all__ = ["BoundaryExpandReplace", "MixedResolution", "token_layout"]

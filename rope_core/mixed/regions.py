@@ -1,0 +1,249 @@
+"""Where detail goes: masks and boxes become cells, cells become the token layout of a mixed-resolution call.
+
+A cell is one low-resolution token, or ratio x ratio high-resolution ones. Everything here runs once a sampling run, on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import RopeWorksError
+
+TOUCHED = 0.5  # a mask value above this makes its cell high resolution
+FRAMES_PER_LATENT = 4  # Wan: pixel frames in every latent frame but the first
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the picture. of: (n, count) where it belongs to the nth of `count` frames; None = to every one."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    of: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class CellGrid:
+    """Cells over a picture of `height` x `width`, each `cell` of the same unit wide; the last row and column may stick out."""
+
+    frames: int
+    height: float
+    width: float
+    cell: float
+
+    @property
+    def rows(self) -> int:
+        return math.ceil(self.height / self.cell)
+
+    @property
+    def columns(self) -> int:
+        return math.ceil(self.width / self.cell)
+
+    def from_mask(self, mask: Tensor) -> Tensor:
+        """(n, h, w) mask of any size over the picture -> (frames, rows, columns) bool; a touched cell is True.
+
+        n: 1, one per latent frame, or one per pixel frame. Raises RopeWorksError for other counts.
+        """
+        touched = mask > TOUCHED
+        touched = self._pooled(touched, 1, self.height, self.rows)
+        touched = self._pooled(touched, 2, self.width, self.columns)
+        cells = torch.zeros(self.frames, self.rows, self.columns, dtype=torch.bool)
+        for n, one in enumerate(touched):
+            cells[self._shown_in(n, len(touched), "masks")] |= one
+        return cells
+
+    def from_boxes(self, boxes: Sequence[Box]) -> Tensor:
+        """(frames, rows, columns) bool; a touched cell is True. Boxes of frames, as many as `from_mask` takes masks, stand in theirs."""
+        cells = torch.zeros(self.frames, self.rows, self.columns, dtype=torch.bool)
+        for box in boxes:
+            top, bottom = math.floor(max(box.y, 0) / self.cell), math.ceil((box.y + box.height) / self.cell)
+            left, right = math.floor(max(box.x, 0) / self.cell), math.ceil((box.x + box.width) / self.cell)
+            cells[self._frames_of(box), top : max(bottom, 0), left : max(right, 0)] = True
+        return cells
+
+    def boxes_at(self, boxes: Sequence[Box], frame: int) -> list[Box]:
+        """Those that stand in a latent frame."""
+        return [box for box in boxes if frame in range(self.frames)[self._frames_of(box)]]
+
+    def _frames_of(self, box: Box) -> slice:
+        if box.of is None or self.frames == 1:
+            return slice(None)
+        return self._shown_in(*box.of, "lists of boxes")
+
+    def _shown_in(self, n: int, count: int, what: str) -> slice:
+        """The latent frames that the nth of `count` masks or lists of boxes is for."""
+        if count == 1:
+            return slice(None)
+        pictures = FRAMES_PER_LATENT * (self.frames - 1) + 1
+        if count not in (self.frames, pictures):
+            raise RopeWorksError(
+                f"found {count} {what} for {self.frames} latent frame{'s' * (self.frames > 1)}; expected 1"
+                + (f", {self.frames}, or {pictures} (one per picture)" if self.frames > 1 else "")
+                + f". Combine the {what} into one, or make as many as there are frames."
+            )
+        frame = n if count == self.frames else -(-n // FRAMES_PER_LATENT)
+        return slice(frame, frame + 1)
+
+    def _pooled(self, touched: Tensor, dimension: int, size: float, count: int) -> Tensor:
+        length = touched.shape[dimension]
+        parts = []
+        for index in range(count):
+            first = min(math.floor(index * self.cell / size * length + 1e-9), length - 1)
+            last = min(math.ceil((index + 1) * self.cell / size * length - 1e-9), length)
+            parts.append(touched.narrow(dimension, first, max(last - first, 1)).any(dimension))
+        return torch.stack(parts, dimension)
+
+
+def dilated(cells: Tensor, radius: int) -> Tensor:
+    """Every cell within `radius` rows and columns of a True one, frame by frame."""
+    if radius <= 0:
+        return cells
+    return functional.max_pool2d(cells.float()[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0
+
+
+def eroded(cells: Tensor, radius: int) -> Tensor:
+    """Cells further than `radius` from any False one; the picture's edge is no boundary."""
+    return ~dilated(~cells, radius)
+
+
+def components(cells: Tensor) -> Tensor:
+    """(frames, rows, columns) int64: 0 outside, else a number that touching cells (also diagonally) of a frame share."""
+    numbers = torch.arange(1, cells[0].numel() + 1).view(cells.shape[1:]).expand(cells.shape) * cells
+    while True:
+        spread = functional.max_pool2d(numbers.double()[:, None], 3, stride=1, padding=1)[:, 0].long() * cells
+        if torch.equal(spread, numbers):
+            return numbers
+        numbers = spread
+
+
+def tidied(cells: Tensor, grow: int, minimum: int) -> Tensor:
+    """Gaps of up to 2 * `grow` cells closed, then islands of fewer than `minimum` cells removed."""
+    if grow > 0:
+        cells = cells | eroded(dilated(cells, grow), grow)
+    if minimum > 1 and cells.any():
+        numbers = components(cells)
+        sizes = torch.stack([torch.bincount(frame.flatten(), minlength=cells[0].numel() + 1) for frame in numbers])
+        kept = (sizes >= minimum).gather(1, numbers.flatten(1)).view(cells.shape)
+        cells = cells & kept
+    return cells
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLayout:
+    """Which tokens a mixed call holds, in four runs so that either query group's keys are one slice:
+
+        low only | shared low | shared high | high only
+
+    Low-resolution queries are the first two runs and see the first three; high-resolution queries are the last two and
+    see the last three. "Shared high" are the high-resolution tokens at multiples of `ratio` on both axes.
+
+    region: (frames, rows, columns) bool cells. outer, inner: width in cells of the bands where both resolutions coexist.
+    padding: tokens at the end that nobody sees, for hosts that tell attention calls apart by length.
+    """
+
+    region: Tensor
+    ratio: int
+    outer: int = 0
+    inner: int = 0
+    padding: int = 0
+
+    @property
+    def high_grid(self) -> tuple[int, int, int]:
+        frames, rows, columns = self.region.shape
+        return frames, rows * self.ratio, columns * self.ratio
+
+    @cached_property
+    def _runs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Flat indices: of cells for the first two runs, of high-resolution tokens for the last two."""
+        region = self.region
+        outside_band = dilated(region, self.outer) & ~region
+        deep = eroded(region, self.inner)
+        inside_band = region & ~deep
+        low_only = (outside_band | inside_band).flatten().nonzero()[:, 0]
+        shared_low = (~region & ~outside_band).flatten().nonzero()[:, 0]
+        high = self._fine(region | outside_band)
+        strided = torch.zeros_like(high)
+        strided[:, :: self.ratio, :: self.ratio] = deep
+        shared_high = strided.flatten().nonzero()[:, 0]
+        high_only = (high & ~strided).flatten().nonzero()[:, 0]
+        return low_only, shared_low, shared_high, high_only
+
+    def _fine(self, cells: Tensor) -> Tensor:
+        return cells.repeat_interleave(self.ratio, 1).repeat_interleave(self.ratio, 2)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        low_only, shared_low, shared_high, high_only = (len(run) for run in self._runs)
+        return low_only, shared_low, shared_high, high_only
+
+    @cached_property
+    def low(self) -> Tensor:
+        """Flat cell index of every low-resolution token, in order."""
+        return torch.cat(self._runs[:2])
+
+    @cached_property
+    def high(self) -> Tensor:
+        """Flat index on the high-resolution grid of every high-resolution token, in order."""
+        return torch.cat(self._runs[2:])
+
+    @property
+    def tokens(self) -> int:
+        return len(self.low) + len(self.high) + self.padding
+
+    @property
+    def full_tokens(self) -> int:
+        return math.prod(self.high_grid)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """(tokens, 3) int64: frame, row and column of each token on the high-resolution grid (of a cell: its first token)."""
+        frames, rows, columns = self.region.shape
+        low = torch.stack(torch.unravel_index(self.low, (frames, rows, columns)), -1)
+        low = low * torch.tensor([1, self.ratio, self.ratio])
+        high = torch.stack(torch.unravel_index(self.high, self.high_grid), -1)
+        return torch.cat([low, high, torch.zeros(self.padding, 3, dtype=torch.int64)])
+
+    @property
+    def area(self) -> float:
+        """Share of the cells that are high resolution."""
+        return float(self.region.float().mean())
+
+    @property
+    def token_share(self) -> float:
+        return (len(self.low) + len(self.high)) / self.full_tokens
+
+    def scores(self, text: int = 0) -> int:
+        """Query-key products of one attention call with `text` further tokens that query with the high-resolution group."""
+        low_only, shared_low, shared_high, high_only = self.counts
+        low_keys = text + low_only + shared_low + shared_high
+        high_keys = text + shared_low + shared_high + high_only
+        return (low_only + shared_low) * low_keys + (text + shared_high + high_only) * high_keys
+
+    def speedup(self, hidden: int, text: int = 0) -> float:
+        """Predicted time of a full step over a mixed one's, from arithmetic alone.
+
+        A block of width `hidden` costs 24 hidden² per token (projections and an MLP of ratio 4) and 4 hidden per score.
+        """
+        per_token = 6 * hidden
+
+        def cost(tokens: int, scores: int) -> float:
+            return per_token * tokens + scores
+
+        everything = self.full_tokens + text
+        return cost(everything, everything**2) / cost(len(self.low) + len(self.high) + text, self.scores(text))
+
+    def with_padding(self, too_short: Callable[[int], bool]) -> TokenLayout:
+        """The same layout with as little padding as makes `too_short(tokens)` false."""
+        padding = 0
+        while too_short(self.tokens - self.padding + padding):
+            padding += 1
+        return self if padding == self.padding else TokenLayout(self.region, self.ratio, self.outer, self.inner, padding)

@@ -1,0 +1,201 @@
+"""What one sampling run with mixed resolution remembers: its region, once known, and the strips made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..stack import Stack
+from .handover import HandOver
+from .one_grid import OneGrid
+from .patches import ALIGNED, COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
+from .phase import GroupGrid, QueryGroups
+from .regions import CellGrid, TokenLayout
+from .saliency import most_salient, saliency
+from .strip import Strip, interpolated, padded
+
+CONDITIONAL, UNCONDITIONAL = 0, 1
+
+
+@dataclass
+class MixedRun:
+    """State of one run of a sampler; hosts keep one per run and drop it afterwards.
+
+    grid: the cells, in pixels of the picture. patch: side of a token in latent pixels. hand_over: for models that bring a
+    latent upsampler. last_sigma: of the last step, to finish with it.
+    """
+
+    stack: Stack
+    stages: Stages
+    grid: CellGrid
+    patch: int
+    hand_over: HandOver | None = None
+    last_sigma: float = 0.0
+    region: Tensor | None = None
+    _seen: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
+    _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.settings.automatic:
+            self.region = self.settings.region(self.grid)
+
+    @property
+    def settings(self) -> MixedResolution:
+        found = self.stack.find(MixedResolution)
+        if found is None:
+            raise RuntimeError("a mixed run without a mixed-resolution patch")
+        return found
+
+    @property
+    def all_high(self) -> bool:
+        return self.region is not None and bool(self.region.all())
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the region was found during this run, so that earlier steps were coarse."""
+        return self.settings.automatic and self.region is not None
+
+    @property
+    def reads_sigma(self) -> bool:
+        """False where every step is of one stage, so that the host need not fetch sigma from the device."""
+        several = self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0
+        return not self.all_high and (self.region is None or self.hand_over is not None or several)
+
+    def stage(self, sigma: Callable[[], float]) -> str:
+        """COARSE, MIXED or FINE for a step at `sigma`; an automatic region is chosen at the first mixed step."""
+        if self.all_high:
+            return FINE
+        now = sigma() if self.reads_sigma else self.stages.fine_from
+        stage = self.stages.at(now)
+        if stage == MIXED and self.region is None:
+            self._choose(now)
+            if self.all_high:
+                return FINE
+        if stage == MIXED and (self.region is None or not self.region.any()):
+            return COARSE
+        return stage
+
+    def observe(self, sigma: Callable[[], float], denoised: Tensor, kind: int) -> None:
+        """A coarse answer, (B, C, [T,] h, w) at low resolution, to choose an automatic region by."""
+        if self.region is None:
+            self._seen[kind] = (sigma(), denoised)
+
+    def saw(self, sigma: Callable[[], float]) -> bool:
+        """Whether a coarse answer at this very step was observed already."""
+        return self.region is None and any(at == sigma() for at, _ in self._seen.values())
+
+    def _choose(self, sigma: float) -> None:
+        """From the answers of the last coarse step; while there is none, the run stays coarse."""
+        last = min((at for at, _ in self._seen.values()), default=sigma)
+        if last <= sigma:
+            return
+        answers = {kind: answer for kind, (at, answer) in self._seen.items() if at == last}
+        if CONDITIONAL not in answers:
+            return
+        found = saliency(answers[CONDITIONAL], answers.get(UNCONDITIONAL), self.patch)
+        settings = self.settings
+        self.region = most_salient(found, settings.share(self.grid.frames), settings.grow, settings.minimum)
+        self._seen.clear()
+        if settings.on_region is not None:
+            settings.on_region(self.layout)
+
+    @property
+    def layout(self) -> TokenLayout:
+        if self.region is None:
+            raise RuntimeError("the region is not chosen yet")
+        return token_layout(self.stack, self.region)
+
+    def describe(self, hidden: int, text: int) -> str:
+        """One line: what the region costs and when each stage runs. hidden: the model's width, text: its text tokens."""
+        stages = f"coarse while sigma >= {self.stages.coarse_until:.3g}, fine below {self.stages.fine_from:.3g}"
+        if self.region is None:
+            return f"Mixed resolution: the region is chosen after the coarse stage; {stages}"
+        if self.all_high:
+            return "Mixed resolution: the region is the whole picture, so there is nothing to save and the model runs unchanged"
+        if not self.region.any():
+            return f"Mixed resolution: the region is empty, so all steps before the fine stage are coarse; {stages}"
+        layout = self.layout
+        return (
+            f"Mixed resolution: {layout.area:.0%} of the area in {layout.token_share:.0%} of the tokens, "
+            f"a mixed step about {layout.speedup(hidden, text):.1f}x faster; {stages}"
+        )
+
+    def strip(self, device: torch.device, longer_than: int) -> Strip:
+        """The strip on `device`, padded where needed to more than `longer_than` tokens."""
+        key = (device, longer_than)
+        if key not in self._strips:
+            self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.patch, device)
+        return self._strips[key]
+
+    # ---- a carrier before the call, and its answer after it; `conditional` picks the images of the prompt from a batch
+
+    def coarse_answer(self, low: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None) -> Tensor:
+        """A coarse call's denoised latent as one of the carrier's (height, width)."""
+        self._remember(low, sigma, conditional)
+        if self.hand_over is not None and sigma() <= self.last_sigma:
+            full = self.hand_over.finished(low)
+        else:
+            full = interpolated(low, self.settings.ratio)
+        return full[..., : size[0], : size[1]]
+
+    def mixed_answer(
+        self, strip: Strip, answer: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None
+    ) -> Tensor:
+        if self.hand_over is None:
+            return strip.scatter(answer, size)
+        low = strip.low_answer(answer)
+        self._remember(low, sigma, conditional)
+        if sigma() <= self.last_sigma:
+            return strip.composed(answer, self.hand_over.finished(low), size)
+        return strip.scatter(answer, size)
+
+    def for_high(self, carrier: Tensor, strip: Strip, sigma: Callable[[], float]) -> Tensor | None:
+        """What high-resolution tokens read in place of the carrier; None = the carrier itself."""
+        return None if self.hand_over is None else self.hand_over.for_region(carrier, strip.region_high, sigma())
+
+    def for_fine(self, carrier: Tensor, sigma: Callable[[], float]) -> Tensor:
+        """The carrier as a fine step reads it."""
+        if self.hand_over is None or (self.all_high and not self.chosen):
+            return carrier
+        region = None if self.region is None else self.region.to(carrier.device)
+        if region is not None:
+            side = self.patch * self.settings.ratio
+            region = region.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        return self.hand_over.for_everything(carrier, region, sigma())
+
+    def _remember(self, low: Tensor, sigma: Callable[[], float], conditional: slice | None) -> None:
+        if self.hand_over is not None and conditional is not None:
+            self.hand_over.remember(low[conditional], sigma())
+
+    def low_carrier(self, carrier: Tensor) -> Tensor:
+        """The low-resolution latent within the carrier."""
+        ratio = self.settings.ratio
+        return padded(carrier, self.patch * ratio)[..., ::ratio, ::ratio].contiguous()
+
+
+def query_groups(
+    settings: MixedResolution,
+    layout: TokenLayout,
+    high: GroupGrid,
+    low: GroupGrid,
+    *,
+    start: Callable[[int], int | None],
+    base: Callable[[Tensor], Tensor],
+    base_is_plain: bool,
+    tail_is_text: bool = False,
+) -> QueryGroups:
+    options: dict[str, Any] = {
+        "start": start,
+        "base": base,
+        "base_is_plain": base_is_plain,
+        "text_group": settings.text_group,
+        "centred": settings.alignment == "centre",
+        "tail_is_text": tail_is_text,
+    }
+    if settings.positions == ALIGNED:
+        return QueryGroups(layout, high, low, **options)
+    return OneGrid(settings.positions, layout, high, low, **options)

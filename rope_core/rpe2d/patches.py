@@ -1,0 +1,134 @@
+"""RPE-2D's two patches: the even grid when drawing, and random places in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import RopeWorksError
+from ..extrapolate.extrapolation import check_method, check_native_size, check_number
+from ..stack import TIME, Call, Magnitudes, Patch
+from .positions import even_positions, random_positions, scaled
+from .size import attention_scale
+
+Mode = Literal["integer", "normalised"]
+
+
+@dataclass(frozen=True)
+class Rpe2d(Patch):
+    """The inference half. max_grid: tokens a side of the grid that positions spread over evenly, 0 = off.
+
+    mode: positions as drawn, or normalised to the native extent. scale_attention: logits times sqrt(ln N' / ln N).
+    trained: a file says that the model was trained on this grid; then it is at home on it at every size, and else not at its native size.
+    native_size: pixels a side, 0 = the architecture's.
+    """
+
+    max_grid: int = 0
+    mode: str = "integer"
+    scale_attention: bool = False
+    trained: bool = False
+    native_size: int = 0
+
+    def __post_init__(self) -> None:
+        check_method(self.mode, get_args(Mode), "mode")
+        check_native_size(self.native_size)
+        if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 0 <= self.max_grid <= 4096:
+            raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 0 (off) to 4096.")
+
+    def places(self, call: Call) -> Mapping[int, Tensor]:
+        call = call.with_native_size(self.native_size)
+        if not self._spreads(call):
+            return {}
+        found = {}
+        for axis, span in enumerate(call.axes):
+            if span.spatial and span.native:
+                places = even_positions(span.length, self.max_grid, call.device)
+                found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None]
+        return found
+
+    @property
+    def scales_magnitudes(self) -> bool:
+        return self.scale_attention
+
+    def _spreads(self, call: Call) -> bool:
+        return self.max_grid > 0 and (self.trained or any(a.spatial and a.native and a.length > a.native for a in call.axes))
+
+    def magnitudes(self, call: Call) -> Magnitudes:
+        factor = self._factor(call)
+        if factor == 1.0:
+            return Magnitudes()
+        # A factor on both queries and keys counts twice in the logits.
+        each = {axis: (1, span.pairs) for axis, span in enumerate(call.axes)}
+        return Magnitudes({axis: torch.full(n, factor**0.5, dtype=torch.float64, device=call.device) for axis, n in each.items()})
+
+    def _factor(self, call: Call) -> float:
+        return attention_scale(*self.counts(call)) if self.scale_attention else 1.0
+
+    def counts(self, call: Call) -> tuple[int, float]:
+        """(image tokens, how many as many frames of the native size have)."""
+        spans = call.with_native_size(self.native_size).axes
+        frames = math.prod(span.length for span in spans if span.role == TIME)
+        spatial = [span for span in spans if span.spatial]
+        return frames * math.prod(s.length for s in spatial), frames * math.prod(s.native or s.length for s in spatial)
+
+    def describe(self, call: Call) -> str:
+        sized = call.with_native_size(self.native_size)
+        if not self.max_grid:
+            grid = "no grid"
+        elif not self._spreads(sized):
+            grid = "no grid, for this model names no RPE-2D training and is at or below its native size"
+        else:
+            within = self.mode == "normalised" or all(self.max_grid <= s.native for s in sized.axes if s.spatial and s.native)
+            kind = "position interpolation" if within else "places beyond the native ones"
+            trained = "trained positions" if self.trained else f"{kind}, for this model names no RPE-2D training"
+            grid = f"even grid over {self.max_grid} places ({trained})"
+        factor = self._factor(call)
+        attention = (
+            f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is" + ", at or below native size" * self.scale_attention
+        )
+        return f"RPE-2D on {call.family} {call.size()} tokens: {grid}, {attention}"
+
+
+@dataclass(frozen=True)
+class Rpe2dTraining(Patch):
+    """The training half: every picture of every step stands at random places. Acts only while gradients are recorded.
+
+    max_grid: tokens a side of the grid drawn from. mode: integer places (as published), or normalised to the picture's own extent,
+    which is gentler on a model that is adapted. probability: share of pictures that are moved at all. seed: of the draws.
+    """
+
+    max_grid: int
+    mode: str = "integer"
+    seed: int = 0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_method(self.mode, get_args(Mode), "mode")
+        check_number("probability", self.probability, 0.0, 1.0)
+        if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 1 <= self.max_grid <= 4096:
+            raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 1 to 4096.")
+
+    def draw(self, call: Call, batch: int, step: int) -> dict[int, Tensor]:
+        """Axis -> positions (batch, length), float64: the same for the same seed and step."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        moved = torch.rand(batch, 1, generator=generator) < self.probability
+        found = {}
+        for axis, span in enumerate(call.axes):
+            if span.spatial:
+                drawn = scaled(random_positions(span.length, self.max_grid, batch, generator), self.max_grid, span.length, self.mode)
+                own = torch.arange(span.length, dtype=torch.float64)
+                found[axis] = torch.where(moved, drawn, own).to(call.device)
+        return found
+
+    def describe(self, call: Call) -> str:
+        if not torch.is_grad_enabled():
+            return f"RPE-2D training on {call.family}: no gradients are recorded, so this is not training and nothing changes"
+        return f"RPE-2D training on {call.family} {call.size()} tokens: {self.describe_grid()}"
+
+    def describe_grid(self) -> str:
+        return f"{self.probability:.0%} of the pictures at random places of a grid of {self.max_grid}, {self.mode}, seed {self.seed}"
