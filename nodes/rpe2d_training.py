@@ -111,7 +111,8 @@ def native_tokens(model: Any) -> float:
 
 def side_in_tokens(model: Any, latents: list[Any]) -> float:
     """Tokens a side, by area, of the largest training picture."""
-    architecture, patch = architecture_of(model), patch_size(model.model.diffusion_model)
+    architecture = architecture_of(model)
+    patch = patch_size(model.model.diffusion_model, architecture)
     for latent in latents:
         check_latent(tuple(latent["samples"].shape), architecture)
     grids = [token_grid(tuple(latent["samples"].shape), patch) for latent in latents]

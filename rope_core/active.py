@@ -1,4 +1,4 @@
-"""The plan of the forward pass now running, as its rotary embedder sees it.
+"""The plan of the forward pass now running, as its rotary embedder and its attention see it.
 
 Hosts replace a model's embedder by a stateless one that asks here. The answer lives in a context variable, so two
 threads that sample two differently patched clones of one model never see each other's plan, and nothing stays behind.
@@ -6,20 +6,80 @@ threads that sample two differently patched clones of one model never see each o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .layout import GridLayout, MaskLayout, plan_table
-from .mixed.phase import HIGH, LOW, QueryGroups, rotate_keys
-from .reference.shared import Recording, Sharing
+from .errors import RopeWorksError
+from .layout import HIGH, LOW, GridLayout, MaskLayout, plan_table
 from .stack import Call, Plan
+from .table import rotate_keys
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Rotate = Callable[[Tensor, Tensor], Tensor]  # keys, rotations -> keys
+QueryOrder = Callable[[int, str], Tensor]
+Block = tuple[str, int]  # kind and number of a block
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One attention call of a model, q and k rotated already.
+
+    q, k, v: (batch, heads, tokens, channels) with `skip_reshape`, else (batch, tokens, heads * channels). out_tokens_at: dimension of
+    the answer's tokens. block: which block calls, where the host tells.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    heads: int
+    skip_reshape: bool
+    out_tokens_at: int
+    rotate: Rotate
+    block: Block | None = None
+
+    @property
+    def tokens_at(self) -> int:
+        return 2 if self.skip_reshape else 1
+
+
+class TwoGroups(Protocol):
+    """What makes tables and attention where the queries of a step fall into two groups."""
+
+    def table(self, ids: Tensor) -> Tensor | None:
+        """The whole table; None for sequences without image tokens."""
+
+    def holds_image(self, length: int) -> bool:
+        """Whether a sequence of this length is one that the groups speak of."""
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        attend: Mapping[str, Attend],
+        rotate: Rotate,
+        tokens_at: int,
+        out_tokens_at: int,
+    ) -> Tensor:
+        """The answer in the order of the queries. attend: by query group."""
+
+    def query_order(self, length: int, group: str) -> Tensor:
+        """Number of the image token that each query of a group is; -1 for text and padding."""
+
+
+class Reader(Protocol):
+    """What looks at attention calls, or gives their queries more to read."""
+
+    def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
+        """The call, and the attention of each query group, as they go on from here. order: of the queries, None = as they come."""
 
 
 @dataclass
@@ -27,9 +87,9 @@ class ActivePlan:
     """A resolved plan and how to find its tokens in an embedder call.
 
     locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for.
-    groups: the query groups of a mixed-resolution call, which then make the tables. attend: what a compiled model's
-    attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a reference's own pass, or references
-    to read. group: which of the groups all tokens belong to where there are no groups.
+    groups: the query groups of a mixed-resolution call, which then make the tables; split turns True once they divided an attention
+    call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a
+    reference's own pass, or references to read. group: which of the groups all tokens belong to where there are no groups.
     """
 
     plan: Plan
@@ -37,21 +97,51 @@ class ActivePlan:
     batch: int
     locate: Callable[[Tensor], GridLayout | MaskLayout | None]
     consulted: bool = False
-    groups: QueryGroups | None = None
+    groups: TwoGroups | None = None
     attend: Callable[[Tensor, Tensor, Tensor, int, Tensor | None, bool], Tensor] | None = None
-    shared: Recording | Sharing | None = None
+    shared: Reader | None = None
     group: str = HIGH
+    split: bool = False
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
         self.consulted = True
+        layout = self.locate(ids)
         if self.groups is not None:
             table = self.groups.table(ids)
             return base(slice(None)) if table is None else table
-        layout = None if self.plan.untouched else self.locate(ids)
-        if layout is None:
+        if layout is None or self.plan.untouched:
             return base(slice(None))
         return plan_table(ids, self.plan, self.call, layout, base, base_is_plain)
+
+    def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
+        """One attention call; two, by query group, where there are groups."""
+        attend_of = {HIGH: attend, LOW: attend}
+        groups = self.groups
+        if self.shared is not None:
+            call, attend_of = self.shared.attends(call, attend_of, None if groups is None else groups.query_order)
+        if groups is None:
+            return attend_of[self.group](call.q, call.k, call.v, call.mask)
+        if groups.holds_image(call.q.shape[call.tokens_at]):
+            if not self.consulted:
+                raise RopeWorksError(REPLACED_EMBEDDER)
+            self.split = True
+        rotate = call.rotate if call.skip_reshape else _rotated_flat(call)
+        return groups.attention(call.q, call.k, call.v, call.mask, attend_of, rotate, call.tokens_at, call.out_tokens_at)
+
+
+REPLACED_EMBEDDER = (
+    "another node replaced this model's rotary embedder after RoPE Works, so a mixed-resolution step would draw nonsense. "
+    "Remove that node, or connect it before Mixed-Res Region (CRPA)."
+)
+
+
+def _rotated_flat(call: AttentionCall) -> Rotate:
+    def rotate(keys: Tensor, table: Tensor) -> Tensor:
+        split = keys.unflatten(-1, (call.heads, -1)).transpose(1, 2)
+        return call.rotate(split, table).transpose(1, 2).flatten(2)
+
+    return rotate
 
 
 _running: ContextVar[ActivePlan | None] = ContextVar("ropeworks_running", default=None)
@@ -77,37 +167,16 @@ def grouped_attention(
     mask: Tensor | None,
     heads: int,
     skip_reshape: bool,
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+    attend: Attend,
     out_tokens_at: int = 1,
-    rotate: Callable[[Tensor, Tensor], Tensor] = rotate_keys,
+    rotate: Rotate = rotate_keys,
+    block: Block | None = None,
 ) -> Tensor:
-    """One attention call of the running model; two, by query group, where the running plan has such.
-
-    q, k, v: (batch, heads, tokens, channels) with `skip_reshape`, else (batch, tokens, heads * channels).
-    """
+    """One attention call of the running model, see AttentionCall; as it is where nothing runs."""
     active = now_running()
     if active is None:
         return attend(q, k, v, mask)
-    shared, tokens_at = active.shared, 2 if skip_reshape else 1
-    if isinstance(shared, Recording):
-        return shared.attention(q, k, v, mask, heads, skip_reshape, attend)
-    attend_of = {HIGH: attend, LOW: attend}
-    number = None if shared is None else shared.next_call(q, k, tokens_at)
-    if shared is not None and number is not None:
-        q, k = (shared.adapted(number, x, which, heads, skip_reshape) for x, which in ((q, "q"), (k, "k")))
-        for group in attend_of:
-            order = None if active.groups is None else partial(active.groups.query_order, q.shape[tokens_at], group)
-            attend_of[group] = shared.attention_of(number, group, order, skip_reshape, attend, rotate, out_tokens_at)
-    if active.groups is None:
-        return attend_of[active.group](q, k, v, mask)
-    if skip_reshape:
-        return active.groups.attention(q, k, v, mask, attend_of, rotate, 2, out_tokens_at)
-
-    def rotate_flat(keys: Tensor, table: Tensor) -> Tensor:
-        split = keys.unflatten(-1, (heads, -1)).transpose(1, 2)
-        return rotate(split, table).transpose(1, 2).flatten(2)
-
-    return active.groups.attention(q, k, v, mask, attend_of, rotate_flat, 1, out_tokens_at)
+    return active.attention(AttentionCall(q, k, v, mask, heads, skip_reshape, out_tokens_at, rotate, block), attend)
 
 
 # torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at
@@ -134,17 +203,23 @@ def _(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
 
 
 @torch.library.custom_op("ropeworks::planned_attention", mutates_args=(), **_tags)
-def planned_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool) -> Tensor:
+def planned_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool, block_kind: str, block_number: int
+) -> Tensor:
     active = now_running()
     if active is None or active.attend is None:
         raise RuntimeError("a model compiled with a mixed-resolution patch was run outside of its sampler")
     attend = active.attend
-    answer = grouped_attention(q, k, v, mask, heads, skip_reshape, lambda q, k, v, mask: attend(q, k, v, heads, mask, skip_reshape))
-    return answer.contiguous()
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return attend(q, k, v, heads, mask, skip_reshape)
+
+    block = (block_kind, block_number) if block_kind else None
+    return grouped_attention(q, k, v, mask, heads, skip_reshape, plain, block=block).contiguous()
 
 
 @planned_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool, block_kind: str, block_number: int) -> Tensor:
     if skip_reshape:
         return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[-1])
     return q.new_empty(q.shape)

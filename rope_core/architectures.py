@@ -1,98 +1,159 @@
-"""One row of data per model family: where the rotary embedder sits, what its axes mean, what the model was trained on.
+"""One row of data per model family: what its tokens are, where its rotary embedder sits, what it was trained on.
 
 Axes' widths and theta are read from the model itself and never stand here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from .errors import RopeWorksError
-from .stack import HEIGHT, INDEX, TIME, WIDTH
+from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, WIDTH
 
-TEXT_IMAGE_REFERENCE = "text, image, reference"
+# How the tokens of one sequence follow one another.
+TEXT_IMAGE_REFERENCES = "text, image, references"
+TEXT_REFERENCES_IMAGE = "text, references, image"
+IMAGE_TEXT = "image, text"
 IMAGE_ONLY = "image"
-BY_POSITION = "by position"
+BY_POSITION = "by position"  # by the host's version; every token's ids tell what it is
+# How a layer makes tokens from a latent's patches. The letters say how a patch is flattened.
+CHANNELS_FIRST, CHANNELS_LAST = "linear, c h w", "linear, h w c"
+CONVOLUTION, FLOAT32_CONVOLUTION = "convolution", "convolution in float32"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of models that share class and token order.
+    """A family of models that share classes and token order.
 
-    classes: names of the transformer's class, in ComfyUI or diffusers. roles: meaning of each rotary axis.
-    embedder, patch_layer: attributes of the transformer. patch_order: how a patch is flattened for a linear layer.
-    order: what an embedder call holds. native: tokens per side at the trained size; native_frames: latent frames.
-    schedule_by_size: its own scheduler already goes by the picture's size.
-    centred: positions count from the image's middle, and text begins where the longer side ends.
-    mixed_refusal, style_refusal: why mixed resolution and shared attention are not possible yet, empty where they are.
+    classes: of the transformer, in ComfyUI or diffusers. models: of the model around it, in ComfyUI, where several models that differ
+    share a transformer's class. roles: meaning of each rotary axis. native: tokens per side at the trained size; native_frames: latent
+    frames. embedder, patch_layer: paths of modules within the transformer. order: of a sequence with image tokens. patch: side of a
+    token in latent pixels, where the transformer's attribute does not tell. position_step: distance of neighbouring tokens in the
+    host's positions. centred: positions count from the image's middle, and text begins where the longer side ends. frames_along: the
+    axis that frames, or layers, count on. heeds_rope_options: core's own scaling and shifting of positions reaches this family.
+    schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not possible yet.
     hidden, channels: further marks that tell variants of one class apart.
     """
 
     family: str
     classes: tuple[str, ...]
+    models: tuple[str, ...]
     roles: tuple[str, ...]
     embedder: str
     patch_layer: str
     order: str
     native: float
     pixels_per_token: int = 16
-    patch_order: str = "c h w"
+    patch_kind: str = CHANNELS_FIRST
+    patch: int | None = None
     native_frames: int | None = None
     riflex_pair: int | None = None
+    position_step: float = 1.0
     centred: bool = False
+    frames_along: str = TIME
+    heeds_rope_options: bool = False
     schedule_by_size: bool = False
-    mixed_refusal: str = ""
-    style_refusal: str = ""
+    refusals: Mapping[str, str] = field(default_factory=dict)
     hidden: int | None = None
     channels: int | None = None
+
+    @property
+    def video(self) -> bool:
+        return TIME in self.roles
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a patch may ask of a model before it is put on it. latent_dimensions: 2 for pictures, 3 with frames."""
+
+    architecture: Architecture
+    latent_channels: int | None = None
+    latent_dimensions: int = 2
 
 
 _IMAGE = (INDEX, HEIGHT, WIDTH)
 _VIDEO = (TIME, HEIGHT, WIDTH)
 _WAN_CLASSES = ("WanModel", "VaceWanModel", "CameraWanModel", "WanTransformer3DModel")
+_WAN_MODELS = ("WAN21", "WAN21_Vace", "WAN21_Camera", "WAN21_FlowRVS", "WAN22")
+_HUNYUAN_MODELS = (
+    "HunyuanVideo",
+    "HunyuanVideoI2V",
+    "HunyuanVideoSkyreelsI2V",
+    "HunyuanVideo15",
+    "HunyuanVideo15_SR_Distilled",
+)
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture("Flux.1", ("Flux", "FluxTransformer2DModel"), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
     Architecture(
-        "Flux.2", ("Flux",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16, schedule_by_size=True
-    ),
-    Architecture("Chroma", ("Chroma",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1024 / 16),
-    Architecture(
-        "Qwen-Image", ("QwenImageTransformer2DModel",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCE, 1328 / 16, centred=True
-    ),
-    Architecture("Lumina2 / Z-Image", ("NextDiT",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION, 1024 / 16, patch_order="h w c"),
-    Architecture(
-        "Wan 2.2 5B", _WAN_CLASSES, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 32,
-        pixels_per_token=32, native_frames=31, riflex_pair=6, channels=48,
+        "Flux.1", ("Flux", "FluxTransformer2DModel"), ("Flux",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
+        heeds_rope_options=True,
     ),
     Architecture(
-        "Wan 480p", _WAN_CLASSES, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 832 / 16,
-        native_frames=21, riflex_pair=6, hidden=1536,
+        "LongCat-Image", ("Flux",), ("LongCatImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
+        heeds_rope_options=True,
+        refusals={MIXED: "where its picture begins depends on the text's length, which is known inside the model alone"},
     ),
     Architecture(
-        "Wan 720p", _WAN_CLASSES, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 16, native_frames=21, riflex_pair=6
+        "Flux.2", ("Flux",), ("Flux2",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
+        heeds_rope_options=True, schedule_by_size=True,
     ),
     Architecture(
-        "HunyuanVideo", ("HunyuanVideo",), _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16, native_frames=33, riflex_pair=4,
-        mixed_refusal="its text refiner and its reference frames have not been separated from the image yet",
-        style_refusal="its text stands before or behind the image depending on the version",
+        "Chroma", ("Chroma",), ("Chroma",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
+    ),
+    Architecture(
+        "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1328 / 16,
+        centred=True, frames_along=INDEX,
+    ),
+    Architecture(
+        "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION, 1024 / 16,
+        patch_kind=CHANNELS_LAST, heeds_rope_options=True,
+    ),
+    Architecture(
+        "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 32,
+        pixels_per_token=32, patch_kind=FLOAT32_CONVOLUTION, native_frames=31, riflex_pair=6, heeds_rope_options=True, channels=48,
+    ),
+    Architecture(
+        "Wan 480p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 832 / 16,
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=6, heeds_rope_options=True, hidden=1536,
+    ),
+    Architecture(
+        "Wan 720p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 16,
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=6, heeds_rope_options=True,
+    ),
+    Architecture(
+        "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16,
+        patch_kind=CONVOLUTION, native_frames=33, riflex_pair=4,
+        refusals={
+            MIXED: "its text refiner and its reference frames have not been separated from the image yet",
+            SHARED: "its text stands before or behind the image depending on the version",
+        },
     ),
 )  # fmt: skip
 
 
-def recognise(class_name: str, axes: int, hidden: int | None = None, channels: int | None = None) -> Architecture:
-    """The row for a transformer of class `class_name` with `axes` rotary axes, `hidden` width and `channels` latent channels.
+def recognise(
+    class_name: str, axes: int | None, hidden: int | None = None, channels: int | None = None, model_class: str | None = None
+) -> Architecture:
+    """The row for a transformer of class `class_name` in a model of class `model_class` (None: a host without such).
 
-    Raises RopeWorksError naming the class found and the families known.
+    axes: how many rotary axes it has, None where its embedder does not tell. hidden: its width, channels: of its latent.
+    Raises RopeWorksError naming the model found and the families known.
     """
     for row in ARCHITECTURES:
         if class_name not in row.classes or len(row.roles) != axes:
             continue
+        if model_class is not None and model_class not in row.models:
+            continue
         if row.hidden not in (None, hidden) or row.channels not in (None, channels):
             continue
         return row
-    known = ", ".join(dict.fromkeys(row.family for row in ARCHITECTURES))
-    raise RopeWorksError(
-        f"this model's transformer is {class_name} with {axes} rotary axes, which RoPE Works does not know. "
-        f"Supported: {known}. Connect one of these models, or remove the node."
-    )
+    name = class_name if model_class in (None, class_name) else f"{model_class} (transformer {class_name})"
+    if axes is not None:
+        name += f" with {axes} rotary axes"
+    raise RopeWorksError(f"{name} is not supported yet. Supported: {families()}. Connect one of these models, or remove the node.")
+
+
+def families(rows: Sequence[Architecture] = ARCHITECTURES) -> str:
+    """The families' names, for people."""
+    return ", ".join(dict.fromkeys(row.family for row in rows))

@@ -12,24 +12,40 @@ from torch import Tensor
 from .stack import HEIGHT, WIDTH, AxisSpan, Call, Plan
 from .table import token_table, turn, write_grid
 
-_GRID_DIMENSION = {HEIGHT: 1, WIDTH: 2}
+GRID_DIMENSION = {HEIGHT: 1, WIDTH: 2}
+HIGH, LOW = "high", "low"  # query groups, where a step has two: by the resolution of their tokens
 
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Text tokens, then a (frames, rows, columns) image from token `start`, then reference tokens.
+    """A (frames, rows, columns) image from token `start`, and around it text and reference tokens.
 
     steps: distance between neighbours per axis, used only where ids arrive in half precision, which is inexact beyond 256.
+    text: first and last + 1 of its parts; None = all that stands before the image. What is neither image nor text is reference.
     """
 
     grid: tuple[int, int, int]
     start: int = 0
     steps: tuple[float, ...] = ()
+    text: tuple[tuple[int, int], ...] | None = None
 
     @property
     def end(self) -> int:
         frames, rows, columns = self.grid
         return self.start + frames * rows * columns
+
+    @property
+    def texts(self) -> tuple[tuple[int, int], ...]:
+        return ((0, self.start),) if self.text is None else self.text
+
+    def references(self, tokens: int) -> list[slice]:
+        """The parts of a sequence of `tokens` that are neither image nor text."""
+        parts, begin = [], 0
+        for first, end in sorted(((self.start, self.end), *self.texts)):
+            parts.append(slice(begin, first))
+            begin = max(begin, end)
+        parts.append(slice(begin, tokens))
+        return [part for part in parts if part.start < part.stop]
 
 
 @dataclass(frozen=True)
@@ -65,13 +81,13 @@ def plan_table(
         nothing = (None,) * len(frequencies)
         back = built(Plan(nothing, nothing, nothing), [-call.base(axis) for axis in range(len(frequencies))])
         table = turn(back, table)  # the base turns by the old places
-    untouched = slice(layout.end, ids.shape[1]) if isinstance(layout, GridLayout) and layout.end < ids.shape[1] else None
     table = table.to(ids.device)
     if not base_is_plain:
         table = turn(base(slice(None)), table)
-    if untouched is not None:
-        table[:, :, untouched] = base(untouched)[: len(table)]
-    elif isinstance(layout, MaskLayout) and layout.reference is not None:
+    if isinstance(layout, GridLayout):
+        for part in layout.references(ids.shape[1]):
+            table[:, :, part] = base(part)[: len(table)]
+    elif layout.reference is not None:
         mask = layout.reference.to(ids.device).expand(ids.shape[:2])[:, None, :, None, None, None]
         table = torch.where(mask, base(slice(None)), table)
     return table
@@ -81,12 +97,13 @@ def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridL
     batch = max((len(m) for m in (*plan.magnitudes, *plan.positions) if m is not None), default=1)
     pairs = sum(len(theta) for theta in frequencies)
     table = torch.empty(batch, 1, ids.shape[1], pairs, 2, 2, dtype=torch.float32, device=ids.device)
-    if layout.start:
-        table[:, :, : layout.start] = token_table(ids[0, : layout.start], frequencies, plan.text_magnitudes)
-    if layout.end < ids.shape[1]:
-        table[:, :, layout.end :] = torch.eye(2, device=ids.device)
+    for begin, end in layout.texts:
+        if begin < end:
+            table[:, :, begin:end] = token_table(ids[0, begin:end], frequencies, plan.text_magnitudes)
+    for part in layout.references(ids.shape[1]):
+        table[:, :, part] = torch.eye(2, device=ids.device)
     image = ids[0, layout.start : layout.end].view(*layout.grid, -1)
-    dimensions = [_GRID_DIMENSION.get(axis.role, 0) for axis in axes]
+    dimensions = [GRID_DIMENSION.get(axis.role, 0) for axis in axes]
     positions = []
     for axis, dimension in enumerate(dimensions):
         own = _positions(image[(*(slice(None) if d == dimension else 0 for d in range(3)), axis)], layout.steps, axis)

@@ -10,15 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
-from .extrapolate.frequencies import base_frequencies
+from .table import base_frequencies
+
+if TYPE_CHECKING:
+    from .architectures import ModelFacts
 
 HEIGHT, WIDTH, TIME, INDEX = "height", "width", "time", "index"
+# Kinds of run that a host must know how to make; a patch that needs none only changes what a plan says.
+MIXED, SHARED, TRAINING = "mixed resolution", "shared attention", "training with random positions"
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,29 @@ class Magnitudes:
 class Patch:
     """Base of all patches: subclasses are frozen dataclasses and override what they change.
 
-    `window` limits a patch to a part of the schedule; outside it, whatever stands upstream holds.
+    `window` limits a patch to a part of the schedule; outside it, whatever stands upstream holds. needs: the kind of run this patch
+    asks of its host, empty where executing plans will do. relies_on_places: what of it breaks where tokens are moved.
     """
 
     window: Window = ALWAYS
+    needs: str = ""
+    relies_on_places: str = ""
+
+    @property
+    def moves_tokens(self) -> str:
+        """What of this patch moves tokens to other places, for people; empty where nothing does."""
+        return ""
+
+    def refusal(self, model: ModelFacts, stack: Stack) -> str:
+        """Why this patch cannot act on `model` together with the others of `stack`, and what to do; empty where it can."""
+        family = model.architecture.family
+        reason = model.architecture.refusals.get(self.needs)
+        if reason:
+            return f"{self.needs} on {family} is not supported yet: {reason}. Remove the node for this model."
+        mover = next((patch.moves_tokens for patch in stack.patches if patch.moves_tokens), "")
+        if self.relies_on_places and mover:
+            return f"{mover} cannot be combined with {self.relies_on_places} yet: both decide where tokens stand. Remove one of the nodes."
+        return ""
 
     @property
     def key(self) -> str:
@@ -182,6 +206,13 @@ class Stack:
     def with_patch(self, patch: Patch) -> Stack:
         """A stack with `patch` on top; a patch of the same key is replaced."""
         return Stack((*(p for p in self.patches if p.key != patch.key), patch))
+
+    def check(self, model: ModelFacts) -> None:
+        """Raises RopeWorksError where one of the patches cannot act on `model`, or not with the others."""
+        for patch in self.patches:
+            refusal = patch.refusal(model, self)
+            if refusal:
+                raise RopeWorksError(refusal)
 
     def find(self, kind: type[AnyPatch]) -> AnyPatch | None:
         return next((patch for patch in self.patches if isinstance(patch, kind)), None)

@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 
+def base_frequencies(pairs: int, base: float, device: torch.device | str | None = None) -> Tensor:
+    """`base^(-2d/D)` for d = 0 .. pairs-1, (pairs,) float64, in the order of operations ComfyUI and diffusers use."""
+    exponents = torch.linspace(0, (pairs - 1) / pairs, steps=pairs, dtype=torch.float64, device=device)
+    return 1.0 / (base**exponents)
+
+
 def rotations(positions: Tensor, frequencies: Tensor, magnitudes: Tensor | None = None) -> Tensor:
     """(..., n) positions, (pairs,) frequencies in radians per token, (batch, pairs) magnitudes -> (batch, ..., n, pairs, 2, 2)."""
     angles = positions.double()[..., None] * frequencies.double()
@@ -63,6 +69,22 @@ def write_grid(
 def turn(table: Tensor, delta: Tensor) -> Tensor:
     """Apply `delta` on top of `table`: rotations about one axis commute, so angles add and magnitudes multiply."""
     return torch.matmul(delta, table)
+
+
+def difference(to: Tensor, own: Tensor) -> Tensor:
+    """The rotation, with its factor, that takes what `own` rotated to where `to` would have put it."""
+    a, b = to[..., 0, 0], to[..., 1, 0]
+    c, d = own[..., 0, 0], own[..., 1, 0]
+    size = c * c + d * d
+    cos, sin = (a * c + b * d) / size, (b * c - a * d) / size
+    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
+
+
+def rotate_keys(keys: Tensor, table: Tensor) -> Tensor:
+    """Rotate keys (batch, heads, tokens, channels), pairs interleaved, by `table` (1 or batch, 1, tokens, pairs, 2, 2)."""
+    even, odd = keys.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((table[..., 0, 0] * even + table[..., 0, 1] * odd, table[..., 1, 0] * even + table[..., 1, 1] * odd), dim=-1)
+    return turned.flatten(-2).to(keys)
 
 
 def _join(axes: Sequence[Tensor]) -> Tensor:

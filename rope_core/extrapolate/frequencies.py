@@ -11,18 +11,14 @@ import math
 import torch
 from torch import Tensor
 
+from ..table import base_frequencies
+
 YARN_TURNS = (32.0, 1.0)  # YaRN: a pair with more turns in the trained length is kept, with fewer is interpolated
 BAND_BETA = (1.25, 0.75)  # FiT and DyPE: from NTK to PI
 BAND_GAMMA = (16.0, 2.0)  # FiT and DyPE: from untouched to the above
 DYPE_LAMBDA_SCALE = 2.0
 DYPE_LAMBDA_TIME = 2.0
 RIFLEX_MARGIN = 0.9
-
-
-def base_frequencies(pairs: int, base: float, device: torch.device | str | None = None) -> Tensor:
-    """`base^(-2d/D)` for d = 0 .. pairs-1, (pairs,) float64, in the order of operations ComfyUI and diffusers use."""
-    exponents = torch.linspace(0, (pairs - 1) / pairs, steps=pairs, dtype=torch.float64, device=device)
-    return 1.0 / (base**exponents)
 
 
 def ntk_base(pairs: int, base: float, scale: float) -> float:

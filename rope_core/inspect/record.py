@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,16 +31,15 @@ class RecordedRun:
 
 
 class RunRecord:
-    """The last run of one patched model, at most MOST_CALLS of its calls: of a longer run every second, fourth, ... one.
+    """One run of a patched model, at most MOST_CALLS of its calls: of a longer run every second, fourth, ... one.
 
     Tensors stay on the device they come from until `last_run` is asked for, so noting a call waits for nothing.
-    region: (frames, rows, columns) bool cells of a mixed run, on the CPU.
+    axes: of the whole picture. region: (frames, rows, columns) bool cells of a mixed run, on the CPU.
     """
 
     def __init__(self) -> None:
+        self.axes: tuple[AxisSpan, ...] = ()
         self.region: Tensor | None = None
-        self._schedule: Callable[[], Tensor | None] | None = None
-        self._axes: tuple[AxisSpan, ...] = ()
         self._noted: list[Noted] = []
         self._calls = 0
         self._every = 1
@@ -49,16 +47,8 @@ class RunRecord:
     def __len__(self) -> int:
         return len(self._noted)
 
-    def begin(self, schedule: Tensor | None, axes: tuple[AxisSpan, ...]) -> None:
-        """To be told before each call; another `schedule` (all sigmas of a run, one tensor per run) is another run."""
-        self._axes = axes
-        if self._schedule is not None and self._schedule() is schedule:
-            return
-        self.region = None
-        self._schedule = weakref.ref(schedule) if schedule is not None else lambda: None
-        self._noted, self._calls, self._every = [], 0, 1
-
     def note(self, sigma: Tensor, plan: Plan) -> None:
+        """To be told of each call of the model."""
         self._calls += 1
         if (self._calls - 1) % self._every:
             return
@@ -68,13 +58,13 @@ class RunRecord:
             self._every *= 2
 
     def last_run(self, device: torch.device | str) -> RecordedRun | None:
-        """The last run with its tensors on `device`; None before the first."""
+        """The run with its tensors on `device`; None before its first call."""
         if not self._noted:
             return None
         sigmas = torch.stack([noted.sigma for noted in self._noted]).to(device)
         kept = step_ends(sigmas)
-        columns = [self._column(axis, device) for axis in range(len(self._axes))]
-        return RecordedRun(self._axes, sigmas[kept], tuple(None if column is None else column[kept] for column in columns))
+        columns = [self._column(axis, device) for axis in range(len(self.axes))]
+        return RecordedRun(self.axes, sigmas[kept], tuple(None if column is None else column[kept] for column in columns))
 
     def _column(self, axis: int, device: torch.device | str) -> Tensor | None:
         found: Sequence[Tensor | None] = [noted.magnitudes[axis] for noted in self._noted]
@@ -85,13 +75,7 @@ class RunRecord:
 
 
 def step_ends(sigmas: Tensor) -> Tensor:
-    """Index of the last call of every step: calls (n,) in order, those in a row at one sigma are one step.
-
-    Runs on a CPU may share their schedule's tensor: a return to the first sigma begins another run, and only the last counts.
-    """
-    index = torch.arange(len(sigmas), device=sigmas.device)
-    changed = torch.ones_like(sigmas, dtype=torch.bool)
-    changed[1:] = sigmas[1:] != sigmas[:-1]
-    first = index[changed & (sigmas >= sigmas[0])].max()
-    last_of_step = torch.cat([changed[1:], changed.new_ones(1)])
-    return index[last_of_step & (index >= first)]
+    """Index of the last call of every step: calls (n,) in order, those in a row at one sigma are one step."""
+    last = torch.ones_like(sigmas, dtype=torch.bool)
+    last[:-1] = sigmas[1:] != sigmas[:-1]
+    return last.nonzero()[:, 0]

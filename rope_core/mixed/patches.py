@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_number
+from ..stack import MIXED as MIXED_RUN
 from ..stack import TIME, Call, Patch, Stack
 from .phase import HIGH
 from .regions import Box, CellGrid, TokenLayout, tidied
@@ -67,6 +68,9 @@ class MixedResolution(Patch):
     grow: int = 0
     minimum: int = 1
     on_region: Callable[[TokenLayout], None] | None = field(default=None, repr=False)
+
+    needs = MIXED_RUN
+    relies_on_places = "mixed resolution"
 
     def __post_init__(self) -> None:
         if self.ratio not in RATIOS:

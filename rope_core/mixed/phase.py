@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..active import Attend, Rotate
 from ..errors import RopeWorksError
+from ..layout import HIGH, LOW
 from ..stack import HEIGHT, TIME, WIDTH, Call, Plan
-from ..table import rotations, token_table, turn
+from ..table import difference, rotations, token_table, turn
 from .regions import TokenLayout
 
-HIGH, LOW = "high", "low"
 _COLUMN_OF_PLACE = {TIME: 0, HEIGHT: 1, WIDTH: 2}
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Piece = tuple[int, int, Tensor | None]  # first and last key, and the turn from their own group to the query's
 
 
@@ -182,6 +182,9 @@ class QueryGroups:
 
     # ---- attention
 
+    def holds_image(self, length: int) -> bool:
+        return length >= self.layout.tokens
+
     def attention(
         self,
         q: Tensor,
@@ -189,7 +192,7 @@ class QueryGroups:
         v: Tensor,
         mask: Tensor | None,
         attend: Mapping[str, Attend],
-        rotate: Callable[[Tensor, Tensor], Tensor],
+        rotate: Rotate,
         tokens_at: int,
         out_tokens_at: int,
     ) -> Tensor:
@@ -254,7 +257,7 @@ class QueryGroups:
         return torch.cat([sequence[begin:end] for begin, end, _ in self._queries(length, first)[group]])
 
 
-def _pieces(values: Tensor, pieces: Sequence[Piece], dimension: int, rotate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def _pieces(values: Tensor, pieces: Sequence[Piece], dimension: int, rotate: Rotate) -> Tensor:
     """The pieces in a row: a view where they adjoin and none is turned."""
     runs: list[Piece] = []
     for begin, end, by in pieces:
@@ -269,27 +272,9 @@ def _pieces(values: Tensor, pieces: Sequence[Piece], dimension: int, rotate: Cal
     return turned[0] if len(turned) == 1 else torch.cat(turned, dim=dimension)
 
 
-def _masked(
-    mask: Tensor | None, queries: Sequence[Piece], keys: Sequence[Piece], length: int, rotate: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor | None:
+def _masked(mask: Tensor | None, queries: Sequence[Piece], keys: Sequence[Piece], length: int, rotate: Rotate) -> Tensor | None:
     """The part of a mask (..., queries or fewer, keys) that belongs to these queries and keys of a sequence of `length`."""
     if mask is None:
         return None
     mask = _pieces(mask, keys, mask.dim() - 1, rotate)
     return mask if mask.shape[-2] != length else _pieces(mask, queries, mask.dim() - 2, rotate)
-
-
-def difference(to: Tensor, own: Tensor) -> Tensor:
-    """The rotation, with its factor, that takes what `own` rotated to where `to` would have put it."""
-    a, b = to[..., 0, 0], to[..., 1, 0]
-    c, d = own[..., 0, 0], own[..., 1, 0]
-    size = c * c + d * d
-    cos, sin = (a * c + b * d) / size, (b * c - a * d) / size
-    return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
-
-
-def rotate_keys(keys: Tensor, table: Tensor) -> Tensor:
-    """Rotate keys (batch, heads, tokens, channels), pairs interleaved, by `table` (1 or batch, 1, tokens, pairs, 2, 2)."""
-    even, odd = keys.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((table[..., 0, 0] * even + table[..., 0, 1] * odd, table[..., 1, 0] * even + table[..., 1, 1] * odd), dim=-1)
-    return turned.flatten(-2).to(keys)

@@ -60,6 +60,11 @@ class MixedRun:
         return self.settings.automatic and self.region is not None
 
     @property
+    def unchanged(self) -> bool:
+        """Whether every step is the plain model's."""
+        return self.all_high and not self.chosen
+
+    @property
     def reads_sigma(self) -> bool:
         """False where every step is of one stage, so that the host need not fetch sigma from the device."""
         several = self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0
@@ -159,7 +164,7 @@ class MixedRun:
 
     def for_fine(self, carrier: Tensor, sigma: Callable[[], float]) -> Tensor:
         """The carrier as a fine step reads it."""
-        if self.hand_over is None or (self.all_high and not self.chosen):
+        if self.hand_over is None or self.unchanged:
             return carrier
         region = None if self.region is None else self.region.to(carrier.device)
         if region is not None:

@@ -1,84 +1,21 @@
-"""Shared attention inside a model: a reference's keys and values, kept from its own pass, appended to the target's.
-
-A bank holds one entry per attention call over the image, in the order in which the model makes them; the target's n-th such
-call reads the n-th entry. Nothing here knows blocks by name, so models with several kinds of them need no table.
-"""
+"""References read by a target's attention: their keys and values appended to its own, scaled, turned and weighed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..mixed.phase import Attend
+from ..active import Attend, AttentionCall, QueryOrder, Rotate
+from .bank import ImageCalls, Key, KeyBank, pair_sizes
 
-Rotate = Callable[[Tensor, Tensor], Tensor]
 Order = Callable[[], Tensor]
 Readers = list[tuple[Tensor | None, list[int]]]  # queries, None = all, and the numbers of what they read
 NO_IMAGE = -1  # among numbers of image tokens: text or padding
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What one attention call of a reference leaves: (references, heads, tokens, channels), rotated on its own grid.
-
-    q_size, k_size: (heads, channels) root mean square over tokens, equal within a pair, which no rotation changes.
-    """
-
-    k: Tensor
-    v: Tensor
-    q_size: Tensor
-    k_size: Tensor
-
-
-@dataclass
-class KeyBank:
-    """A reference's entries, by number of the attention call over the image; those outside first..last are not kept."""
-
-    first: int = 0
-    last: int = 1 << 30
-    keep_on_cpu: bool = False
-    entries: dict[int, Entry] = field(default_factory=dict)
-
-    def keep(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> None:
-        if self.first <= number < self.last:
-            # Copies: a slice would keep the whole sequence alive, and some kernels reuse their input.
-            self.entries[number] = Entry(self._kept(k), self._kept(v), pair_sizes(q, (0, 2)), pair_sizes(k, (0, 2)))
-
-    def _kept(self, values: Tensor) -> Tensor:
-        return values.to("cpu", copy=True) if self.keep_on_cpu else values.clone()
-
-    @property
-    def bytes(self) -> int:
-        return sum(x.numel() * x.element_size() for entry in self.entries.values() for x in (entry.k, entry.v))
-
-
-@dataclass
-class Recording:
-    """A reference's own pass. start: length of a sequence -> its first image token, None for other sequences.
-
-    every: of so many calls that look alike, the first is over the image.
-    """
-
-    bank: KeyBank
-    start: Callable[[int], int | None]
-    tokens: int
-    every: int = 1
-    _seen: int = 0
-
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool, attend: Attend) -> Tensor:
-        queries, keys, values = (x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-        first = self.start(keys.shape[2])
-        if first is not None and q.shape == k.shape:
-            number, other = divmod(self._seen, self.every)
-            self._seen += 1
-            if not other:
-                self.bank.keep(number, *(x[:, :, first : first + self.tokens] for x in (queries, keys, values)))
-        return attend(q, k, v, mask)
 
 
 @dataclass(frozen=True)
@@ -99,7 +36,7 @@ class Reading:
     rows: slice | None = None
     covered: Tensor | None = None
 
-    def columns(self, number: int, group: str, like: Tensor, rotate: Rotate) -> tuple[float, Tensor, Tensor]:
+    def columns(self, number: Key, group: str, like: Tensor, rotate: Rotate) -> tuple[float, Tensor, Tensor]:
         """(bias, K, V), the latter (1, heads, references * tokens, channels)."""
         entry = self.bank.entries[number]
         k, v = (values.to(like.device, like.dtype, non_blocking=True) for values in (entry.k, entry.v))
@@ -112,29 +49,39 @@ class Reading:
 
 @dataclass
 class Sharing:
-    """A target call of `tokens` image tokens with its references; counts the attention calls over the image."""
+    """A target call of `tokens` image tokens with its references. asked turns True once a call was made, used once one has read."""
 
     readings: Sequence[Reading]
-    start: Callable[[int], int | None]
+    calls: ImageCalls
     tokens: int
-    every: int = 1
-    _seen: int = 0
+    asked: bool = False
+    used: bool = False
     _queries: dict[tuple[str, int, tuple[int, ...], torch.device], Readers] = field(default_factory=dict)
 
-    def next_call(self, q: Tensor, k: Tensor, tokens_at: int) -> int | None:
-        """The number of this attention call among those over the image, where somebody reads it; None for others."""
-        if q.shape[tokens_at] != k.shape[tokens_at] or self.start(q.shape[tokens_at]) is None:
-            return None
-        self._seen += 1
-        number, other = divmod(self._seen - 1, self.every)
-        return None if other or not any(number in reading.bank.entries for reading in self.readings) else number
+    def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
+        self.asked = True
+        key = self.calls.key_of(call)
+        if key is None or not any(key in reading.bank.entries for reading in self.readings):
+            return call, attend
+        self.used = True
+        length = call.q.shape[call.tokens_at]
+        first = self.calls.start(length)
+        q, k = (self.adapted(key, x, which, call.heads, call.skip_reshape, first) for x, which in ((call.q, "q"), (call.k, "k")))
+        with_columns = {
+            group: self.attention_of(
+                key, group, None if order is None else partial(order, length, group), call.skip_reshape, own, call.rotate,
+                call.out_tokens_at,
+            )
+            for group, own in attend.items()
+        }  # fmt: skip
+        return replace(call, q=q, k=k), with_columns
 
-    def adapted(self, number: int, x: Tensor, which: str, heads: int, skip_reshape: bool) -> Tensor:
-        """Queries ('q') or keys ('k') with the sizes of their pairs moved towards the references'."""
+    def adapted(self, number: Key, x: Tensor, which: str, heads: int, skip_reshape: bool, first: int | None = None) -> Tensor:
+        """Queries ('q') or keys ('k') with the sizes of their pairs moved towards the references'. first: image token of the queries."""
         found = [r for r in self.readings if r.adapt and number in r.bank.entries]
         if not found:
             return x
-        first = self.start(x.shape[2 if skip_reshape else 1]) or 0
+        first = (self.calls.start(x.shape[2 if skip_reshape else 1]) if first is None else first) or 0
         split = (x if skip_reshape else x.unflatten(-1, (heads, -1)).transpose(1, 2)).clone()
         for reading in found:
             rows = reading.rows or slice(None)
@@ -149,7 +96,7 @@ class Sharing:
         return split if skip_reshape else split.transpose(1, 2).flatten(2)
 
     def attention_of(
-        self, number: int, group: str, order: Order | None, skip_reshape: bool, attend: Attend, rotate: Rotate, out_tokens_at: int
+        self, number: Key, group: str, order: Order | None, skip_reshape: bool, attend: Attend, rotate: Rotate, out_tokens_at: int
     ) -> Attend:
         """`attend` for a group of queries, with every reference's columns appended for the rows and tokens that share it.
 
@@ -159,7 +106,7 @@ class Sharing:
 
     def _attend(
         self,
-        number: int,
+        number: Key,
         group: str,
         order: Order | None,
         skip_reshape: bool,
@@ -208,16 +155,10 @@ class Sharing:
         return self._queries[key]
 
     def _order(self, length: int) -> Tensor:
-        first = self.start(length) or 0
+        first = self.calls.start(length) or 0
         numbers = torch.full((length,), NO_IMAGE)
         numbers[first : first + self.tokens] = torch.arange(self.tokens)
         return numbers
-
-
-def pair_sizes(x: Tensor, over: tuple[int, ...]) -> Tensor:
-    """Root mean square of every pair of channels of (batch, heads, tokens, channels) over the dimensions `over`, twice each."""
-    squares = x.float().square().mean(over)
-    return squares.unflatten(-1, (-1, 2)).mean(-1).sqrt().repeat_interleave(2, -1)
 
 
 def _within(rows: slice, share: slice | None) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from ..extrapolate.extrapolation import check_method, check_number
 from ..layout import GridLayout, plan_table
 from ..mixed.phase import difference
 from ..mixed.regions import FRAMES_PER_LATENT, TokenLayout
-from ..stack import ALWAYS, INDEX, AxisSpan, Call, Patch, Plan, Window
+from ..stack import ALWAYS, INDEX, SHARED, AxisSpan, Call, Patch, Plan, Stack, Window
+
+if TYPE_CHECKING:
+    from ..architectures import ModelFacts
 
 Branch = Literal["both", "positive"]
 KeepOn = Literal["model", "cpu"]
@@ -94,6 +97,9 @@ class SharedAttention(Patch):
     conditioning: Any = None
     window: Window = ALWAYS
 
+    needs = SHARED
+    relies_on_places = "a style reference"
+
     def __post_init__(self) -> None:
         if self.reference.dim() not in (4, 5) or not self.reference.numel():
             raise RopeWorksError(
@@ -116,6 +122,21 @@ class SharedAttention(Patch):
     @property
     def key(self) -> str:
         return f"{type(self).__name__} {id(self)}"  # several references add up
+
+    def refusal(self, model: ModelFacts, stack: Stack) -> str:
+        return super().refusal(model, stack) or self._latent_refusal(model)
+
+    def _latent_refusal(self, model: ModelFacts) -> str:
+        family, advice = model.architecture.family, "Encode the reference with this model's own VAE."
+        if self.reference.dim() != 2 + model.latent_dimensions:
+            frames = ", frames" if model.latent_dimensions == 3 else ""
+            return (
+                f"the reference has shape {tuple(self.reference.shape)}, and {family} reads (references, channels{frames}, height, width). "
+                + advice
+            )
+        if model.latent_channels is not None and self.reference.shape[1] != model.latent_channels:
+            return f"the reference has {self.reference.shape[1]} latent channels, and {family} reads {model.latent_channels}. {advice}"
+        return ""
 
     @property
     def column_bias(self) -> float:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_native_size, check_number
-from ..stack import TIME, Call, Magnitudes, Patch
+from ..stack import TIME, TRAINING, Call, Magnitudes, Patch, Stack
 from .positions import even_positions, random_positions, scaled
 from .size import attention_scale
+
+if TYPE_CHECKING:
+    from ..architectures import ModelFacts
 
 Mode = Literal["integer", "normalised"]
 
@@ -54,6 +57,10 @@ class Rpe2d(Patch):
     @property
     def scales_magnitudes(self) -> bool:
         return self.scale_attention
+
+    @property
+    def moves_tokens(self) -> str:
+        return "RPE-2D's grid" if self.max_grid else ""
 
     def _spreads(self, call: Call) -> bool:
         return self.max_grid > 0 and (self.trained or any(a.spatial and a.native and a.length > a.native for a in call.axes))
@@ -106,6 +113,15 @@ class Rpe2dTraining(Patch):
     mode: str = "integer"
     seed: int = 0
     probability: float = 1.0
+
+    needs = TRAINING
+    moves_tokens = "RPE-2D's training"
+
+    def refusal(self, model: ModelFacts, stack: Stack) -> str:
+        grid = stack.find(Rpe2d)
+        if grid is not None and grid.max_grid:
+            return "RPE-2D's training and its grid are on one model: one is for training, the other for drawing. Remove one."
+        return super().refusal(model, stack)
 
     def __post_init__(self) -> None:
         check_method(self.mode, get_args(Mode), "mode")

@@ -84,10 +84,10 @@ def tables(patch, device, on, layout="grid", plain=True):
 
 def noted():
     call, *_ = sample(*GPU)
-    plan, record, schedule, copies = Stack((Sega(),)).resolve(call), RunRecord(), torch.zeros(4, device="standin"), Copies()
+    plan, record, copies = Stack((Sega(),)).resolve(call), RunRecord(), Copies()
     with copies:
         for _ in range(300):
-            record.begin(schedule, call.axes)
+            record.axes = call.axes
             record.note(call.sigma, plan)
     assert record._noted[0].magnitudes[1].device.type == "standin"
     return copies.seen

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import weakref
 
 import pytest
 import torch
@@ -192,16 +190,16 @@ def plan(value: float | None, images: int = 1) -> Plan:
     return Plan((None, None), (None, m), (None, None))
 
 
-def recorded(record: RunRecord, schedule: torch.Tensor | None, steps: list[tuple[float, float | None]], images: int = 1) -> None:
+def recorded(record: RunRecord, steps: list[tuple[float, float | None]], images: int = 1) -> None:
     for sigma, value in steps:
-        record.begin(schedule, call().axes[1:])
+        record.axes = call().axes[1:]
         record.note(torch.tensor(sigma, dtype=DOUBLE), plan(value, images))
 
 
 def test_a_run_is_steps_by_pairs_of_the_first_image_with_one_where_nothing_acted():
     record = RunRecord()
     assert record.last_run("cpu") is None
-    recorded(record, torch.ones(4), [(1.0, None), (0.7, 1.1), (0.3, 1.2)], images=2)
+    recorded(record, [(1.0, None), (0.7, 1.1), (0.3, 1.2)], images=2)
     run = record.last_run("cpu")
     assert run.sigmas.tolist() == [1.0, 0.7, 0.3]
     assert run.magnitudes[0] is None
@@ -212,23 +210,8 @@ def test_a_run_is_steps_by_pairs_of_the_first_image_with_one_where_nothing_acted
 
 def test_several_calls_at_one_sigma_are_one_step():
     record = RunRecord()
-    recorded(record, torch.ones(4), [(1.0, 1.1), (1.0, 1.2), (0.5, 1.3), (0.5, 1.4)])
+    recorded(record, [(1.0, 1.1), (1.0, 1.2), (0.5, 1.3), (0.5, 1.4)])
     assert record.last_run("cpu").magnitudes[1][:, 0].tolist() == [1.2, 1.4]
-
-
-def test_another_schedule_is_another_run():
-    record, schedules = RunRecord(), (torch.ones(4), torch.ones(4))
-    recorded(record, schedules[0], [(1.0, 1.1), (0.5, 1.2)])
-    record.region = torch.ones(1, 2, 2, dtype=torch.bool)
-    recorded(record, schedules[1], [(1.0, 1.3)])
-    assert record.last_run("cpu").magnitudes[1][:, 0].tolist() == [1.3]
-    assert record.region is None
-
-
-def test_a_second_run_on_the_same_schedule_replaces_the_first():
-    record, schedule = RunRecord(), torch.ones(4)
-    recorded(record, schedule, [(1.0, 1.1), (0.5, 1.2), (1.0, 1.3), (0.5, 1.4)])
-    assert record.last_run("cpu").magnitudes[1][:, 0].tolist() == [1.3, 1.4]
 
 
 def test_a_sampler_that_goes_back_a_little_is_still_one_run():
@@ -239,19 +222,9 @@ def test_a_sampler_that_goes_back_a_little_is_still_one_run():
 @pytest.mark.parametrize("calls", [MOST_CALLS, MOST_CALLS + 1, 5 * MOST_CALLS, 3001])
 def test_the_record_is_bounded_and_spans_the_whole_run(calls):
     record = RunRecord()
-    recorded(record, torch.ones(2), [(1 - n / calls, 1 + n / calls) for n in range(calls)])
+    recorded(record, [(1 - n / calls, 1 + n / calls) for n in range(calls)])
     assert MOST_CALLS / 2 <= len(record) <= MOST_CALLS
     run = record.last_run("cpu")
     assert run.sigmas[0] == 1.0
     assert run.sigmas[-1] < 0.02
     torch.testing.assert_close(run.magnitudes[1][:, 0], 2 - run.sigmas)
-
-
-def test_the_record_keeps_no_schedule_alive():
-    record, schedule = RunRecord(), torch.ones(4)
-    recorded(record, schedule, [(1.0, 1.1)])
-    gone = weakref.ref(schedule)
-    del schedule
-    gc.collect()
-    assert gone() is None
-    assert record.last_run("cpu") is not None

@@ -9,9 +9,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from rope_core import Call, Plan
 from rope_core.active import ActivePlan, grouped_attention, running
-from rope_core.mixed.phase import HIGH, rotate_keys
-from rope_core.reference.shared import KeyBank, Reading, Recording, Sharing, pair_sizes
+from rope_core.layout import HIGH
+from rope_core.reference.bank import ImageCalls, KeyBank, Recording, pair_sizes
+from rope_core.reference.shared import Reading, Sharing
 from rope_core.stack import HEIGHT, INDEX, WIDTH, AxisSpan
+from rope_core.table import rotate_keys
 
 BATCH, HEADS, TEXT, IMAGE, CHANNELS = 3, 2, 3, 6, 8
 LENGTH = TEXT + IMAGE
@@ -67,7 +69,7 @@ def through(shared, q, k, v, mask=None, skip_reshape: bool = True, skip_output: 
 
 
 def sharing(*readings: Reading, every: int = 1) -> Sharing:
-    return Sharing(readings, start, IMAGE, every)
+    return Sharing(readings, ImageCalls(start, every), IMAGE)
 
 
 def by_definition(q, k, v, readings, mask=None, number: int = 0, turns=None) -> torch.Tensor:
@@ -243,7 +245,7 @@ def test_of_calls_that_look_alike_the_first_is_over_the_image():
     same = [torch.equal(through(shared, q, k, v), plain) for _ in range(6)]
     assert same == [False, True, False, True, True, True]
     recorded = KeyBank()
-    recording = Recording(recorded, start, IMAGE, every=2)
+    recording = Recording(recorded, ImageCalls(start, 2), IMAGE)
     calls = [target(seed=10 * i) for i in range(4)]
     for given in calls:
         through(recording, *given)
@@ -257,7 +259,7 @@ def test_of_calls_that_look_alike_the_first_is_over_the_image():
 @pytest.mark.parametrize("skip_reshape", [True, False])
 def test_a_reference_leaves_its_image_alone_and_answers_as_ever(skip_reshape):
     recorded = KeyBank(first=1, last=3)
-    recording = Recording(recorded, start, IMAGE)
+    recording = Recording(recorded, ImageCalls(start), IMAGE)
     for number in range(4):
         q, k, v = target(seed=number)
         assert torch.equal(through(recording, q, k, v, None, skip_reshape), through(None, q, k, v, None, skip_reshape))
@@ -275,7 +277,7 @@ def test_a_reference_leaves_its_image_alone_and_answers_as_ever(skip_reshape):
 def test_entries_are_copies(on_cpu):
     recorded = KeyBank(keep_on_cpu=on_cpu)
     q, k, v = target()
-    through(Recording(recorded, start, IMAGE), q, k, v)
+    through(Recording(recorded, ImageCalls(start), IMAGE), q, k, v)
     before = k[:, :, TEXT:].clone()
     k.zero_()
     assert torch.equal(recorded.entries[0].k, before)

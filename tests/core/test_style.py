@@ -8,10 +8,10 @@ import torch
 
 from rope_core import Call, KeyScale, Plan, RopeWorksError, SharedAttention
 from rope_core.extrapolate.frequencies import base_frequencies
-from rope_core.mixed.phase import rotate_keys
 from rope_core.mixed.regions import TokenLayout
 from rope_core.reference.style import PRESETS, reference_turn
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
+from rope_core.table import rotate_keys
 
 FLUX = ((INDEX, 8), (HEIGHT, 28), (WIDTH, 28))
 WAN = ((TIME, 22), (HEIGHT, 21), (WIDTH, 21))

@@ -22,8 +22,9 @@ def with_grouped_attention(options: dict[str, Any]) -> tuple[dict[str, Any], Cal
     def override(function: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         named = {**dict(zip(("mask", "attn_precision", "skip_reshape", "skip_output_reshape"), args, strict=False)), **kwargs}
         mask, skip_reshape = named.pop("mask", None), named.get("skip_reshape", False)
+        block = _block(named.get("transformer_options"))
         if torch.compiler.is_compiling():
-            return planned_attention(q, k, v, mask, heads, skip_reshape)
+            return planned_attention(q, k, v, mask, heads, skip_reshape, *(block or ("", -1)))
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             if previous is not None:
@@ -31,9 +32,16 @@ def with_grouped_attention(options: dict[str, Any]) -> tuple[dict[str, Any], Cal
             return function(q, k, v, heads, mask=mask, **named)
 
         answer_at = 2 if named.get("skip_output_reshape") else 1
-        return grouped_attention(q, k, v, mask, heads, skip_reshape, attend, answer_at, apply_rope1)
+        return grouped_attention(q, k, v, mask, heads, skip_reshape, attend, answer_at, apply_rope1, block)
 
     def attend_outside(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, skip_reshape: bool) -> Tensor:
         return optimized_attention(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, transformer_options=options)
 
     return {**options, OVERRIDE: override}, attend_outside
+
+
+def _block(options: dict[str, Any] | None) -> tuple[str, int] | None:
+    """Which block calls, where the core tells (0.3.76 on)."""
+    if not options or "block_type" not in options:
+        return None
+    return options["block_type"], options.get("block_index", -1)

@@ -30,13 +30,13 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
     options = model.model_options.get("transformer_options", {})
     wrapper, stack = wrapper_of(model), stack_of(model)
     embedder = model.get_model_object(f"diffusion_model.{architecture.embedder}")
-    rotary = wrapper.rotary if wrapper else rotary_facts(embedder)
+    rotary = wrapper.model.rotary if wrapper else rotary_facts(embedder)
     if latent is None:
         frames, rows, columns = native_grid(architecture, options)
         pixels = (rows * architecture.pixels_per_token, columns * architecture.pixels_per_token)
         grid = (frames or 1, math.ceil(rows), math.ceil(columns))
     else:
-        shape, patch = _shape(model, architecture, latent), patch_size(model.model.diffusion_model)
+        shape, patch = _shape(model, architecture, latent), patch_size(model.model.diffusion_model, architecture)
         grid = token_grid(shape, patch)
         height, width = (side * architecture.pixels_per_token / patch[-1] for side in shape[-2:])
         pixels = (height, width)

@@ -39,7 +39,7 @@ class TimeShift:
         if not isinstance(model.model.model_sampling, CONST):
             log.info("RPE-2D time shift: this model's sigmas are not flow times, so the schedule stays as it is")
             return sigmas
-        _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model))
+        _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model, self.architecture))
         carried = model.model_options.get("transformer_options", {}).get(NATIVE_KEY)
         pixels = self.native_size or carried or self.architecture.native * self.architecture.pixels_per_token
         native = (pixels / self.architecture.pixels_per_token) ** 2

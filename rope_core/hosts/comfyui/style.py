@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+import logging
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...active import ActivePlan, running
-from ...architectures import Architecture
+from ...architectures import BY_POSITION, IMAGE_ONLY, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
-from ...mixed.regions import TokenLayout
-from ...reference.shared import KeyBank, Reading, Recording, Sharing
+from ...reference.bank import ImageCalls, KeyBank, Recording
+from ...reference.shared import Reading, Sharing
 from ...reference.style import SharedAttention, reference_turn
-from ...stack import Call, Plan, Stack
-from .attention import with_grouped_attention
-from .call import ModelCall, calls_per_block, describe_call, image_index, image_positions, image_tokens, joint_start, patch_size
+from ...stack import SHARED, Call
+from ...tokens import TokenFinder
+from .call import ModelCall, image_tokens, patch_size
+from .execution import Answer, Execution, Part, Planned
+from .positions import image_positions
 from .prompt import CONDITIONAL, Prompt, blank_like, encoded, positive_chunks, positive_of, prompt_of_row
+from .run import SamplingRun
 
+log = logging.getLogger("ropeworks")
 # Lists of blocks whose attention holds the whole image, once a block.
 BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
-Grids = dict[str, tuple[Call, Plan, float]]  # group of queries -> its call, its plan, high-resolution tokens per token of its grid
 
 
 @dataclass(frozen=True)
@@ -35,148 +36,130 @@ class Read:
 
     at: tuple[int, float]
     bank: KeyBank
-    call: Call
-    plan: Plan
+    planned: Planned
     index: int
 
 
 @dataclass
 class StyleRun:
-    """What one sampling run keeps, by the calls and the reference it belongs to.
+    """What references keep during one sampling run, by the reference it belongs to."""
 
-    guider: who runs it, for its prompts. size: of the latent, [frames,] height, width.
-    """
-
-    guider: Any = None
-    size: tuple[int, ...] | None = None
-    noise: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-    prompts: dict[tuple[int, str, int], Prompt] = field(default_factory=dict)
-    reads: dict[tuple[int, str], Read] = field(default_factory=dict)
+    noise: dict[str, Tensor] = field(default_factory=dict)
+    prompts: dict[tuple[str, int], Prompt] = field(default_factory=dict)
+    reads: dict[str, Read] = field(default_factory=dict)
 
 
-_run: ContextVar[StyleRun | None] = ContextVar("ropeworks_style_run", default=None)
+class ReferencePart(Part):
+    """Gives the picture's attention the references to read that act at a step."""
 
+    needs = SHARED
 
-@contextmanager
-def style_run(guider: Any = None, size: tuple[int, ...] | None = None) -> Iterator[StyleRun]:
-    """Holds what references have left while a sampler runs; nothing outlives it."""
-    run = StyleRun(guider, size)
-    token = _run.set(run)
-    try:
-        yield run
-    finally:
-        _run.reset(token)
+    def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        execution = replace(execution, own_attention=True)
+        with execution.run.lock:  # one thread reads a reference, the others take what it left
+            references = self._ready(execution)
+        if references is None:
+            return inner(execution)
+        sharing = references.sharing(execution)
+        result = inner(replace(execution, shared=sharing))
+        if sharing.asked and not sharing.used:
+            self._warn(execution.run)
+        return result
 
+    def _warn(self, run: SamplingRun) -> None:
+        told: set[str] = run.kept((self, "told"), set)
+        if not told:
+            told.add("unread")
+            log.warning(
+                "no attention call of %s reads the style reference, so it has no effect at these steps: another node replaced the "
+                "attention, keeps keys of its own, or lengthens the sequence",
+                self.model.architecture.family,
+            )
 
-def drop_after_sampling(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The OUTER_SAMPLE wrapper."""
-    with style_run(executor.class_obj, tuple(noise.shape[2:])):
-        return executor(noise, *args, **kwargs)
-
-
-def check_reference(patch: SharedAttention, latent_format: Any, architecture: Architecture) -> None:
-    """Raises RopeWorksError for a reference that this model cannot read."""
-    reference, channels = patch.reference, latent_format.latent_channels
-    if reference.dim() != 2 + latent_format.latent_dimensions:
-        frames = ", frames" if latent_format.latent_dimensions == 3 else ""
-        raise RopeWorksError(
-            f"the reference has shape {tuple(reference.shape)}, and {architecture.family} reads (references, channels{frames}, height, "
-            "width). Encode the reference with this model's own VAE."
-        )
-    if reference.shape[1] != channels:
-        raise RopeWorksError(
-            f"the reference has {reference.shape[1]} latent channels, and {architecture.family} reads {channels}. "
-            "Encode the reference with this model's own VAE."
-        )
-
-
-class StyleCalls:
-    """The references of one patched MODEL."""
-
-    def __init__(self, architecture: Architecture, rotary: tuple[float, tuple[int, ...]], stack: Stack) -> None:
-        self.architecture = architecture
-        self.rotary = rotary
-        self.stack = stack
-        self.references = [patch for patch in stack.patches if isinstance(patch, SharedAttention)]
-
-    def ready(self, request: ModelCall, call: Call) -> ReadyReferences | None:
+    def _ready(self, execution: Execution) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
-        run = _run.get() or StyleRun()
+        request, call = execution.whole, execution.planned.call
+        run, state = execution.run, execution.run.kept(self, StyleRun)
         rows = _rows(positive_chunks(request.options, run.guider), len(request.x))
-        inside = [p for p in self.references if p.strength and _inside(call, p)]
-        for patch in self.references:
+        references = [patch for patch in self.model.stack.patches if isinstance(patch, SharedAttention)]
+        inside = [p for p in references if p.strength and _inside(call, p)]
+        for patch in references:
             if patch not in inside:
-                run.reads.pop((id(self), patch.key), None)  # a percent range that has ended needs no memory
+                state.reads.pop(patch.key, None)  # a percent range that has ended needs no memory
         acting = [p for p in inside if p.branch == "both" or rows]
         if not acting:
             return None
         self._refuse_parts(acting, request, run)
         at, row = _step(request), rows[0].start if rows else 0
-        read = [(patch, self._read(patch, request, run, at, row)) for patch in acting]
-        return ReadyReferences(self.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
+        read = [(patch, self._read(patch, execution, state, at, row)) for patch in acting]
+        return ReadyReferences(self.model.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
 
-    def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: StyleRun) -> None:
+    def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: SamplingRun) -> None:
         """A call over a part of the picture does not tell which, so a mask cannot be laid over it."""
         now = tuple(request.x.shape[2:])
-        if run.size is not None and now != run.size and any(patch.mask is not None for patch in acting):
-            before, part = ("×".join(map(str, size)) for size in (run.size, now))
+        if run.size is None or now == run.size or all(patch.mask is None for patch in acting):
+            return
+        before, part = ("×".join(map(str, size)) for size in (run.size, now))
+        if any(own < size for own, size in zip(run.size, now, strict=True)):
             raise RopeWorksError(
-                f"the style mask covers a latent of {before}, and the model is called with a part of it, {part}: prompts for areas and "
-                "context windows cannot be combined with a style mask. Remove the mask, or use masks for prompts (Conditioning Set Mask)."
+                f"the style mask covers a latent of {before}, and the latent grew to {part} during this run: a sampler that changes the "
+                "size as it goes cannot be combined with a style mask. Remove the mask, or choose another sampler."
             )
+        raise RopeWorksError(
+            f"the style mask covers a latent of {before}, and the model is called with a part of it, {part}: prompts for areas and "
+            "context windows cannot be combined with a style mask. Remove the mask, or use masks for prompts (Conditioning Set Mask)."
+        )
 
-    def _read(self, patch: SharedAttention, request: ModelCall, run: StyleRun, at: tuple[int, float], row: int) -> Read:
-        key = (id(self), patch.key)
-        if _serves(run.reads.get(key), at, patch.refresh):
-            return run.reads[key]
-        run.reads.pop(key, None)  # freed before the new one is made, so no name may hold it here
-        reference = self._reference_request(patch, request, run, at[1], row)
-        call, locate = describe_call(reference, self.architecture, self.rotary)
-        plan, tokens = self.stack.resolve(call), image_tokens(reference)
-        bank = KeyBank(*self._range(patch, reference), keep_on_cpu=patch.keep_on == "cpu")
-        start = joint_start(self.architecture, reference, tokens)
-        recording = Recording(bank, start, tokens, calls_per_block(self.architecture, reference, tokens))
-        active = ActivePlan(plan, call, len(reference.x), locate, shared=recording)
-        options, active.attend = with_grouped_attention(reference.options)
-        with running(active):
-            replace(reference, options=options).run()
-        read = Read(at, bank, call, plan, image_index(self.architecture, reference))
-        run.reads[key] = read
+    def _read(self, patch: SharedAttention, execution: Execution, state: StyleRun, at: tuple[int, float], row: int) -> Read:
+        if _serves(state.reads.get(patch.key), at, patch.refresh):
+            return state.reads[patch.key]
+        state.reads.pop(patch.key, None)  # freed before the new one is made, so no name may hold it here
+        architecture = self.model.architecture
+        request = self._reference_request(patch, execution, state, at[1], row)
+        reference = self.model.execution(request, execution.run, execution.record)
+        tokens = image_tokens(request, architecture)
+        bank = KeyBank(*self._range(patch, request), keep_on_cpu=patch.keep_on == "cpu")
+        recording = Recording(bank, image_calls(architecture, request, reference.finder, tokens), tokens)
+        replace(reference, shared=recording, own_attention=True).executed()
+        read = Read(at, bank, reference.planned, image_index(architecture, request))
+        state.reads[patch.key] = read
         return read
 
-    def _reference_request(self, patch: SharedAttention, request: ModelCall, run: StyleRun, now: float, row: int) -> ModelCall:
+    def _reference_request(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int) -> ModelCall:
         """The reference, noised to the step's sigma, with its own prompt or the target's."""
-        key = (id(self), patch.key)
+        request = execution.whole
         clean = patch.reference.to(request.x)
-        if key not in run.noise:
+        if patch.key not in state.noise:
             generator = torch.Generator().manual_seed(patch.seed)
-            run.noise[key] = torch.randn(clean.shape, generator=generator).to(clean)
+            state.noise[patch.key] = torch.randn(clean.shape, generator=generator).to(clean)
+        noise = state.noise[patch.key].to(clean)
         sigma = request.t[row].reshape(-1, *[1] * (clean.dim() - 1))[:1]
-        prompt = self._prompt(patch, request, run, now, row, clean)
-        extra = {name: value for name, value in prompt.extra.items() if name != "c_concat"}
+        prompt = self._prompt(patch, execution, state, now, row, clean)
+        extra = {name: _on(clean.device, value) for name, value in prompt.extra.items() if name != "c_concat"}
         contexts = request.extra.get("vace_context")
         if contexts is not None:
             extra["vace_context"] = blank_like(contexts, clean)
             extra["vace_strength"] = request.extra.get("vace_strength", [1.0])
         return replace(
             request,
-            x=request.host.model_sampling.noise_scaling(sigma, run.noise[key], clean),
+            x=request.host.model_sampling.noise_scaling(sigma, noise, clean),
             t=request.t[row : row + 1].expand(len(clean)),
             c_concat=None if request.c_concat is None else blank_like(request.c_concat, clean),
-            c_crossattn=prompt.context,
+            c_crossattn=_on(clean.device, prompt.context),
             control=None,
             options={**request.options, "cond_or_uncond": [CONDITIONAL]},
             extra=extra,
         )
 
-    def _prompt(self, patch: SharedAttention, request: ModelCall, run: StyleRun, now: float, row: int, clean: Tensor) -> Prompt:
-        number, found = (0, patch.conditioning) if patch.conditioning else positive_of(run.guider, now)
+    def _prompt(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int, clean: Tensor) -> Prompt:
+        request = execution.whole
+        number, found = (0, patch.conditioning) if patch.conditioning else positive_of(execution.run.guider, now)
         if found is None:
             return prompt_of_row(request, row, len(clean))
-        key = (id(self), patch.key, number)
-        if key not in run.prompts:
-            run.prompts[key] = encoded(request.host, found, clean)
-        return run.prompts[key]
+        key = (patch.key, number)
+        if key not in state.prompts:
+            state.prompts[key] = encoded(request.host, found, clean)
+        return state.prompts[key]
 
     def _range(self, patch: SharedAttention, request: ModelCall) -> tuple[int, int]:
         """Which of the attention calls over the image share: single-stream blocks where a model has them, else the later two thirds."""
@@ -189,8 +172,9 @@ class StyleCalls:
             first = counts["double_blocks"] / every if counts["single_blocks"] else 1 / 3
         begin, end = round(first * every), round(patch.last_block * every)
         if begin >= end:
+            family = self.model.architecture.family
             raise RopeWorksError(
-                f"none of the {every} blocks of {self.architecture.family} lies from {first:.2f} to {patch.last_block:g}, so the reference "
+                f"none of the {every} blocks of {family} lies from {first:.2f} to {patch.last_block:g}, so the reference "
                 "would be read for nothing. Raise last_block, or lower first_block."
             )
         return begin, end
@@ -205,32 +189,69 @@ class ReadyReferences:
     rows: list[slice]
     progress: float
 
-    def sharing(self, request: ModelCall, grids: Grids, layout: TokenLayout | None = None) -> Sharing:
-        """What the attention of `request` needs. layout: its tokens, where they are not a plain grid."""
-        tokens = image_tokens(request) if layout is None else layout.tokens
-        every = calls_per_block(self.architecture, request, tokens)
+    def sharing(self, execution: Execution) -> Sharing:
+        """What the attention of the execution needs."""
+        request, layout = execution.request, execution.layout
+        tokens = image_tokens(request, self.architecture) if layout is None else layout.tokens
         readings = [
-            self._reading(patch, read, request, grids, layout, rows)
+            self._reading(patch, read, execution, rows)
             for patch, read in self.read
             for rows in (self.rows if patch.branch == "positive" else [None])
         ]
-        return Sharing(readings, joint_start(self.architecture, request, tokens), tokens, every)
+        return Sharing(readings, image_calls(self.architecture, request, execution.finder, tokens), tokens)
 
-    def _reading(
-        self, patch: SharedAttention, read: Read, request: ModelCall, grids: Grids, layout: TokenLayout | None, rows: slice | None
-    ) -> Reading:
-        ids, grid = image_positions(self.architecture, read.call, request.options)
-        own, later = (read.call, read.plan), image_index(self.architecture, request) - read.index
-        turns = {group: reference_turn(ids, grid, own, (call, plan), by, later) for group, (call, plan, by) in grids.items()}
+    def _reading(self, patch: SharedAttention, read: Read, execution: Execution, rows: slice | None) -> Reading:
+        request = execution.request
+        ids, grid = image_positions(self.architecture, read.planned.call, request.options)
+        ids = ids.to(request.x.device)
+        own, later = (read.planned.call, read.planned.plan), image_index(self.architecture, request) - read.index
+        turns = {
+            group: reference_turn(ids, grid, own, (planned.call, planned.plan), planned.divisor, later)
+            for group, planned in execution.grids.items()
+        }
+        shown = request if execution.layout is None else execution.whole  # a strip's own grid says nothing of the picture
+        size = token_grid(tuple(shown.x.shape), patch_size(request.host.diffusion_model, self.architecture))
         return Reading(
             read.bank,
-            patch.scale.factors(read.call.axes, torch.tensor(self.progress, device=request.x.device)),
+            patch.scale.factors(read.planned.call.axes, torch.tensor(self.progress, device=request.x.device)),
             patch.column_bias if patch.strength < 1 else 0.0,
             patch.adain,
             {group: turn for group, turn in turns.items() if turn is not None},
             rows,
-            patch.covered(token_grid(tuple(request.x.shape), patch_size(request.host.diffusion_model)), layout),
+            patch.covered(size, execution.layout),
         )
+
+
+def caption_tokens(request: ModelCall) -> int:
+    """Lumina: tokens in front of the image, whose place along the index axis counts on from them."""
+    transformer = request.host.diffusion_model
+    if not hasattr(transformer, "pad_tokens_multiple"):  # older cores cut off what the mask hides
+        return int(request.extra.get("num_tokens", request.text_tokens))
+    multiple = transformer.pad_tokens_multiple or 1
+    return ceil(request.text_tokens / multiple) * multiple
+
+
+def image_index(architecture: Architecture, request: ModelCall) -> int:
+    """Where the image stands along the index axis, up to a constant of the family."""
+    return caption_tokens(request) if architecture.order == BY_POSITION else 0
+
+
+def image_calls(architecture: Architecture, request: ModelCall, finder: TokenFinder, tokens: int) -> ImageCalls:
+    """Tells the attention calls over the `tokens` of a request's picture from others that look like them.
+
+    On Wan, prompts as long as the clip look like the clip.
+    """
+    if architecture.order != IMAGE_ONLY:
+        return ImageCalls(finder.joint_start, longer_keys=architecture.order != BY_POSITION)
+    lengths = [request.text_tokens]
+    if getattr(request.host.diffusion_model, "img_emb", None) is not None:
+        vision = request.extra.get("clip_fea")
+        lengths.append(request.text_tokens if vision is None else vision.shape[-2])  # without one it reads the text in its place
+    return ImageCalls(finder.start, 1 + lengths.count(tokens))
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _serves(read: Read | None, at: tuple[int, float], refresh: int) -> bool:

@@ -19,8 +19,10 @@ from torch import Tensor
 from ...active import ActivePlan, running
 from ...rpe2d.patches import Rpe2dTraining
 from ...rpe2d.trained import Trained
-from ...stack import Call, Plan
+from ...stack import TRAINING, Call, Plan
 from .call import ModelCall
+from .execution import Answer, Execution, Part
+from .run import SamplingRun
 
 KEY = "ropeworks_training"
 MODEL_FACTS, LORA_FACTS = "ropeworks_metadata", "lora_metadata"  # attachments of a MODEL; the second is the core's own
@@ -38,42 +40,45 @@ def set_trained_positions(model: Any, facts: dict[str, str]) -> Any:
     return clone
 
 
-class TrainingRun:
-    """Tells one training run from another."""
+class Steps:
+    """Counts the steps of one training run. A step is what has one tensor of noise levels."""
 
-
-class TrainingCalls:
-    """Draws for the calls of one patched MODEL. As an OUTER_SAMPLE wrapper it hears where a training run begins, at step 0.
-
-    A step is what has one tensor of noise levels: all prompts of a step, in one call or several, see a picture at the same places.
-    """
-
-    def __init__(self, settings: Rpe2dTraining) -> None:
-        self.settings = settings
-        self._begin()
-
-    def __deepcopy__(self, memo: object) -> TrainingCalls:
-        return self
-
-    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        self._begin()
-        return executor(*args, **kwargs)
-
-    def _begin(self) -> None:
-        self.run = TrainingRun()
+    def __init__(self) -> None:
         self._level: Callable[[], Tensor | None] = lambda: None
-        self._step = -1
+        self._number = -1
 
-    def positions(self, request: ModelCall, call: Call, plan: Plan) -> Plan:
-        """`plan` with places drawn for this call; as it is where nothing is being trained."""
-        if not torch.is_grad_enabled():
-            return plan
-        level = request.options.get("sigmas")
+    def number(self, level: Tensor | None) -> int:
         if level is None or self._level() is not level:
             self._level = weakref.ref(level) if level is not None else lambda: None
-            self._step += 1
+            self._number += 1
+        return self._number
+
+
+class TrainingPart(Part):
+    """Draws for the calls of one patched MODEL.
+
+    All prompts of a step, in one call or several, see a picture at the same places.
+    """
+
+    needs = TRAINING
+
+    def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        run = execution.run
+
+        def drawn(request: ModelCall, active: ActivePlan) -> ModelCall:
+            active.plan = self._positions(request, active.call, active.plan, run)
+            return handed_on(request, active)
+
+        return inner(replace(execution, changes=(*execution.changes, drawn)))
+
+    def _positions(self, request: ModelCall, call: Call, plan: Plan, run: SamplingRun) -> Plan:
+        """`plan` with places drawn for this call; as it is where nothing is being trained."""
+        settings = self.model.stack.find(Rpe2dTraining)
+        if settings is None or not torch.is_grad_enabled():
+            return plan
+        step = run.kept((self, "steps"), Steps).number(request.options.get("sigmas"))
         prompts = len(request.options.get("cond_or_uncond") or (0,))
-        drawn = self.settings.draw(call, len(request.x) // prompts, self._step)
+        drawn = settings.draw(call, len(request.x) // prompts, step)
         places = {axis: values.repeat(prompts, 1) for axis, values in drawn.items()}
         return replace(plan, positions=tuple(places.get(axis) for axis in range(len(call.axes))))
 

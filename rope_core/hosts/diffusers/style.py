@@ -17,7 +17,8 @@ from ...errors import RopeWorksError
 from ...layout import GridLayout
 from ...mixed.phase import HIGH, LOW
 from ...mixed.regions import TokenLayout
-from ...reference.shared import Entry, KeyBank, Reading, Recording, Sharing
+from ...reference.bank import Entry, ImageCalls, KeyBank, Recording
+from ...reference.shared import Reading, Sharing
 from ...reference.style import SharedAttention, reference_turn
 from ...stack import Call, Plan, Stack
 from .attention import run_grouped
@@ -130,7 +131,7 @@ class StyleFlux:
         def record(rows: dict[str, Any], plan: Plan) -> Any:
             bank = KeyBank(round(share * self.blocks), round(patch.last_block * self.blocks), patch.keep_on == "cpu")
             banks.append(bank)
-            recording = Recording(bank, _start(text, tokens), tokens)
+            recording = Recording(bank, ImageCalls(_start(text, tokens)), tokens)
             active = ActivePlan(plan, call, len(rows["hidden_states"]), lambda ids: layout, shared=recording)
             return run_grouped(self.original, active, rows, "a style reference")
 
@@ -182,7 +183,7 @@ class ReadyReferences:
         """What the attention of one call on `grid` needs. layout: its tokens, where they are not a plain grid."""
         tokens = grid[1] * grid[2] if layout is None else layout.tokens
         readings = [self._reading(patch, read, grids, patch.covered(grid, layout)) for patch, read in self.read]
-        return Sharing(readings, _start(self.text, tokens), tokens)
+        return Sharing(readings, ImageCalls(_start(self.text, tokens)), tokens)
 
     def _reading(self, patch: SharedAttention, read: Read, grids: Grids, covered: Tensor | None) -> Reading:
         rows, columns, device = read.call.axes[1].length, read.call.axes[2].length, self.progress.device
@@ -210,10 +211,11 @@ class ReadyReferences:
 
         def strip(**arguments: Any) -> Any:
             active = now_running()
-            if active is not None and active.groups is not None:
-                high, low = (active.groups.grids[group] for group in (HIGH, LOW))
+            groups: Any = None if active is None else active.groups
+            if active is not None and groups is not None:
+                high, low = (groups.grids[group] for group in (HIGH, LOW))
                 grids = {HIGH: (high.call, high.plan, 1.0), LOW: (low.call, low.plan, float(ratio))}
-                active.shared = self.sharing(grids, grid, active.groups.layout)
+                active.shared = self.sharing(grids, grid, groups.layout)
             return original(**arguments)
 
         mine.original = strip

@@ -70,17 +70,17 @@ def test_inspect_tells_patches_in_order_with_size_and_settings():
 
 def test_inspect_remembers_the_magnitudes_of_the_last_run_as_they_were():
     patched = add_patch(models.flux(), sega())
-    wrapper = wrapper_of(patched)
+    model = wrapper_of(patched).model
     used = []
-    resolve = type(wrapper.stack).resolve
+    resolve = type(model.stack).resolve
 
-    class Spy(type(wrapper.stack)):
+    class Spy(type(model.stack)):
         def resolve(self, call: Any) -> Any:
             plan = resolve(self, call)
             used.append([m if m is None else m[0].clone() for m in plan.magnitudes])
             return plan
 
-    wrapper.stack = Spy(wrapper.stack.patches)
+    object.__setattr__(model, "stack", Spy(model.stack.patches))
     for steps in (2, 5):
         used.clear()
         result = models.sample(patched, SHAPE, steps=steps, cfg=2.0)
@@ -205,7 +205,7 @@ def test_inspect_refuses_what_the_other_nodes_refuse_in_the_same_words():
     unknown.model.diffusion_model.__class__ = type("Unknown", (type(unknown.model.diffusion_model),), {})
     told = message_of(lambda: RopeInspect.execute(unknown))
     assert told == message_of(lambda: architecture_of(unknown))
-    assert "does not know" in told
+    assert "is not supported yet" in told
     assert "expected (batch, channels" in message_of(lambda: RopeInspect.execute(models.flux(), {"samples": torch.zeros(1, 16, 8)}))
 
 

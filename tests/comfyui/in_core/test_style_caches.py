@@ -15,7 +15,8 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
-from ropeworks_pack.rope_core.hosts.comfyui import style as comfyui_style
+from ropeworks_pack.rope_core.hosts.comfyui.run import KEY, run_of
+from ropeworks_pack.rope_core.hosts.comfyui.style import StyleRun
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models
@@ -29,6 +30,16 @@ class Interrupt(Exception):  # noqa: N818
     pass
 
 
+def options_among(args: tuple[Any, ...]) -> dict[str, Any]:
+    """transformer_options of a model call."""
+    return next(value for value in args if isinstance(value, dict) and KEY in value)
+
+
+def kept_by(args: tuple[Any, ...]) -> StyleRun:
+    """What references keep in the run that a model call belongs to."""
+    return next(value for value in run_of(options_among(args))._kept.values() if isinstance(value, StyleRun))
+
+
 class Alive:
     """Weak references to what the runs of a model keep, taken at every model call behind ours."""
 
@@ -40,8 +51,8 @@ class Alive:
         self.stop_at, self.calls = stop_at, 0
 
     def __call__(self, executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        run = comfyui_style._run.get()
-        self.runs.append(weakref.ref(run))
+        run = kept_by(args)
+        self.runs += [weakref.ref(run), weakref.ref(run_of(options_among(args)))]
         if x.shape[-2:] == SMALL[-2:]:
             self.banks_at_each_pass.append(sum(bank() is not None for bank in self.banks))
         for read in run.reads.values():
@@ -74,7 +85,7 @@ def test_keys_are_gone_when_the_run_ends():
         models.sample(patched, FLUX_SHAPE, steps=3, cfg=2.0)
         assert len(alive.tensors) > 8
         assert alive.remaining() == 0, changes
-        assert comfyui_style._run.get() is None
+        assert KEY not in patched.model_options["transformer_options"]
 
 
 def test_keys_are_gone_when_the_sampler_raises():
@@ -87,7 +98,7 @@ def test_keys_are_gone_when_the_sampler_raises():
         raise AssertionError("expected the interruption")
     assert len(alive.tensors) > 4
     assert alive.remaining() == 0
-    assert comfyui_style._run.get() is None
+    assert KEY not in patched.model_options["transformer_options"]
     alive.stop_at = 1000
     result = models.sample(patched, FLUX_SHAPE, steps=4)
     assert torch.equal(result, models.sample(add_patch(models.flux(), style(picture(*SMALL), refresh=1000)), FLUX_SHAPE, steps=4))
@@ -104,7 +115,7 @@ def test_keys_are_gone_when_their_part_of_the_schedule_ends():
     later: list[int] = []
 
     def look(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        later.append(len(comfyui_style._run.get().reads))
+        later.append(len(kept_by(args).reads))
         return executor(*args, **kwargs)
 
     clone = add_patch(models.flux(), style(picture(*SMALL), window=Window(0.0, 0.4)))
@@ -117,7 +128,7 @@ def test_keys_of_the_blocks_that_share_alone_are_kept():
     sizes = []
 
     def look(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        for read in comfyui_style._run.get().reads.values():
+        for read in kept_by(args).reads.values():
             sizes.append(read.bank.bytes)
         return executor(*args, **kwargs)
 
@@ -247,8 +258,7 @@ def test_style_in_two_threads_with_two_references():
     wrong: list[int] = []
 
     def work(patched: Any, answer: torch.Tensor) -> None:
-        with comfyui_style.style_run():
-            wrong.extend(i for i in range(20) if not torch.equal(call(patched), answer))
+        wrong.extend(i for i in range(20) if not torch.equal(call(patched), answer))
 
     threads = [threading.Thread(target=work, args=pair) for pair in zip(clones, expected, strict=True)]
     for thread in threads:

@@ -9,7 +9,7 @@ import comfy.ldm.modules.attention as kernels
 import torch
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 from ropeworks_pack.rope_core.mixed.patches import MixedResolution
-from ropeworks_pack.rope_core.reference.shared import pair_sizes
+from ropeworks_pack.rope_core.reference.bank import pair_sizes
 
 from . import models
 from .recording import AttentionCalls, message_of, watched

@@ -1,0 +1,103 @@
+"""ComfyUI: the APPLY_MODEL wrapper of one stack: what every model call of a patched MODEL passes through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ...active import REPLACED_EMBEDDER, ActivePlan
+from ...errors import RopeWorksError
+from ...inspect.record import RunRecord
+from ...stack import Call
+from .call import ModelCall
+from .execution import Answer, Execution, PatchedModel
+from .parts import parts_of
+from .run import SamplingRun, run_of
+
+log = logging.getLogger("ropeworks")
+LOST_EMBEDDER = "another node replaced this model's rotary embedder after RoPE Works, so the RoPE patches have no effect"
+
+
+class ApplyModel:
+    """Resolves the stack once per model call; the embedder, which has no state and no weights, asks for the result."""
+
+    def __init__(self, model: PatchedModel) -> None:
+        self.model = model
+        self.parts = parts_of(model)
+        self.record = RunRecord()
+        self._sizes_outside_of_samplers: set[Hashable] = set()
+
+    def __deepcopy__(self, memo: object) -> ApplyModel:
+        return self
+
+    def __call__(
+        self,
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **extra: Any,
+    ) -> Tensor:
+        request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
+        run = run_of(request.options)
+        self.record = run.kept((self, "record"), RunRecord)
+        execution = self.model.execution(request, run, self.record)
+        self.record.axes = execution.planned.call.axes
+        first = self._announce(execution.planned.call, run, tuple(x.shape[2:]))
+        answer: Answer = partial(self._executed, first=first)
+        for part in reversed(self.parts):
+            answer = partial(part.answer, inner=answer)
+        return answer(execution)
+
+    def _executed(self, execution: Execution, first: bool) -> Tensor:
+        planned = execution.planned
+        execution.record.note(planned.call.sigma, planned.plan)
+        result, active = execution.executed()
+        self._check(execution, active, first)
+        return result
+
+    def _check(self, execution: Execution, active: ActivePlan, first: bool) -> None:
+        """Says so where nothing of a plan can have reached the model, and refuses where the picture would be destroyed.
+
+        Other packs' step caches may leave out the model; what was never asked is told at first calls only, which no cache leaves out.
+        """
+        if execution.groups is not None:
+            if first and not active.consulted:
+                raise RopeWorksError(REPLACED_EMBEDDER)
+            if active.consulted and not active.split:
+                raise RopeWorksError(
+                    "no attention call of this model could be split in two, so a mixed-resolution step would draw nonsense: another node "
+                    "replaced its attention, or what its embedder is asked for. Remove that node, or bypass Mixed-Res Region (CRPA)."
+                )
+        elif first and not active.consulted:
+            self._warn(execution.run, LOST_EMBEDDER)
+        elif first and not execution.finder.found and not active.plan.untouched:
+            self._warn(
+                execution.run,
+                "the picture's tokens stand at places that RoPE Works does not know, so the RoPE patches have no effect: "
+                "another node changes what this model's embedder is asked for",
+            )
+
+    def _warn(self, run: SamplingRun, text: str) -> None:
+        said = run.kept((self, "said"), set)
+        if text not in said:
+            said.add(text)
+            log.warning(text)
+
+    def _announce(self, call: Call, run: SamplingRun, size: tuple[int, ...]) -> bool:
+        """One line per patch at the first call of a run, and at each new size in it; True at those calls."""
+        told = run.kept((self, "sizes"), set) if run.within_sampler else self._sizes_outside_of_samplers
+        with run.lock:
+            if size in told:
+                return False
+            told.add(size)
+        for line in self.model.stack.describe(call):
+            log.info(line)
+        return True

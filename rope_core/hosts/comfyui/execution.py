@@ -1,0 +1,130 @@
+"""ComfyUI: the model's own forward as it is about to run, and how a patched MODEL's parts shape it.
+
+A model call passes the parts of its MODEL in one order, see `parts`. Each may hand on a changed execution, several, or none, and
+change the answer on its way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ...active import ActivePlan, Reader, TwoGroups, running
+from ...architectures import Architecture
+from ...inspect.record import RunRecord
+from ...layout import HIGH
+from ...stack import Call, Plan, Stack
+from ...tokens import TokenFinder
+from .attention import with_grouped_attention
+from .call import ModelCall, Rotary, describe_call
+from .run import SamplingRun
+
+if TYPE_CHECKING:
+    from ...mixed.regions import TokenLayout
+
+Change = Callable[[ModelCall, ActivePlan], ModelCall]
+
+
+class Planned:
+    """What one query group goes by: its call, and its plan, resolved when first asked for.
+
+    divisor: how many tokens of the whole picture's grid lie along one of the group's.
+    """
+
+    def __init__(self, call: Call, stack: Stack, divisor: float = 1.0) -> None:
+        self.call = call
+        self.stack = stack
+        self.divisor = divisor
+
+    @cached_property
+    def plan(self) -> Plan:
+        return self.stack.resolve(self.call)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """whole: the call as the sampler made it; request: what runs. record: what Inspect shows of the run.
+
+    grids: by query group. groups, layout: of a step with two of them, and its tokens. shared: what looks at attention calls.
+    own_attention: ours has to be in place; it stays so in every stage, for a compiled graph may serve several. changes: the last
+    word on the request and the plan in force.
+    """
+
+    whole: ModelCall
+    request: ModelCall
+    run: SamplingRun
+    record: RunRecord
+    grids: Mapping[str, Planned]
+    finder: TokenFinder
+    groups: TwoGroups | None = None
+    layout: TokenLayout | None = None
+    shared: Reader | None = None
+    own_attention: bool = False
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """The group that all queries belong to, or the first of two."""
+        return next(iter(self.grids))
+
+    @property
+    def planned(self) -> Planned:
+        return self.grids[self.group]
+
+    def executed(self) -> tuple[Tensor, ActivePlan]:
+        """The model's answer, and what was in force."""
+        planned, request = self.planned, self.request
+        active = ActivePlan(
+            planned.plan, planned.call, len(request.x), self.finder, groups=self.groups, shared=self.shared, group=self.group
+        )
+        if self.own_attention:
+            options, active.attend = with_grouped_attention(request.options)
+            request = replace(request, options=options)
+        for change in self.changes:
+            request = change(request, active)
+        with running(active):
+            return request.run(), active
+
+
+Answer = Callable[[Execution], Tensor]
+
+
+@dataclass(frozen=True)
+class PatchedModel:
+    """What all parts of one patched MODEL know. embedder: the model's own, or what another pack made of it before us."""
+
+    architecture: Architecture
+    rotary: Rotary
+    embedder: nn.Module
+    stack: Stack
+
+    @property
+    def embedder_is_plain(self) -> bool:
+        return type(self.embedder).__module__.startswith("comfy.ldm.")
+
+    def execution(self, request: ModelCall, run: SamplingRun, record: RunRecord) -> Execution:
+        """`request` on a plain grid of its own size."""
+        call, finder = describe_call(request, self.architecture, self.rotary, run)
+        return Execution(request, request, run, record, {HIGH: Planned(call, self.stack)}, finder)
+
+    def other(self, execution: Execution, request: ModelCall, group: str = HIGH, divisor: float = 1.0) -> Execution:
+        """`request` on a plain grid of its own size, in place of what `execution` would run."""
+        call, finder = describe_call(request, self.architecture, self.rotary, execution.run)
+        return replace(execution, request=request, grids={group: Planned(call, self.stack, divisor)}, finder=finder)
+
+
+class Part:
+    """What one kind of run does to the model calls of a patched MODEL. needs: that kind, as patches name it."""
+
+    needs: str
+
+    def __init__(self, model: PatchedModel) -> None:
+        self.model = model
+
+    def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        """The denoised latent, shaped like the whole call's. inner: what comes after this part."""
+        raise NotImplementedError

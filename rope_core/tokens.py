@@ -1,0 +1,196 @@
+"""Which tokens of a sequence are the picture: read from the positions that a model asks its embedder for, never from counts.
+
+A picture's tokens stand row by row at equal distances. Text stands on one spot or on a diagonal, references and what other nodes add
+stand elsewhere, so the picture is found wherever they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_REFERENCES_IMAGE, Architecture
+from .layout import GRID_DIMENSION, GridLayout, MaskLayout
+from .stack import INDEX
+
+Grid = tuple[int, int, int]
+ROUNDING = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # of ids that a host makes in half precision
+
+
+def grid_starts(ids: Tensor, grid: Grid, along: Sequence[int | None]) -> list[int]:
+    """First tokens of every part of `ids` (tokens, axes) that counts as a (frames, rows, columns) grid does, in any steps.
+
+    along: per axis the dimension of the grid that it counts, None where all of the grid stands at one place.
+    """
+    count, rounding = prod(grid), ROUNDING.get(ids.dtype, 0.0)
+    ids = ids.detach().cpu().double()
+    last = len(ids) - count
+    if last < 0:
+        return []
+    numbers = torch.arange(count).view(grid)
+    corners = [int(numbers[tuple(size - 1 if d == dimension else 0 for d, size in enumerate(grid))]) for dimension in range(3)]
+    first = ids[: last + 1]
+    fits = torch.ones(last + 1, dtype=torch.bool)
+    for dimension, corner in enumerate(corners):
+        if not corner:
+            continue
+        reach = ids[corner : corner + last + 1] - first
+        for axis, counted in enumerate(along):
+            fits &= (reach[:, axis] > 0) if counted == dimension else (reach[:, axis].abs() <= _tolerance(first[:, axis], rounding))
+    return [int(start) for start in fits.nonzero()[:, 0] if _is_grid(ids[start : start + count], grid, along, rounding)]
+
+
+def _is_grid(tokens: Tensor, grid: Grid, along: Sequence[int | None], rounding: float) -> bool:
+    for axis, counted in enumerate(along):
+        values = tokens[:, axis].view(grid)
+        if counted is None:
+            expected = values[:1, :1, :1]
+        else:
+            size = grid[counted]
+            first, last = (values[tuple(at if d == counted else 0 for d in range(3))] for at in (0, size - 1))
+            steps = torch.linspace(0, 1, size, dtype=torch.float64).view([-1 if d == counted else 1 for d in range(3)])
+            expected = first + (last - first) * steps
+        if bool(((values - expected).abs() > _tolerance(expected, rounding)).any()):
+            return False
+    return True
+
+
+def _tolerance(values: Tensor, rounding: float) -> Tensor:
+    return 1e-3 + 2 * rounding * values.abs()
+
+
+def text_at_the_front(ids: Tensor) -> int:
+    """How many tokens of `ids` (tokens, axes) stand on one spot or on a diagonal, as text does, before others begin."""
+    apart = (ids - ids[:, :1]).abs().amax(1) > 0
+    others = apart.nonzero()
+    return int(others[0, 0]) if len(others) else len(ids)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One sequence of an embedder call. layout: for its table. start: the picture's first token, None without the picture."""
+
+    layout: GridLayout | MaskLayout | None
+    start: int | None
+
+
+class TokenFinder:
+    """Finds the picture's tokens in every embedder call of one forward pass, and from these in its attention calls.
+
+    known: what earlier passes of the run found, by `alike` (whatever tells that a pass asks for the same positions again), so that
+    ids are fetched from their device once a run. steps: see GridLayout. announced: where the picture should begin, to choose by where
+    several parts count alike. leading: frames that a host puts before the picture's.
+    """
+
+    def __init__(
+        self,
+        row: Architecture,
+        grid: Grid,
+        steps: tuple[float, ...],
+        known: dict[Hashable, Found],
+        alike: Hashable,
+        announced: int = 0,
+        leading: int = 0,
+    ) -> None:
+        self.row = row
+        self.grid = grid
+        self.steps = steps
+        self.announced = announced
+        self.leading = leading
+        self._known = known
+        self._alike = alike
+        self._seen: list[tuple[int, Found]] = []
+        counted = {**GRID_DIMENSION, row.frames_along: 0}
+        if row.frames_along == INDEX:  # the first index axis; a second one numbers text
+            self.along = [counted.get(role) if role not in row.roles[:axis] else None for axis, role in enumerate(row.roles)]
+        else:
+            self.along = [counted.get(role) for role in row.roles]
+
+    def __call__(self, ids: Tensor) -> GridLayout | MaskLayout | None:
+        """The layout of one embedder call, ids (batch, tokens, axes); None where it has nothing for a plan to change."""
+        key = (self._alike, self.grid, len(self._seen), tuple(ids.shape))
+        if key not in self._known:
+            self._known[key] = self._find(ids)
+        found = self._known[key]
+        self._seen.append((ids.shape[1], found))
+        return found.layout
+
+    @property
+    def found(self) -> bool:
+        """Whether the picture was seen in this pass."""
+        return any(found.start is not None for _, found in self._seen)
+
+    def start(self, length: int) -> int | None:
+        """First token of the picture in an attention call over `length` tokens; None for calls that do not hold all of it.
+
+        Such a call is one embedder call's sequence, or what is left of it where another node has cut references off its end, or all
+        embedder calls of the pass in a row.
+        """
+        count, before = prod(self.grid), 0
+        joined = self.row.order not in (IMAGE_ONLY, BY_POSITION)
+        for tokens, found in self._seen:
+            if found.start is not None and (length == tokens or (joined and found.start + count <= length < tokens)):
+                return found.start
+        if length != sum(tokens for tokens, _ in self._seen):
+            return None
+        for tokens, found in self._seen:
+            if found.start is not None:
+                return before + found.start
+            before += tokens
+        return None
+
+    def joint_start(self, length: int) -> int | None:
+        """As `start`, for calls over all that the model asked for alone: where text and picture meet, and no refiner's."""
+        if self.row.order == BY_POSITION and length != sum(tokens for tokens, _ in self._seen):
+            return None
+        return self.start(length)
+
+    def _find(self, ids: Tensor) -> Found:
+        if self.row.order == IMAGE_ONLY:
+            return self._clip(ids)
+        starts = grid_starts(ids[0], self.grid, self.along)
+        if self.row.order == BY_POSITION and self.row.roles[0] == INDEX:
+            return Found(_caption_mask(ids), starts[0] if starts else None)
+        if not starts:
+            return Found(None, None)
+        length, count = ids.shape[1], prod(self.grid)
+        if self.row.order in (BY_POSITION, TEXT_REFERENCES_IMAGE):
+            start = starts[-1]  # references stand before the picture
+        else:
+            start = self.announced if self.announced in starts else starts[0]
+        if self.row.order == BY_POSITION:
+            return Found(_text_on_one_spot(ids, start, count), start)
+        text = None
+        if self.row.order == TEXT_REFERENCES_IMAGE:
+            text = ((0, text_at_the_front(ids[0, :start].detach().cpu().double())),)
+        if self.row.order == IMAGE_TEXT:
+            text = ((start + count, length),)
+        return Found(GridLayout(self.grid, start, self.steps, text), start)
+
+    def _clip(self, ids: Tensor) -> Found:
+        """Frames that a host adds before or behind the picture's make a longer clip; references of another size are none of it."""
+        frames, rest = divmod(ids.shape[1], self.grid[1] * self.grid[2])
+        if rest or frames < self.grid[0] or not grid_starts(ids[0], (frames, *self.grid[1:]), self.along):
+            return Found(None, None)
+        start = min(self.leading, frames - self.grid[0]) * self.grid[1] * self.grid[2]
+        return Found(GridLayout((frames, *self.grid[1:]), 0, self.steps), start)
+
+
+def _caption_mask(ids: Tensor) -> MaskLayout:
+    """Lumina: the caption counts along the index axis, the image has the highest index; some calls hold the caption alone."""
+    has_image = (ids[..., 1:] != 0).flatten(1).any(-1, keepdim=True)
+    index = ids[..., 0]
+    return MaskLayout(text=~((index == index.amax(-1, keepdim=True)) & has_image))
+
+
+def _text_on_one_spot(ids: Tensor, start: int, count: int) -> MaskLayout:
+    """HunyuanVideo: text stands at position 0, in front or behind depending on the version; what else is not the picture is reference."""
+    text = (ids[0] == 0).all(-1)
+    text[start : start + count] = False
+    reference = ~text
+    reference[start : start + count] = False
+    return MaskLayout(text, reference if bool(reference.any()) else None)
