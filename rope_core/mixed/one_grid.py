@@ -19,7 +19,7 @@ class OneGrid(QueryGroups):
 
     def table(self, ids: Tensor) -> Tensor | None:
         first = self.start(ids.shape[1])
-        return None if first is None else self._group_table(ids[:1].float(), first, self.grid)
+        return None if first is None else self.tables.seen_by(ids[:1].float(), first, self.grid)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, attend: Mapping[str, Attend], *args: Any) -> Tensor:
         return attend[self.grid](q, k, v, mask)

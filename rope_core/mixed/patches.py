@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_number
+from ..layout import HIGH
 from ..stack import MIXED as MIXED_RUN
 from ..stack import TIME, Call, Patch, Stack
-from .phase import HIGH
 from .regions import Box, CellGrid, TokenLayout, tidied
 from .saliency import most_salient
 

@@ -17,9 +17,9 @@ from torch.nn import functional
 from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_number
 from ..layout import GridLayout, plan_table
-from ..mixed.phase import difference
 from ..mixed.regions import FRAMES_PER_LATENT, TokenLayout
 from ..stack import ALWAYS, INDEX, SHARED, AxisSpan, Call, Patch, Plan, Stack, Window
+from ..table import difference
 
 if TYPE_CHECKING:
     from ..architectures import ModelFacts

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rope_core import Call, Plan, RopeWorksError
 from rope_core.active import ActivePlan, grouped_attention, running
 from rope_core.layout import HIGH, LOW
+from rope_core.mixed.group_tables import GroupGrid
 from rope_core.mixed.one_grid import OneGrid
-from rope_core.mixed.phase import GroupGrid, QueryGroups
+from rope_core.mixed.phase import QueryGroups
 from rope_core.mixed.regions import TokenLayout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 from rope_core.table import rotate_keys

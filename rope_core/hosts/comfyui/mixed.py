@@ -14,9 +14,9 @@ from torch import Tensor
 from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
+from ...mixed.group_tables import GroupGrid
 from ...mixed.handover import HandOver
 from ...mixed.patches import COARSE, FINE, MixedResolution
-from ...mixed.phase import GroupGrid
 from ...mixed.regions import CellGrid
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip

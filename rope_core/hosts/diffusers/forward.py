@@ -20,10 +20,9 @@ from ...architectures import Architecture, recognise
 from ...errors import RopeWorksError
 from ...extrapolate.extrapolation import check_native_size
 from ...extrapolate.projection import probe_convolution, probe_linear, project
-from ...layout import GridLayout
+from ...layout import HIGH, GridLayout
 from ...mixed.handover import Upsample
 from ...mixed.patches import MixedResolution
-from ...mixed.phase import HIGH
 from ...reference.style import SharedAttention
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Patch, Plan, Stack
 from .attention import run_grouped

@@ -14,9 +14,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...active import ActivePlan
 from ...errors import RopeWorksError
+from ...mixed.group_tables import GroupGrid
 from ...mixed.handover import HandOver, Upsample
 from ...mixed.patches import COARSE, FINE, MixedResolution
-from ...mixed.phase import GroupGrid
 from ...mixed.regions import CellGrid
 from ...mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip, interpolated

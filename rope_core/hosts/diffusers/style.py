@@ -14,8 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...active import ActivePlan, now_running
 from ...errors import RopeWorksError
-from ...layout import GridLayout
-from ...mixed.phase import HIGH, LOW
+from ...layout import HIGH, LOW, GridLayout
 from ...mixed.regions import TokenLayout
 from ...reference.bank import Entry, ImageCalls, KeyBank, Recording
 from ...reference.shared import Reading, Sharing
