@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .region_document import Area, AreaShape, RegionDocument, Shape, Stroke
+from .region_document import Area, RegionDocument, Shape, Stroke
 from .regions import Box
 
 SEGMENTS_AT_ONCE = 64
@@ -44,19 +44,16 @@ def boxes_of_frames(document: RegionDocument, frames: int, height: int, width: i
 
 def _extent(shape: Shape, time: float, height: int, width: int) -> Box:
     """A box in whole pixels around those that `_pixels` covers: from the first row and column with a centre in the shape to the last."""
-    if isinstance(shape, AreaShape):
-        area = shape.at(time)
-        left, top, across, down = area.x, area.y, area.width, area.height
-        middle = (left + across / 2, top + down / 2)
-    else:
-        xs, ys = zip(*shape.points, strict=True)
-        reach = shape.radius * min(height, width)
-        left, top = min(xs) - reach / width, min(ys) - reach / height
-        across, down = max(xs) - min(xs) + 2 * reach / width, max(ys) - min(ys) + 2 * reach / height
-        middle = shape.points[0]
-    (x, right), (y, bottom) = _covered(left, across, width), _covered(top, down, height)
+    if isinstance(shape, Stroke):
+        # A line thinner than a pixel may miss every centre and still reach past some, so its pixels alone tell.
+        top, left, window = _pixels(shape, time, height, width)
+        rows, columns = (window.any(1 - axis).nonzero()[:, 0] for axis in (0, 1))
+        x, y = left + int(columns[0]), top + int(rows[0])
+        return Box(x, y, left + int(columns[-1]) + 1 - x, top + int(rows[-1]) + 1 - y)
+    area = shape.at(time)
+    (x, right), (y, bottom) = _covered(area.x, area.width, width), _covered(area.y, area.height, height)
     if x >= right or y >= bottom:
-        x, y = _pixel(middle, height, width)
+        x, y = _pixel((area.x + area.width / 2, area.y + area.height / 2), height, width)
         right, bottom = x + 1, y + 1
     return Box(x, y, right - x, bottom - y)
 

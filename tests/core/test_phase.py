@@ -477,7 +477,7 @@ def test_tokens_before_heads_and_heads_before_tokens_give_the_same_answer():
     groups = scene.groups()
     q, k = scene.rotated(groups)
     v = scene.tensors()[2]
-    active = ActivePlan(UNTOUCHED, scene.call(HIGH), 1, lambda ids: None, groups=groups)
+    active = ActivePlan(UNTOUCHED, scene.call(HIGH), 1, lambda ids: None, consulted=True, groups=groups)
 
     def flat(x: torch.Tensor) -> torch.Tensor:
         return x.transpose(1, 2).flatten(2)

@@ -235,6 +235,7 @@ def test_many_points_with_a_wide_brush_are_drawn_in_reasonable_time():
 @LAW
 @given(AREA_SHAPES | STROKES, st.integers(1, 3), st.integers(5, 60), st.integers(5, 60))
 @example(Stroke("", 0.5, ((0.0, 4e-131), (4e-131, 4e-131))), 1, 5, 5)
+@example(Stroke("", 0.0078125, ((0.625, 0.0), (0.0, 1.0))), 1, 5, 5)
 def test_a_box_holds_every_pixel_of_its_shape_within_the_picture(shape, frames, height, width):
     shape = dataclasses.replace(shape, erase=False) if isinstance(shape, Stroke) else shape
     document = RegionDocument((shape,))
