@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...stack import Plan
+from ...stack import Call, Plan
+from .execution import Answer, Execution, Part
+from .flux import like, sample_of
+
+SHARED = ("img_ids", "txt_ids")  # by all images of a batch, however long they are
 
 
-def by_image(plan: Plan, arguments: dict[str, Any], run: Callable[[dict[str, Any], Plan], Any]) -> Any:
-    """`run` once, or once per image where the images of a batch have magnitudes of their own."""
-    images = max((len(m) for m in plan.magnitudes if m is not None), default=1)
+class ImagePart(Part):
+    """Decides whether the images of a batch run together."""
+
+    def answer(self, execution: Execution, inner: Answer) -> Any:
+        return by_image(execution, inner)
+
+
+def by_image(execution: Execution, inner: Answer) -> Any:
+    """`inner` once, or once per image where the images of a batch have magnitudes of their own."""
+    images = max((len(m) for m in execution.planned.plan.magnitudes if m is not None), default=1)
     if images == 1:
-        return run(arguments, plan)
-    outputs = []
-    for row in range(images):
-        mine = {name: _row(value, row, images) for name, value in arguments.items() if name not in ("img_ids", "txt_ids")}
-        shared = {name: arguments[name] for name in ("img_ids", "txt_ids")}
-        outputs.append(run({**mine, **shared}, _plan_row(plan, row)))
-    if isinstance(outputs[0], tuple):
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-    return type(outputs[0])(sample=torch.cat([output.sample for output in outputs]))
+        return inner(execution)
+    outputs = [inner(_image(execution, row, images)) for row in range(images)]
+    return like(outputs[0], torch.cat([sample_of(output) for output in outputs]))
+
+
+def _image(execution: Execution, row: int, images: int) -> Execution:
+    planned = execution.planned
+    mine = replace(planned, call=_call_row(planned.call, row), plan=_plan_row(planned.plan, row))
+    arguments = {name: value if name in SHARED else _row(value, row, images) for name, value in execution.arguments.items()}
+    return replace(execution, arguments=arguments, grids={execution.group: mine}, one_by_one=True)
 
 
 def _row(value: Any, row: int, images: int) -> Any:
@@ -36,8 +48,12 @@ def _row(value: Any, row: int, images: int) -> Any:
     return value
 
 
+def _call_row(call: Call, row: int) -> Call:
+    return replace(call, token_map=lambda: call.token_map()[row : row + 1])
+
+
 def _plan_row(plan: Plan, row: int) -> Plan:
     def pick(values: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         return tuple(m[row : row + 1] if m is not None and len(m) > 1 else m for m in values)
 
-    return Plan(plan.frequencies, pick(plan.magnitudes), pick(plan.text_magnitudes))
+    return Plan(plan.frequencies, pick(plan.magnitudes), pick(plan.text_magnitudes), pick(plan.positions))

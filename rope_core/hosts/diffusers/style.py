@@ -2,155 +2,122 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...active import ActivePlan, now_running
 from ...errors import RopeWorksError
-from ...layout import HIGH, LOW, GridLayout
-from ...mixed.regions import TokenLayout
 from ...reference.bank import Entry, ImageCalls, KeyBank, Recording
 from ...reference.shared import Reading, Sharing
 from ...reference.style import SharedAttention, reference_turn
-from ...stack import Call, Plan, Stack
-from .attention import run_grouped
+from ...stack import SHARED, Call
+from .execution import Answer, Arguments, Execution, Grid, Part, PatchedTransformer, Planned
+from .flux import PATCH, Flux, ids_on, packed, start_of
 from .images import by_image
-from .mixed import PATCH, MixedFlux, packed
+from .runs import Run, Runs
 
-Grid = tuple[int, int, int]
-Grids = dict[str, tuple[Call, Plan, float]]  # group of queries -> its call, its plan, high-resolution tokens per token of its grid
-ONE_STEP = (1.0, 1.0, 1.0)
+WHAT = "a style reference"
 PROMPT = ("encoder_hidden_states", "pooled_projections", "guidance")
 
 
 @dataclass(frozen=True)
 class Read:
-    """What one pass of a reference left, and the step and sigma it was made at."""
+    """What one pass of a reference left, and the (step, sigma) it was made at."""
 
     at: tuple[int, float]
     bank: KeyBank
-    call: Call
-    plan: Plan
+    planned: Planned
 
 
 @dataclass
-class StyleRun:
-    """One run: the first and the latest sigma it was asked at, the steps so far, and per reference its noise and what it left."""
+class StyleState:
+    """What references keep during one run, by the reference it belongs to."""
 
-    first: float
-    last: float = math.inf
-    step: int = -1
     noise: dict[str, Tensor] = field(default_factory=dict)
     reads: dict[str, Read] = field(default_factory=dict)
 
 
-class StyleFlux:
-    """The references of one patched Flux.
+class ReferencePart(Part):
+    """Gives the picture's attention the references to read that act at a step."""
 
-    original: its forward. describe(arguments, grid) is the Call of a call. sigmas: of all steps, to tell how far a run is.
-    """
+    needs = SHARED
+    model: Flux
 
-    def __init__(
-        self,
-        stack: Stack,
-        original: Callable[..., Any],
-        describe: Callable[[dict[str, Any], Grid], Call],
-        config: Any,
-        sigmas: Sequence[float],
-    ) -> None:
-        self.stack = stack
-        self.original = original
-        self.describe = describe
-        self.double, self.blocks = config.num_layers, config.num_layers + config.num_single_layers
-        self.sigmas = sigmas
-        self.references = [patch for patch in stack.patches if isinstance(patch, SharedAttention)]
-        self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+    def __init__(self, model: PatchedTransformer) -> None:
+        super().__init__(model)
+        self.model.refuse_a_picture_beside(WHAT)
+        self.references = [patch for patch in model.stack.patches if isinstance(patch, SharedAttention)]
+        self.runs: Runs[StyleState] = Runs()
         for patch in self.references:
-            _check(patch, config)
+            _check(patch, model.config)
 
-    def drop(self) -> None:
-        """Forgets all runs: a caller may hold on to the position ids that they belong to."""
-        self._runs.clear()
+    def close(self) -> None:
+        self.runs.clear()
 
-    def ready(self, arguments: dict[str, Any], call: Call) -> ReadyReferences | None:
-        """What one forward on a whole picture reads, with the references' own passes behind it; None where no reference acts."""
-        able = [patch for patch in self.references if patch.strength]
+    def answer(self, execution: Execution, inner: Answer) -> Any:
+        references = self._ready(execution)
+        if references is None:
+            return inner(execution)
+        return inner(replace(execution, shared=references.sharing(execution), attention_for=execution.attention_for or WHAT))
+
+    def _ready(self, execution: Execution) -> ReadyReferences | None:
+        """The references that act at this step, read; None where none does."""
+        able, call = [patch for patch in self.references if patch.strength], execution.planned.call
         if not able:
             return None
         now = float(call.sigma)
-        run = self._run(arguments["img_ids"], now)  # also for a step outside of every window, which counts as one
+        run = self.runs.at(execution.whole["img_ids"], now, StyleState)
+        run.again(now)  # also for a step outside of every window, which counts as one
         acting = [patch for patch in able if _inside(call, patch)]
         for patch in able:
             if patch not in acting:
-                run.reads.pop(patch.key, None)  # a window that has ended needs no memory
+                run.kept.reads.pop(patch.key, None)  # a window that has ended needs no memory
         if not acting:
             return None
-        read = [(patch, self._read(patch, arguments, run)) for patch in acting]
-        text = arguments["encoder_hidden_states"].shape[1]
-        return ReadyReferences(read, text, torch.tensor(self._progress(now), device=call.device))
-
-    def _run(self, ids: Tensor, sigma: float) -> StyleRun:
-        """One run per position ids, which pipelines pass at every step; where sigma is back at its first value, another begins."""
-        run = self._runs.get(ids)
-        if run is None or (sigma >= run.first and sigma > run.last):
-            run = self._runs[ids] = StyleRun(sigma)
-        if sigma != run.last:
-            run.step += 1
-        run.last = sigma
-        return run
+        read = [(patch, self._read(patch, execution.whole, run)) for patch in acting]
+        return ReadyReferences(read, torch.tensor(self._progress(now), device=call.device))
 
     def _progress(self, sigma: float) -> float:
         """0 at the first step, 1 at the last; without the sigmas of all steps, one minus sigma stands in for it."""
-        if len(self.sigmas) < 2:
+        sigmas = self.model.sigmas
+        if len(sigmas) < 2:
             return 1.0 - sigma
         # The nearest, for pipelines round their time to half precision.
-        step = min(range(len(self.sigmas)), key=lambda number: abs(self.sigmas[number] - sigma))
-        return step / (len(self.sigmas) - 1)
+        step = min(range(len(sigmas)), key=lambda number: abs(sigmas[number] - sigma))
+        return step / (len(sigmas) - 1)
 
-    def _read(self, patch: SharedAttention, arguments: dict[str, Any], run: StyleRun) -> Read:
-        kept, at = run.reads.get(patch.key), (run.step, run.last)
-        if kept is not None and (kept.at == at or (patch.refresh > 1 and kept.at[0] // patch.refresh == at[0] // patch.refresh)):
-            return kept
-        del kept
-        run.reads.pop(patch.key, None)  # freed before the new one is made
-        mine, grid = self._arguments(patch, arguments, run)
-        call = self.describe(mine, grid)
-        plan, text, tokens = self.stack.resolve(call), mine["encoder_hidden_states"].shape[1], grid[1] * grid[2]
-        share = self.double / self.blocks if patch.first_block is None else patch.first_block
-        layout = GridLayout(grid, text, steps=ONE_STEP)
+    def _read(self, patch: SharedAttention, arguments: Arguments, run: Run[StyleState]) -> Read:
+        reads, at = run.kept.reads, (run.step, run.last)
+        if _serves(reads.get(patch.key), at, patch.refresh):
+            return reads[patch.key]
+        reads.pop(patch.key, None)  # freed before the new one is made, so no name may hold it here
+        reference = self.model.on_grid(*self._arguments(patch, arguments, run))
+        double, blocks = self.model.config.num_layers, self.model.config.num_layers + self.model.config.num_single_layers
+        first = double / blocks if patch.first_block is None else patch.first_block
         banks = []
 
-        def record(rows: dict[str, Any], plan: Plan) -> Any:
-            bank = KeyBank(round(share * self.blocks), round(patch.last_block * self.blocks), patch.keep_on == "cpu")
+        def recorded(execution: Execution) -> Any:
+            bank = KeyBank(round(first * blocks), round(patch.last_block * blocks), patch.keep_on == "cpu")
             banks.append(bank)
-            recording = Recording(bank, ImageCalls(_start(text, tokens)), tokens)
-            active = ActivePlan(plan, call, len(rows["hidden_states"]), lambda ids: layout, shared=recording)
-            return run_grouped(self.original, active, rows, "a style reference")
+            calls = ImageCalls(start_of(execution.start, execution.tokens))
+            return self.model.executed(replace(execution, shared=Recording(bank, calls, execution.tokens), attention_for=WHAT))
 
-        by_image(plan, mine, record)
-        read = run.reads[patch.key] = Read(at, _joined(banks), call, plan)
+        by_image(reference, recorded)
+        read = reads[patch.key] = Read(at, _joined(banks), reference.planned)
         return read
 
-    def _arguments(self, patch: SharedAttention, arguments: dict[str, Any], run: StyleRun) -> tuple[dict[str, Any], Grid]:
+    def _arguments(self, patch: SharedAttention, arguments: Arguments, run: Run[StyleState]) -> tuple[Arguments, Grid]:
         """The reference, noised to the step's sigma, with its own prompt or that of the batch's first image."""
-        given = arguments["hidden_states"]
+        given, noise = arguments["hidden_states"], run.kept.noise
         clean = patch.reference.to(given)
-        if patch.key not in run.noise:
+        if patch.key not in noise:
             generator = torch.Generator().manual_seed(patch.seed)
-            run.noise[patch.key] = torch.randn(clean.shape, generator=generator).to(given)
+            noise[patch.key] = torch.randn(clean.shape, generator=generator).to(given)
         sigma = arguments["timestep"].reshape(-1)[0].to(given)
         grid = (1, clean.shape[2] // PATCH, clean.shape[3] // PATCH)
-        ids = arguments["img_ids"] if arguments["img_ids"].dim() == 2 else arguments["img_ids"][0]
-        places = ids[:1].repeat(grid[1] * grid[2], 1)
-        places[:, 1] += torch.arange(grid[1], device=ids.device).repeat_interleave(grid[2])
-        places[:, 2] += torch.arange(grid[2], device=ids.device).repeat(grid[1])
         prompt = {name: arguments[name][:1] for name in PROMPT if arguments.get(name) is not None}
         prompt |= {name: value.to(given) for name, value in (patch.conditioning or {}).items()}
         prompt = {name: value.expand(len(clean), *value.shape[1:]) for name, value in prompt.items()}
@@ -160,9 +127,9 @@ class StyleFlux:
         options = arguments.get("joint_attention_kwargs") or {}
         return {
             **prompt,
-            "hidden_states": packed((1 - sigma) * clean + sigma * run.noise[patch.key]),
+            "hidden_states": packed((1 - sigma) * clean + sigma * noise[patch.key]),
             "timestep": arguments["timestep"].reshape(-1)[:1].expand(len(clean)),
-            "img_ids": places,
+            "img_ids": ids_on(grid, arguments["img_ids"]),
             "txt_ids": text,
             # An IP-Adapter's picture is the target's, and so are a ControlNet's residuals.
             "joint_attention_kwargs": {name: value for name, value in options.items() if not name.startswith("ip_")},
@@ -172,58 +139,40 @@ class StyleFlux:
 
 @dataclass(frozen=True)
 class ReadyReferences:
-    """References read for one forward of `text` text tokens. progress: scalar, 0 at the first step, 1 at the last."""
+    """References read for one forward. progress: scalar, 0 at the first step, 1 at the last."""
 
     read: list[tuple[SharedAttention, Read]]
-    text: int
     progress: Tensor
 
-    def sharing(self, grids: Grids, grid: Grid, layout: TokenLayout | None = None) -> Sharing:
-        """What the attention of one call on `grid` needs. layout: its tokens, where they are not a plain grid."""
-        tokens = grid[1] * grid[2] if layout is None else layout.tokens
-        readings = [self._reading(patch, read, grids, patch.covered(grid, layout)) for patch, read in self.read]
-        return Sharing(readings, ImageCalls(_start(self.text, tokens)), tokens)
+    def sharing(self, execution: Execution) -> Sharing:
+        """What the attention of the execution needs."""
+        readings = [self._reading(patch, read, execution) for patch, read in self.read]
+        return Sharing(readings, ImageCalls(start_of(execution.start, execution.tokens)), execution.tokens)
 
-    def _reading(self, patch: SharedAttention, read: Read, grids: Grids, covered: Tensor | None) -> Reading:
-        rows, columns, device = read.call.axes[1].length, read.call.axes[2].length, self.progress.device
+    def _reading(self, patch: SharedAttention, read: Read, execution: Execution) -> Reading:
+        call, plan, device = read.planned.call, read.planned.plan, self.progress.device
+        rows, columns = call.axes[1].length, call.axes[2].length
         ids = torch.zeros(rows, columns, 3, dtype=torch.float64, device=device)
         ids[..., 1] = torch.arange(rows, device=device)[:, None]
         ids[..., 2] = torch.arange(columns, device=device)[None]
-        where, shape, own = ids.flatten(0, 1), (1, rows, columns), (read.call, read.plan)
-        turns = {group: reference_turn(where, shape, own, (call, plan), by) for group, (call, plan, by) in grids.items()}
+        turns = {
+            group: reference_turn(ids.flatten(0, 1), (1, rows, columns), (call, plan), (planned.call, planned.plan), planned.divisor)
+            for group, planned in execution.grids.items()
+        }
         return Reading(
             read.bank,
-            patch.scale.factors(read.call.axes, self.progress),
+            patch.scale.factors(call.axes, self.progress),
             patch.column_bias if patch.strength < 1 else 0.0,
             patch.adain,
             {group: turn for group, turn in turns.items() if turn is not None},
             None,
-            covered,
+            patch.covered(execution.grid, execution.layout),
         )
 
-    def mixed(self, calls: MixedFlux, plain: Callable[..., Any], grid: Grid, ratio: int) -> MixedFlux:
-        """`calls`, with the same runs, for one forward on `grid` that reads these references.
 
-        plain(arguments, grid, references, divisor) answers an ordinary call on a grid `divisor` times as coarse.
-        """
-        mine, original = copy(calls), calls.original
-
-        def strip(**arguments: Any) -> Any:
-            active = now_running()
-            groups: Any = None if active is None else active.groups
-            if active is not None and groups is not None:
-                high, low = (groups.grids[group] for group in (HIGH, LOW))
-                grids = {HIGH: (high.call, high.plan, 1.0), LOW: (low.call, low.plan, float(ratio))}
-                active.shared = self.sharing(grids, grid, groups.layout)
-            return original(**arguments)
-
-        mine.original = strip
-        mine.plain = lambda arguments, now: plain(arguments, now, self, 1.0 if now == grid else float(ratio))
-        return mine
-
-
-def _start(text: int, tokens: int) -> Callable[[int], int | None]:
-    return lambda length: text if length >= text + tokens else None
+def _serves(read: Read | None, at: tuple[int, float], refresh: int) -> bool:
+    """Whether what was read at one (step, sigma) serves another."""
+    return read is not None and (read.at == at or (refresh > 1 and read.at[0] // refresh == at[0] // refresh))
 
 
 def _joined(banks: Sequence[KeyBank]) -> KeyBank:

@@ -1,0 +1,174 @@
+"""diffusers: a transformer's own forward as it is about to run, and how the parts of a patched transformer shape it.
+
+A call passes the parts of its transformer in one order, see `parts`. Each may hand on a changed execution, several, or none, and
+change the answer on its way back.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ...active import ActivePlan, Reader, TwoGroups, running
+from ...architectures import Architecture, ModelFacts
+from ...layout import HIGH, GridLayout
+from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
+from .attention import run_grouped
+from .embedders import PlannedEmbedder
+
+if TYPE_CHECKING:
+    from ...mixed.handover import Upsample
+    from ...mixed.regions import TokenLayout
+
+Arguments = dict[str, Any]  # of a forward, by name
+Grid = tuple[int, int, int]  # tokens: frames, rows, columns
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one query group goes by. divisor: how many tokens of the whole picture's grid lie along one of the group's."""
+
+    call: Call
+    plan: Plan
+    divisor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """whole: the call as the pipeline made it; arguments: what runs. grid: the picture's tokens, from `start` of the sequence.
+
+    grids: by query group. groups, layout: of a step with two of them, and its tokens; grid is then the whole picture's. shared: what
+    looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. one_by_one: the whole
+    call's images run each alone, and this is one of them.
+    """
+
+    whole: Arguments
+    arguments: Arguments
+    grid: Grid
+    start: int
+    grids: Mapping[str, Planned]
+    groups: TwoGroups | None = None
+    layout: TokenLayout | None = None
+    shared: Reader | None = None
+    attention_for: str = ""
+    one_by_one: bool = False
+
+    @property
+    def group(self) -> str:
+        """The group that all queries belong to, or the first of two."""
+        return next(iter(self.grids))
+
+    @property
+    def planned(self) -> Planned:
+        return self.grids[self.group]
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens in the sequence."""
+        frames, rows, columns = self.grid
+        return frames * rows * columns if self.layout is None else self.layout.tokens
+
+    def executed(self, forward: Callable[..., Any]) -> Any:
+        call, layout = self.planned.call, None
+        if self.groups is None:
+            layout = GridLayout(self.grid, self.start, steps=(1.0,) * len(call.axes))
+        batch = len(self.arguments["hidden_states"])
+        active = ActivePlan(self.planned.plan, call, batch, lambda ids: layout, groups=self.groups, shared=self.shared, group=self.group)
+        if self.attention_for:
+            return run_grouped(forward, active, self.arguments, self.attention_for)
+        with running(active):
+            return forward(**self.arguments)
+
+
+Answer = Callable[[Execution], Any]
+
+
+class PatchedTransformer:
+    """What all parts of one patched transformer know; subclasses say how a class of transformers is called.
+
+    base: the transformer's own embedder. original: its forward. upsampler: a latent upsampler, for what is handed over between
+    resolutions. sigmas: of all steps, largest first, where the caller tells.
+    """
+
+    attribute: str  # of the embedder
+    embedder: type[PlannedEmbedder]
+    architecture: Architecture
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        base: Any,
+        original: Callable[..., Any],
+        stack: Stack,
+        native_pixels: int,
+        upsampler: Upsample | None,
+        sigmas: Sequence[float],
+    ) -> None:
+        self.class_name = type(transformer).__name__
+        self.transformer = weakref.proxy(transformer)
+        self.config: Any = transformer.config
+        self.base = base
+        self.original = original
+        self.stack = stack
+        self.native_pixels = native_pixels
+        self.upsampler = upsampler
+        self.sigmas = tuple(sigmas)
+
+    @property
+    def facts(self) -> ModelFacts:
+        raise NotImplementedError
+
+    def grid(self, arguments: Arguments) -> Grid:
+        """The picture's tokens in a call as a pipeline makes it."""
+        raise NotImplementedError
+
+    def start(self, arguments: Arguments) -> int:
+        """The first image token of the sequence."""
+        raise NotImplementedError
+
+    def describe(self, arguments: Arguments, grid: Grid) -> Call:
+        """The call with these arguments, whose picture has `grid` tokens."""
+        raise NotImplementedError
+
+    def execution(self, arguments: Arguments) -> Execution:
+        return self.on_grid(arguments, self.grid(arguments))
+
+    def on_grid(self, arguments: Arguments, grid: Grid, group: str = HIGH, divisor: float = 1.0) -> Execution:
+        call = self.describe(arguments, grid)
+        return Execution(arguments, arguments, grid, self.start(arguments), {group: Planned(call, self.stack.resolve(call), divisor)})
+
+    def other(self, execution: Execution, arguments: Arguments, grid: Grid, group: str = HIGH, divisor: float = 1.0) -> Execution:
+        """A plain call with `arguments`, in place of what `execution` would run."""
+        mine = self.on_grid(arguments, grid, group, divisor)
+        return replace(execution, arguments=arguments, grid=grid, start=mine.start, grids=mine.grids)
+
+    def executed(self, execution: Execution) -> Any:
+        return execution.executed(self.original)
+
+    def call(self, axes: tuple[int, ...], theta: float, grid: Grid, sigma: Tensor, token_map: Callable[[], Tensor]) -> Call:
+        row = self.architecture
+        native = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
+        lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
+        spans = tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
+        sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
+        return Call(row.family, spans, sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair)
+
+
+class Part:
+    """What one kind of run does to the calls of a patched transformer. needs: that kind, as patches name it; empty = of every run."""
+
+    needs: str = ""
+
+    def __init__(self, model: PatchedTransformer) -> None:
+        self.model = model
+
+    def answer(self, execution: Execution, inner: Answer) -> Any:
+        """What the transformer would answer to the call. inner: what comes after this part."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Drops what runs have left; the block has ended."""

@@ -1,0 +1,122 @@
+"""diffusers: FluxTransformer2DModel as pipelines call it, with packed latents and position ids."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...architectures import ModelFacts, recognise
+from ...errors import RopeWorksError
+from ...extrapolate.projection import probe_linear
+from ...stack import Call
+from .embedders import FluxEmbedder, as_table
+from .execution import Arguments, Grid, PatchedTransformer
+
+PATCH = 2  # a packed token is 2 x 2 latent pixels
+
+
+class Flux(PatchedTransformer):
+    attribute = "pos_embed"
+    embedder = FluxEmbedder
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.architecture = recognise(self.class_name, len(self.base.axes_dim))
+        self._grid: tuple[Callable[[], Tensor | None], Grid] | None = None
+
+    @property
+    def answered(self) -> int:
+        """Channels per token that the transformer answers."""
+        return self.config.out_channels or self.config.in_channels
+
+    @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts(self.architecture, self.answered // PATCH**2)
+
+    def refuse_a_picture_beside(self, what: str) -> None:
+        """Raises RopeWorksError for transformers that take a picture along the channels, which `what` could not follow."""
+        reads, answers = self.config.in_channels, self.answered
+        if reads != answers:
+            raise RopeWorksError(
+                f"this transformer reads {reads} channels per token and answers {answers}: it takes a picture beside the latent, "
+                f"which {what} cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
+            )
+
+    def grid(self, arguments: Arguments) -> Grid:
+        """Rows and columns from the position ids; pipelines pass one tensor at every step, so they are read once a run."""
+        ids = arguments["img_ids"]
+        if self._grid is not None and self._grid[0]() is ids:
+            return self._grid[1]
+        positions = without_batch(ids).cpu()
+        image = positions[positions[:, 0] == positions[0, 0]]
+        # Counted, not read off the largest id, which half precision rounds beyond 256.
+        columns = int((image[:, 1] == image[0, 1]).sum())
+        rows, rest = divmod(len(image), columns)
+        if rest:
+            raise RopeWorksError(f"img_ids name {len(image)} tokens with {columns} in their first row: expected a full grid.")
+        self._grid = (weakref.ref(ids), (1, rows, columns))
+        return self._grid[1]
+
+    def start(self, arguments: Arguments) -> int:
+        return arguments["encoder_hidden_states"].shape[1]
+
+    def describe(self, arguments: Arguments, grid: Grid) -> Call:
+        tokens, timestep = arguments["hidden_states"], arguments["timestep"]
+
+        def token_map() -> Tensor:
+            layer = self.transformer.x_embedder
+            weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
+            # A matrix product would round differently in different batches.
+            image = (tokens[:, : grid[1] * grid[2]].float() * weights.flatten()).sum(-1)
+            return image.view(-1, *grid)
+
+        sigma = timestep.reshape(-1)[0].float()
+        return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)
+
+    def base_table(self, ids: Tensor) -> Tensor:
+        """The transformer's own table for ids (1, tokens, 3)."""
+        return as_table(*self.base(ids[0]))[None, None]
+
+
+def without_batch(ids: Tensor) -> Tensor:
+    """(tokens, 3): older pipelines pass position ids with a batch dimension."""
+    return ids if ids.dim() == 2 else ids[0]
+
+
+def ids_on(grid: Grid, ids: Tensor) -> Tensor:
+    """Position ids of a picture of `grid` tokens that begins where that of `ids` does."""
+    _, rows, columns = grid
+    image = without_batch(ids)[:1].repeat(rows * columns, 1)
+    image[:, 1] += torch.arange(rows, device=ids.device).repeat_interleave(columns)
+    image[:, 2] += torch.arange(columns, device=ids.device).repeat(rows)
+    return image
+
+
+def start_of(text: int, tokens: int) -> Callable[[int], int | None]:
+    """Length of a sequence -> its first image token, None for one without `tokens` of them."""
+    return lambda length: text if length >= text + tokens else None
+
+
+def unpacked(tokens: Tensor, grid: Grid) -> Tensor:
+    """(B, rows * columns, 4 C) -> (B, C, 2 rows, 2 columns), as Flux packs them."""
+    _, rows, columns = grid
+    split = tokens.unflatten(1, (rows, columns)).unflatten(-1, (-1, PATCH, PATCH))
+    return split.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def packed(latent: Tensor) -> Tensor:
+    split = latent.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # (B, C, rows, 2, columns, 2)
+    return split.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def sample_of(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample
+
+
+def like(output: Any, sample: Tensor) -> Any:
+    """`sample` in the form of a transformer's answer."""
+    return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
