@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import ceil
@@ -25,7 +24,6 @@ from .positions import image_positions
 from .prompt import CONDITIONAL, Prompt, blank_like, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
 
-log = logging.getLogger("ropeworks")
 # Lists of blocks whose attention holds the whole image, once a block.
 BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
 
@@ -60,21 +58,7 @@ class ReferencePart(Part):
             references = self._ready(execution)
         if references is None:
             return inner(execution)
-        sharing = references.sharing(execution)
-        result = inner(replace(execution, shared=sharing))
-        if sharing.asked and not sharing.used:
-            self._warn(execution.run)
-        return result
-
-    def _warn(self, run: SamplingRun) -> None:
-        told: set[str] = run.kept((self, "told"), set)
-        if not told:
-            told.add("unread")
-            log.warning(
-                "no attention call of %s reads the style reference, so it has no effect at these steps: another node replaced the "
-                "attention, keeps keys of its own, or lengthens the sequence",
-                self.model.architecture.family,
-            )
+        return inner(replace(execution, shared=references.sharing(execution)))
 
     def _ready(self, execution: Execution) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
