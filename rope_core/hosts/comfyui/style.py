@@ -74,9 +74,17 @@ class ReferencePart(Part):
         if not acting:
             return None
         self._refuse_parts(acting, request, run)
-        at, row = _step(request), rows[0].start if rows else 0
+        at, row = self._step(request, run), rows[0].start if rows else 0
         read = [(patch, self._read(patch, execution, state, at, row)) for patch in acting]
         return ReadyReferences(self.model.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
+
+    def _step(self, request: ModelCall, run: SamplingRun) -> tuple[int, float]:
+        """(number of steps before this one, sigma): sigma is read from the device once per model call, the schedule once per run."""
+        sigma, schedule = float(request.t.flatten()[0]), request.schedule
+        if schedule is None:
+            return 0, sigma
+        levels = run.kept((self, "levels"), schedule.cpu)
+        return int((levels > sigma * 1.0001).sum()), sigma
 
     def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: SamplingRun) -> None:
         """A call over a part of the picture does not tell which, so a mask cannot be laid over it."""
@@ -256,13 +264,6 @@ def _rows(positive: list[bool], batch: int) -> list[slice]:
 def _inside(call: Call, patch: SharedAttention) -> bool:
     inside = call.within(patch.window)
     return inside is None or bool(inside)
-
-
-def _step(request: ModelCall) -> tuple[int, float]:
-    """(number of steps before this one, sigma): read from the device once per model call."""
-    sigma = float(request.t.flatten()[0])
-    schedule = request.schedule
-    return (0 if schedule is None else int((schedule.cpu() > sigma * 1.0001).sum())), sigma
 
 
 def _steps(request: ModelCall) -> int:
