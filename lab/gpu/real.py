@@ -68,6 +68,7 @@ RUN = 4  # steps of a run with a reference
 def rows(place: Place, family: str) -> Iterator[Row]:
     dtype = torch.bfloat16 if place.cuda else torch.float32
     made = make(family, not place.small, place.device, dtype, native=None if not place.small else 64)
+    Steps(place, made, made.latent(128, 128)).of()()  # kernels are chosen at first use
     for size in (SMALL_SIZES if place.small else SIZES)[family]:
         shape = made.latent(size.width, size.height, size.frames)
         steps = Steps(place, made, shape)

@@ -17,7 +17,7 @@ from ..place import Place
 
 INFERENCE = False  # torch.compile
 Row = tuple[str, Callable[[], dict[str, Any]]]
-SHAPES = {"flux": (1, 16, 24, 32), "wan": (1, 16, 3, 16, 24), "qwen": (1, 16, 1, 16, 24), "long wan": (1, 16, 26, 8, 8)}
+SHAPES = {"flux": (1, 16, 24, 32), "wan": (1, 16, 3, 16, 24), "qwen": (1, 16, 1, 16, 24), "long wan": (1, 16, 60, 8, 8)}
 NATIVE, LARGE_NATIVE = 64, 4096  # pixels a side; the shapes are beyond the one and below the other
 FAR, NEAR = 1e-3, 1e-4
 GRAPHS = {"style, refresh 1": 2, "style, refresh 4": 2}  # the reference's own pass has a length of its own
