@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("ready", help="unpack .gpu/ there")
     running = commands.add_parser("run", help="measure")
     running.add_argument("--out", type=Path, required=True, help="folder for report.json, a log and a checkpoint")
-    running.add_argument("--only", nargs="+", choices=tuple(LIMITS), metavar="NAME", help=f"which checks, of {', '.join(LIMITS)} (default: all)")
+    running.add_argument(
+        "--only", nargs="+", choices=tuple(LIMITS), metavar="NAME", help=f"which checks, of {', '.join(LIMITS)} (default: all)"
+    )
     running.add_argument("--small", action="store_true", help="tiny shapes, on whatever device is there: tries the checks themselves")
     running.add_argument("--limit", type=int, default=TOTAL, help="seconds for all of them (default: %(default)s)")
     showing = commands.add_parser("page", help="draw a page and plots from reports of one machine")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+GUIDANCE = 4.096  # a thousand times this is exact in bf16
 AXES = {"axes_dim": [16, 56, 56], "theta": 10000}
 FLUX = {
     "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "mlp_ratio": 4.0, "qkv_bias": True,
@@ -18,7 +19,13 @@ WAN = {
     "image_model": "wan2.1", "model_type": "t2v", "out_dim": 16, "in_dim": 16, "patch_size": (1, 2, 2), "window_size": (-1, -1),
     "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6,
 }  # fmt: skip
-QWEN = {"image_model": "qwen_image", "in_channels": 64, "attention_head_dim": 128, "axes_dims_rope": (16, 56, 56), "pooled_projection_dim": 768}
+QWEN = {
+    "image_model": "qwen_image",
+    "in_channels": 64,
+    "attention_head_dim": 128,
+    "axes_dims_rope": (16, 56, 56),
+    "pooled_projection_dim": 768,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Made:
         generator = torch.Generator().manual_seed(seed)
         made = torch.randn(1, self.family.text[self.real], self.family.context[self.real], generator=generator)
         pooled = torch.randn(1, self.family.pooled[self.real] or 8, generator=generator)
-        return [[made, {"pooled_output": pooled}]]
+        return [[made, {"pooled_output": pooled, "guidance": GUIDANCE}]]
 
     def call(self, shape: tuple[int, ...], device: torch.device, sigma: float = 0.7) -> dict[str, Any]:
         """Arguments of one model call, and the schedule that it belongs to."""
@@ -94,7 +101,7 @@ class Made:
         inputs = {"x": noise(*shape), "t": torch.tensor([sigma], device=device), "schedule": torch.linspace(1, 0, 11, device=device)}
         inputs["c_crossattn"] = noise(1, self.family.text[self.real], self.family.context[self.real])
         if self.family.pooled[self.real]:
-            inputs |= {"y": noise(1, self.family.pooled[self.real]), "guidance": torch.full((1,), 3.5, device=device)}
+            inputs |= {"y": noise(1, self.family.pooled[self.real]), "guidance": torch.full((1,), GUIDANCE, device=device)}
         return inputs
 
 
@@ -148,7 +155,12 @@ def _fill(model: Any, generator: torch.Generator, real: bool) -> None:
 
 
 def sample(
-    made: Made, model: Any, shape: tuple[int, ...], steps: int = 3, sigmas: Tensor | None = None, callback: Callable[..., None] | None = None
+    made: Made,
+    model: Any,
+    shape: tuple[int, ...],
+    steps: int = 3,
+    sigmas: Tensor | None = None,
+    callback: Callable[..., None] | None = None,
 ) -> Tensor:
     """The latent that a real sampler run of `model` ends with. sigmas: in place of the model's own schedule."""
     import comfy.sample

@@ -51,8 +51,9 @@ class Packed:
             name, size = max(self.wheels.items(), key=lambda item: item[1])
             weights = _size(PACK / "lab" / "model" / "weights")
             lines.append(
-                f"That is {(travels - TRAVEL_LIMIT) / 2**20:.1f} MiB more than the {TRAVEL_LIMIT / 2**20:.0f} MiB that may travel. The largest parts: "
-                f"lab/model/weights {weights / 2**20:.1f} MiB, {name} {size / 2**20:.1f} MiB. Without a wheel the checks that need it are skipped."
+                f"That is {(travels - TRAVEL_LIMIT) / 2**20:.1f} MiB more than the {TRAVEL_LIMIT / 2**20:.0f} MiB that may travel. The largest "
+                f"parts: lab/model/weights {weights / 2**20:.1f} MiB, {name} {size / 2**20:.1f} MiB. Without a wheel the checks that need "
+                "it are skipped."
             )
         return lines
 
@@ -78,7 +79,9 @@ def pack(core: Core, python: str = PYTHON, folder: Path = FOLDER) -> Packed:
     tracked = sum((PACK / name).stat().st_size for name in _git("ls-files", "-z").split("\0") if name and (PACK / name).is_file())
     packed = Packed(core.version, (folder / "core.zip").stat().st_size, wheels, _size(folder), tracked)
     if packed.total > LIMIT:
-        raise RuntimeError("\n".join([*packed.lines, f"{folder.name}/ is larger than {LIMIT / 2**20:.0f} MiB: leave a wheel out of lab/gpu/pack.py."]))
+        raise RuntimeError(
+            "\n".join([*packed.lines, f"{folder.name}/ is larger than {LIMIT / 2**20:.0f} MiB: leave a wheel out of lab/gpu/pack.py."])
+        )
     return packed
 
 
@@ -98,7 +101,9 @@ def download(wanted: list[str], folder: Path, python: str, implementation: str, 
     command += [f"--implementation={implementation}", *tags, "--dest", str(folder), *wanted]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 (pip, with names from this file and the core's list)
     if done.returncode:
-        raise RuntimeError(f"pip found no wheels for Python {python} of all of {', '.join(wanted)}. It says:\n{done.stderr.strip()[-2000:]}")
+        raise RuntimeError(
+            f"pip found no wheels for Python {python} of all of {', '.join(wanted)}. It says:\n{done.stderr.strip()[-2000:]}"
+        )
 
 
 def ready(folder: Path = FOLDER) -> None:
@@ -106,13 +111,26 @@ def ready(folder: Path = FOLDER) -> None:
     facts = manifest(folder)
     running = ".".join(map(str, sys.version_info[:2]))
     if facts["python"] != running:
-        raise RuntimeError(f"{folder.name}/ was packed for Python {facts['python']}, this is {running}: python -m lab gpu pack --python {running}")
+        raise RuntimeError(
+            f"{folder.name}/ was packed for Python {facts['python']}, this is {running}: python -m lab gpu pack --python {running}"
+        )
     for part in ("core", "site"):
         shutil.rmtree(folder / part, ignore_errors=True)
     with zipfile.ZipFile(folder / "core.zip") as archive:
-        archive.extractall(folder / "core")  # noqa: S202 (our own archive)
+        archive.extractall(folder / "core")
     wheels = [str(path) for path in missing(sorted((folder / "wheels").glob("*.whl")))]
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", str(folder / "site")]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-compile",
+        "--target",
+        str(folder / "site"),
+    ]
     done = subprocess.run([*command, *wheels], capture_output=True, text=True, check=False)  # noqa: S603 (pip, on our own wheels)
     if done.returncode:
         raise RuntimeError(f"pip could not install from {folder.name}/wheels. It says:\n{done.stderr.strip()[-2000:]}")
@@ -133,7 +151,10 @@ def missing(wheels: list[Path]) -> list[Path]:
 
 def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     if not (folder / "manifest.json").is_file():
-        raise RuntimeError(f"no {folder.name}/manifest.json here: run python -m lab gpu pack where there is a network and a ComfyUI, and bring {folder.name}/ along.")
+        raise RuntimeError(
+            f"no {folder.name}/manifest.json here: run python -m lab gpu pack where there is a network and a ComfyUI, and bring "
+            f"{folder.name}/ along."
+        )
     return json.loads((folder / "manifest.json").read_text())
 
 

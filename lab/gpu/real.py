@@ -94,7 +94,13 @@ def mixed(place: Place, made: Made, steps: Steps, size: Size, share: float, band
     row = measured(made.model, steps.own, bench.Case(share, 2, bands), sizes, size.turns, size.warm)
     turns = bench.by_turn(row)
     figures = {name: statistics.median(getattr(turn, name) for turn in turns) for name in ("measured", "predicted", "kept")}
-    return {**figures, "area": row["area"], "token_share": row["token_share"], "turns": len(turns), "plain_ms": 1e3 * bench.fastest(row).plain}
+    return {
+        **figures,
+        "area": row["area"],
+        "token_share": row["token_share"],
+        "turns": len(turns),
+        "plain_ms": 1e3 * bench.fastest(row).plain,
+    }
 
 
 def style_of_flux(place: Place, made: Made, size: Size, refresh: int) -> dict[str, Any]:
@@ -106,7 +112,13 @@ def style_of_flux(place: Place, made: Made, size: Size, refresh: int) -> dict[st
     row = style_measured(Bench(made.model, own, shape, family.text[made.real], place.device), case, size.height // 16, size.turns)
     must = bench_style.expected(row, bench_style.cost_of([row]))
     measured = statistics.median(bench_style.by_turn(row))
-    return {"measured": measured, "expected": must.ratio, "over": measured / must.ratio, "turns": size.turns, "kept_mib": row["kept_bytes"] / 2**20}
+    return {
+        "measured": measured,
+        "expected": must.ratio,
+        "over": measured / must.ratio,
+        "turns": size.turns,
+        "kept_mib": row["kept_bytes"] / 2**20,
+    }
 
 
 def style_run(place: Place, made: Made, shape: tuple[int, ...], size: Size, refresh: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -120,10 +121,8 @@ class Run:
 
 def end(worker: subprocess.Popen[bytes]) -> None:
     """Ends the worker and whatever it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     worker.wait()
 
 
@@ -131,6 +130,5 @@ def driver() -> str | None:
     if not shutil.which("nvidia-smi"):
         return None
     asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603, S607
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
-

@@ -43,7 +43,9 @@ def counted(place: Place, call: Callable[[], Any]) -> dict[str, Any]:
         call()
         place.synchronize()
     events = found.key_averages()
-    result: dict[str, Any] = {"cpu_ms": sum(event.self_cpu_time_total for event in events if event.key not in ("cudaDeviceSynchronize",)) / 1e3}
+    result: dict[str, Any] = {
+        "cpu_ms": sum(event.self_cpu_time_total for event in events if event.key not in ("cudaDeviceSynchronize",)) / 1e3
+    }
     if place.cuda:
         result["launches"] = sum(event.count for event in events if event.key in LAUNCHES)
     operators = Operators()

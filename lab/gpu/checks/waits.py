@@ -87,7 +87,11 @@ class Watch:
     def note(self) -> None:
         stack = [frame for frame in traceback.extract_stack() if frame.filename != __file__]
         inside = [frame for frame in stack if _of_ours(frame.filename)]
-        frame = inside[-1] if inside else next(frame for frame in reversed(stack) if "/torch/" not in frame.filename and "warnings" not in frame.filename)
+        frame = (
+            inside[-1]
+            if inside
+            else next(frame for frame in reversed(stack) if "/torch/" not in frame.filename and "warnings" not in frame.filename)
+        )
         name = Path(frame.filename).relative_to(PACK).as_posix() if inside else "/".join(Path(frame.filename).parts[-3:])
         self.found[f"{name}:{frame.lineno} {frame.line}"[:160]] += 1
 
