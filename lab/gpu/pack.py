@@ -51,9 +51,9 @@ class Packed:
             name, size = max(self.wheels.items(), key=lambda item: item[1])
             weights = _size(PACK / "lab" / "model" / "weights")
             lines.append(
-                f"That is {(travels - TRAVEL_LIMIT) / 2**20:.1f} MiB more than the {TRAVEL_LIMIT / 2**20:.0f} MiB that may travel. The largest "
-                f"parts: lab/model/weights {weights / 2**20:.1f} MiB, {name} {size / 2**20:.1f} MiB. Without a wheel the checks that need "
-                "it are skipped."
+                f"That is {(travels - TRAVEL_LIMIT) / 2**20:.1f} MiB more than the {TRAVEL_LIMIT / 2**20:.0f} MiB that may travel. "
+                f"The largest parts: lab/model/weights {weights / 2**20:.1f} MiB, {name} {size / 2**20:.1f} MiB. "
+                "Without a wheel the checks that need it are skipped."
             )
         return lines
 
@@ -119,6 +119,9 @@ def ready(folder: Path = FOLDER) -> None:
     with zipfile.ZipFile(folder / "core.zip") as archive:
         archive.extractall(folder / "core")
     wheels = [str(path) for path in missing(sorted((folder / "wheels").glob("*.whl")))]
+    (folder / "site").mkdir()
+    if not wheels:
+        return
     command = [
         sys.executable,
         "-m",

@@ -14,7 +14,7 @@ OVERRIDE = "optimized_attention_override"
 
 
 class FullTable(nn.Module):
-    """Makes the whole table anew at every call, in double precision and in complex numbers, as a forward that was copied from the host does.
+    """Makes the whole table anew at every call, in double precision and complex numbers, as a copied forward does.
 
     reads: also asks the device for the picture's height at every call, to know how far to stretch.
     """

@@ -25,7 +25,7 @@ LIMITS = {
     "right": 140, "waits": 40, "launches": 30, "memory": 100, "flux": 200, "peers": 60,
     "wan": 220, "qwen": 100, "diffusers": 95, "train": 150,
 }  # fmt: skip
-SMALL_LIMIT, OPENING_LIMIT, TOTAL = 90, 120, 570
+SMALL_LIMIT, OPENING_LIMIT, TOTAL = 150, 120, 560
 OK, FAILED, TIMEOUT, DIED, SKIPPED, NO_TIME = "ok", "failed", "timeout", "died", "skipped", "no time left"
 
 
@@ -68,15 +68,18 @@ class Run:
             for name in names:
                 self._note(name, {"status": SKIPPED, "reason": f"{NO_TIME}: run with --only {name}"})
             return
-        command = [str(self.core.python), "-m", "lab.gpu.worker", str(self.core.path), str(self.out), str(answers)]
-        command += ["small" if self.small else "full", *names]
         environment = {**os.environ, "PYTHONPATH": str(PACK), "PYTHONUNBUFFERED": "1"}
         with (self.out / "run.log").open("a") as log:
+            command = self.worker(names, answers)
             worker = subprocess.Popen(command, cwd=PACK, env=environment, stdout=log, stderr=log, start_new_session=True)  # noqa: S603
             try:
                 self._watch(worker, names, answers)
             finally:
                 end(worker)
+
+    def worker(self, names: Sequence[str], answers: Path) -> list[str]:
+        command = [str(self.core.python), "-m", "lab.gpu.worker", str(self.core.path), str(self.out), str(answers)]
+        return [*command, "small" if self.small else "full", *names]
 
     def _watch(self, worker: subprocess.Popen[bytes], names: Sequence[str], answers: Path) -> None:
         since = time.monotonic()

@@ -219,8 +219,8 @@ def _compiled(setup: Setup) -> Iterator[Row]:
                 counts.append(len(graphs))
         finally:
             torch._dynamo.reset()
-        return {"ok": counts[0] <= most and counts[1] == counts[0] and far <= FAR, "graphs": counts[0], "more_in_a_second_run": counts[1] - counts[0],
-                "apart": far, "backend": kind}  # fmt: skip
+        ok = counts[0] <= most and counts[1] == counts[0] and far <= FAR
+        return {"ok": ok, "graphs": counts[0], "more_in_a_second_run": counts[1] - counts[0], "apart": far, "backend": kind}
 
     chains = {"plain": [], **cases.single(SHAPES["flux"], cases.EVERY_STEP)}
     for name in ("SEGA", "mixed 25 %, bands") if place.small else chains:
