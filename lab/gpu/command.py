@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="fill .gpu/ for a machine without a network")
     packing.add_argument("--python", default=PYTHON, help="that machine's Python (default: %(default)s)")
+    packing.add_argument("--kernels", action="store_true", help="with comfy-kitchen's CUDA kernels, 20 MiB more (else Triton's run there)")
     commands.add_parser("ready", help="unpack .gpu/ there")
     running = commands.add_parser("run", help="measure")
     running.add_argument("--out", type=Path, required=True, help="folder for report.json, a log and a checkpoint")
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
             cores = find_cores()
             if not cores:
                 commands.error(HOW_TO)
-            print("\n".join(pack(cores[0], options.python).lines))
+            print("\n".join(pack(cores[0], options.python, kernels=options.kernels).lines))
         elif options.command == "ready":
             ready()
         elif options.command == "run":

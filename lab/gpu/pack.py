@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,12 +23,13 @@ GIVEN = ("torch", "numpy", "pillow", "safetensors", "transformers", "einops", "s
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PYTHON = "3.12"
 CORE_FOLDERS = ("comfy", "comfy_api", "comfy_config", "comfy_execution", "utils")
-# Wheels for any platform, comfy-kitchen's too: with its CUDA kernels it is 56 MiB, without them it has the same in Triton.
+# Wheels for any platform, comfy-kitchen's too: with its CUDA kernels it is 56 MiB, 20 as `repacked`; without them it has Triton's.
 PURE = (
     *("comfy-kitchen", "torchsde", "trampoline", "tqdm"),
     *("diffusers", "importlib-metadata", "zipp", "requests", "urllib3", "certifi", "charset-normalizer"),
 )
 COMPILED = ("comfy-aimdo", "psutil")
+FOR_OTHER_CARDS = "comfy_kitchen/backends/hip/_C."
 ONLY_IF_ASKED = ("comfy-kitchen", "comfy-aimdo")  # older cores do not know these
 
 
@@ -58,8 +60,11 @@ class Packed:
         return lines
 
 
-def pack(core: Core, python: str = PYTHON, folder: Path = FOLDER) -> Packed:
-    """Fills `folder` for a machine with this Python. Raises RuntimeError where a wheel cannot be had or the whole is too large."""
+def pack(core: Core, python: str = PYTHON, folder: Path = FOLDER, kernels: bool = False) -> Packed:
+    """Fills `folder` for a machine with this Python. Raises RuntimeError where a wheel cannot be had or the whole is too large.
+
+    kernels: comfy-kitchen's own CUDA kernels too.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "wheels").mkdir(parents=True)
     pack_core(core.path, folder / "core.zip")
@@ -67,6 +72,12 @@ def pack(core: Core, python: str = PYTHON, folder: Path = FOLDER) -> Packed:
     for names, tags in ((PURE, ("py", "none", "any")), (COMPILED, ("cp", f"cp{python.replace('.', '')}", *PLATFORMS))):
         wanted = [versions.get(name, name) for name in names if name in versions or name not in ONLY_IF_ASKED]
         download(wanted, folder / "wheels", python, *tags)
+    if kernels and "comfy-kitchen" in versions:
+        with tempfile.TemporaryDirectory() as whole:
+            download([versions["comfy-kitchen"]], Path(whole), python, "cp", f"cp{python.replace('.', '')}", *PLATFORMS)
+            for plain in (folder / "wheels").glob("comfy_kitchen-*.whl"):
+                plain.unlink()
+            repacked(next(Path(whole).glob("comfy_kitchen-*.whl")), folder / "wheels")
     wheels = {path.name: path.stat().st_size for path in sorted((folder / "wheels").iterdir())}
     facts = {
         "made": datetime.now(timezone.utc).date().isoformat(),
@@ -91,6 +102,17 @@ def pack_core(core: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_LZMA) as archive:
         for path in sorted(files):
             archive.write(path, path.relative_to(core))
+
+
+def repacked(wheel: Path, folder: Path) -> None:
+    """comfy-kitchen's wheel without the kernels for other makers' cards, packed as tightly as a wheel may be (a minute)."""
+    with zipfile.ZipFile(wheel) as whole, zipfile.ZipFile(folder / wheel.name, "w", zipfile.ZIP_LZMA) as tight:
+        for name in whole.namelist():
+            if not name.startswith(FOR_OTHER_CARDS):
+                content = whole.read(name)
+                if name.endswith(".dist-info/RECORD"):
+                    content = b"".join(line for line in content.splitlines(True) if not line.startswith(FOR_OTHER_CARDS.encode()))
+                tight.writestr(name, content)
 
 
 def download(wanted: list[str], folder: Path, python: str, implementation: str, abi: str, *platforms: str) -> None:

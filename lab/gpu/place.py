@@ -14,6 +14,8 @@ from ..cores import HOW_TO, PACK, Core, find_cores
 from .pack import FOLDER, manifest
 from .stand_ins import standing_in
 
+TRITON = "--enable-triton-backend"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -56,13 +58,24 @@ def open_place(core: str, small: bool, out: Path) -> Place:
     if is_ready():
         sys.path.append(str(FOLDER / "site"))  # last: what the machine has goes first
     with standing_in() as used:
-        device = opened(core, str(PACK))
+        device = opened(core, str(PACK), *kernel_options(Path(core)))
         import comfy.sample
         import comfy.supported_models  # noqa: F401 (with the stand-ins at hand)
 
         nodes = loaded_nodes()
     version = manifest()["core"] if is_ready() else Core(Path(core), Path(sys.executable)).version
     return Place(device, small, out, version, nodes, tuple(sorted(used)))
+
+
+def kernel_options(core: Path) -> tuple[str, ...]:
+    """Without comfy-kitchen's CUDA kernels a core would rotate in plain torch, which no user's card does: then Triton's."""
+    import torch
+
+    found = importlib.util.find_spec("comfy_kitchen")
+    if found is None or found.origin is None or not torch.cuda.is_available():
+        return ()
+    compiled = list((Path(found.origin).parent / "backends" / "cuda").glob("_C.*"))
+    return () if compiled or TRITON not in (core / "comfy" / "cli_args.py").read_text() else (TRITON,)
 
 
 def loaded_nodes() -> dict[str, Any]:

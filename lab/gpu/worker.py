@@ -93,7 +93,9 @@ def kernels() -> str | None:
         return None
     import comfy_kitchen
 
-    return ", ".join(sorted(name for name, facts in comfy_kitchen.list_backends().items() if facts.get("available")))
+    return ", ".join(
+        sorted(name for name, facts in comfy_kitchen.list_backends().items() if facts.get("available") and not facts.get("disabled"))
+    )
 
 
 if __name__ == "__main__":
