@@ -9,7 +9,6 @@ from pathlib import Path
 from ..cores import HOW_TO, find_cores
 from . import __doc__ as about
 from .pack import PYTHON, pack, ready
-from .page import page
 from .run import LIMITS, TOTAL, Run
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -50,6 +49,8 @@ def main(arguments: list[str]) -> None:
             command = shlex.join(["python", "-m", "lab", "gpu", *arguments])
             Run(options.out.resolve(), options.only or tuple(LIMITS), options.small, command, options.limit).run()
         else:
+            from .page import page
+
             print(f"Page: {page(options.reports, options.out)}")
     except (RuntimeError, ValueError) as error:
         raise SystemExit(str(error)) from error
