@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> None:
         elif options.command == "ready":
             ready()
         elif options.command == "run":
-            command = shlex.join(["python", "-m", "lab", "gpu", *arguments])
+            told = [options.out.name if argument == str(options.out) else argument for argument in arguments]
+            command = shlex.join(["python", "-m", "lab", "gpu", *told])
             Run(options.out.resolve(), options.only or tuple(LIMITS), options.small, command, options.limit).run()
         else:
             from .page import page

@@ -9,12 +9,14 @@ import gc
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+from ..cores import PACK
 from .place import Place, open_place
 
 
@@ -48,7 +50,8 @@ def rows_of(check: Any, place: Place, path: Path, head: dict[str, Any]) -> None:
         try:
             result = measure()
         except Exception as error:
-            result = {"error": f"{type(error).__name__}: {error}"[:600], "trace": traceback.format_exc()[-2500:]}
+            said = f"{type(error).__name__}: {error}"
+            result = {"error": without_paths(said)[:600], "trace": without_paths(traceback.format_exc())[-2500:]}
         found["rows"][row] = {**result, "seconds": round(time.perf_counter() - began, 2)}
         found["seconds"] = round(time.perf_counter() - started, 2)
         write(path, found)
@@ -56,6 +59,12 @@ def rows_of(check: Any, place: Place, path: Path, head: dict[str, Any]) -> None:
         if place.cuda:
             torch.cuda.empty_cache()
     write(path, {**found, "done": True})
+
+
+def without_paths(text: str) -> str:
+    """`text` without the folders that this machine keeps things in: a report is published."""
+    text = text.replace(f"{PACK}/", "").replace(f"{Path.home()}/", "~/")
+    return re.sub(r"(?<![\w.~-])/[^\s\"':]*/(?=(?:site|dist)-packages/|python3[\d.]*/)", "", text)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lab.cores import Core
+from lab.cores import PACK, Core
 from lab.gpu import run as runner
 from lab.gpu.page import page
 from lab.gpu.run import Run
+from lab.gpu.worker import without_paths
 
 # In place of lab.gpu.worker: writes what a check would, and then does what its name says.
 WORKER = """
@@ -118,3 +119,9 @@ def test_reports_of_two_cards_are_refused(tmp_path):
     other["machine"]["card"] = "Another"
     with pytest.raises(ValueError, match=r"Another.*Some Card|Some Card.*Another"):
         page(written(tmp_path, report(), other), tmp_path)
+
+
+def test_a_report_tells_no_folders_of_the_machine():
+    said = f'File "{PACK}/lab/gpu/run.py", line 1\nFile "/opt/x/.venv/lib/python3.12/site-packages/torch/nn.py", line 2\n1/2 of a/b'
+    told = without_paths(said)
+    assert told == 'File "lab/gpu/run.py", line 1\nFile "site-packages/torch/nn.py", line 2\n1/2 of a/b'

@@ -223,5 +223,5 @@ def _compiled(setup: Setup) -> Iterator[Row]:
         return {"ok": ok, "graphs": counts[0], "more_in_a_second_run": counts[1] - counts[0], "apart": far, "backend": kind}
 
     chains = {"plain": [], **cases.single(SHAPES["flux"], cases.EVERY_STEP)}
-    for name in ("SEGA", "mixed 25 %, bands") if place.small else chains:
+    for name in ("SEGA", "mixed 25 %, bands") if place.small else ("plain", *cases.FEW):  # half a minute each with inductor
         yield f"compiled, {kind}: {name}", partial(measured, chains[name], GRAPHS.get(name, 1))
