@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,12 +60,13 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 @contextmanager
 def standing_in() -> Iterator[set[str]]:
     """Within it a missing one of NAMES is imported as a stand-in; the set of those that were."""
-    from transformers.utils import import_utils
+    if importlib.util.find_spec("transformers") is not None:
+        from transformers.utils import import_utils
 
-    for name in NAMES:
-        asked = getattr(import_utils, f"is_{name}_available", None)
-        if asked is not None:
-            asked()  # it remembers the answer, which has to be the truth
+        for name in NAMES:
+            asked = getattr(import_utils, f"is_{name}_available", None)
+            if asked is not None:
+                asked()  # it remembers the answer, which has to be the truth
     finder = Finder()
     sys.meta_path.append(finder)  # last: only what no other finder knows
     try:
