@@ -133,12 +133,12 @@ def facts(case: Any, layout: Any, sizes: dict[str, Any]) -> dict[str, Any]:
 
 def measured(model: Any, own: Any, case: Any, sizes: dict[str, Any], pairs: int, warm: bool = True) -> dict[str, Any]:
     """Seconds of the plain step at half the size, at the size, and of the mixed step, in turn; on CUDA also peak memory."""
-    from lab.bench.table_comfyui import one_step
+    from lab.bench.table_comfyui import one_step, run_for
 
     patched, layout = with_case(model, case, sizes["plain"]["x"])
     row = facts(case, layout, sizes)
     steps: dict[str, Callable[[], None]] = {name: partial(one_step, model, own, sizes[name]) for name in ("small", "plain")}
-    steps["mixed"] = partial(one_step, model, own, sizes["plain"], patched)
+    steps["mixed"] = partial(one_step, model, own, sizes["plain"], patched, run_for(sizes["plain"]))
     return {**row, "seconds": in_turn(steps, pairs, warm), **(peak_memory(steps, sizes["plain"]["x"]) if warm else {})}
 
 
@@ -243,7 +243,7 @@ def profiled(model: Any, own: Any, case: Any, sizes: dict[str, Any]) -> dict[str
     import torch
     from comfy.patcher_extension import WrappersMP
 
-    from lab.bench.table_comfyui import EMBEDDER, one_step
+    from lab.bench.table_comfyui import EMBEDDER, one_step, run_for
     from rope_core.hosts.comfyui import attention as comfyui_attention
 
     clock = Clock(torch.cuda.synchronize if sizes["plain"]["x"].is_cuda else lambda: None)
@@ -272,9 +272,10 @@ def profiled(model: Any, own: Any, case: Any, sizes: dict[str, Any]) -> dict[str
             after = module.register_forward_hook(lambda *_: clock.stop())
             stack.callback(before.remove)
             stack.callback(after.remove)
+        run = run_for(sizes["plain"])
         for turn in range(PROFILE_TURNS + 1):
             for step, source in sources.items():
-                one_step(model, own, sizes["small" if step == "small" else "plain"], source)
+                one_step(model, own, sizes["small" if step == "small" else "plain"], source, run if step == "mixed" else None)
                 for name, seconds in clock.taken().items():
                     if turn > 0:
                         parts[name][step].append(seconds)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 EMBEDDER = "diffusion_model.pe_embedder"
+RUN_KEY = "ropeworks_run"
 
 
 def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> None:
@@ -36,7 +37,7 @@ def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> Non
     with torch.inference_mode():
         for side in sides:
             inputs = inputs_for(side, device)
-            step = partial(one_step, model, own, inputs)
+            step = partial(one_step, model, own, inputs, run=run_for(inputs))
             for method, patch in patches.items():
                 patched = add_patch(model, patch)
                 seconds = in_turn(step, partial(step, patched), pairs)
@@ -61,8 +62,18 @@ def inputs_for(side: int, device) -> dict:
     }
 
 
-def one_step(model, own, inputs: dict, patched=None) -> None:
-    """A call of the plain model, or of a patched clone, with the embedder that ComfyUI would have set on loading it."""
+def run_for(inputs: dict):
+    """A run as a sampler makes it, for calls with these inputs."""
+    from rope_core.hosts.comfyui.run import SamplingRun
+
+    return SamplingRun(size=tuple(inputs["x"].shape[2:]))
+
+
+def one_step(model, own, inputs: dict, patched=None, run=None) -> None:
+    """A call of the plain model, or of a patched clone, with the embedder that ComfyUI would have set on loading it.
+
+    run: that the call is one of; without it the call is a run of its own.
+    """
     import comfy.utils
     import torch
 
@@ -70,6 +81,7 @@ def one_step(model, own, inputs: dict, patched=None) -> None:
     comfy.utils.set_attr(model.model, path, source.get_model_object(path) if patched else own)
     arguments = {name: value for name, value in inputs.items() if name != "schedule"}
     options = {**source.model_options["transformer_options"], "wrappers": source.wrappers, "sample_sigmas": inputs["schedule"]}
+    options[RUN_KEY] = run_for(inputs) if run is None else run
     try:
         model.model.apply_model(**arguments, transformer_options=options)
     finally:
@@ -125,7 +137,7 @@ def table_calls(model, patched, inputs: dict, own=None) -> tuple[Callable[[], ob
     ids[0, text:, 2] = torch.arange(width, device=x.device, dtype=torch.float32).repeat(height)
     embedder = patched.get_model_object(EMBEDDER)
     wrapper = patched.get_wrappers(WrappersMP.APPLY_MODEL, "ropeworks")[0]
-    options = {**model.model_options["transformer_options"], "sample_sigmas": inputs["schedule"]}
+    options = {**model.model_options["transformer_options"], "sample_sigmas": inputs["schedule"], RUN_KEY: run_for(inputs)}
 
     class OnlyTheTable:
         class_obj = model.model

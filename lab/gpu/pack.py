@@ -30,6 +30,7 @@ PURE = (
 )
 COMPILED = ("comfy-aimdo", "psutil")
 FOR_OTHER_CARDS = "comfy_kitchen/backends/hip/_C."
+LEAVE_FIRST = "diffusers"  # where all together would be too large to travel; two checks need it
 ONLY_IF_ASKED = ("comfy-kitchen", "comfy-aimdo")  # older cores do not know these
 
 
@@ -42,6 +43,7 @@ class Packed:
     wheels: dict[str, int]
     total: int
     tracked: int
+    left_out: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -49,6 +51,10 @@ class Packed:
         travels = self.total + self.tracked
         lines = [f"ComfyUI {self.core}: {self.files / 2**20:.2f} MiB", *listed, f".gpu/: {self.total / 2**20:.1f} MiB"]
         lines.append(f"travels with the repository's {self.tracked / 2**20:.1f} MiB: {travels / 2**20:.1f} MiB")
+        lines += [
+            f"left out, or more than {TRAVEL_LIMIT / 2**20:.0f} MiB would travel: {name}; checks that need it are skipped"
+            for name in self.left_out
+        ]
         if travels > TRAVEL_LIMIT:
             name, size = max(self.wheels.items(), key=lambda item: item[1])
             weights = _size(PACK / "lab" / "model" / "weights")
@@ -78,6 +84,10 @@ def pack(core: Core, python: str = PYTHON, folder: Path = FOLDER, kernels: bool 
             for plain in (folder / "wheels").glob("comfy_kitchen-*.whl"):
                 plain.unlink()
             repacked(next(Path(whole).glob("comfy_kitchen-*.whl")), folder / "wheels")
+    tracked = sum((PACK / name).stat().st_size for name in _git("ls-files", "-z").split("\0") if name and (PACK / name).is_file())
+    left_out = [] if _size(folder) + tracked <= TRAVEL_LIMIT else [path.name for path in (folder / "wheels").glob(f"{LEAVE_FIRST}-*.whl")]
+    for name in left_out:
+        (folder / "wheels" / name).unlink()
     wheels = {path.name: path.stat().st_size for path in sorted((folder / "wheels").iterdir())}
     facts = {
         "made": datetime.now(timezone.utc).date().isoformat(),
@@ -85,10 +95,10 @@ def pack(core: Core, python: str = PYTHON, folder: Path = FOLDER, kernels: bool 
         "python": python,
         "commit": _git("rev-parse", "--short", "HEAD").strip(),
         "wheels": wheels,
+        "left out": left_out,
     }
     (folder / "manifest.json").write_text(json.dumps(facts, indent=1) + "\n")
-    tracked = sum((PACK / name).stat().st_size for name in _git("ls-files", "-z").split("\0") if name and (PACK / name).is_file())
-    packed = Packed(core.version, (folder / "core.zip").stat().st_size, wheels, _size(folder), tracked)
+    packed = Packed(core.version, (folder / "core.zip").stat().st_size, wheels, _size(folder), tracked, tuple(left_out))
     if packed.total > LIMIT:
         raise RuntimeError(
             "\n".join([*packed.lines, f"{folder.name}/ is larger than {LIMIT / 2**20:.0f} MiB: leave a wheel out of lab/gpu/pack.py."])

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..bench.mixed_comfyui import in_turn
-from ..bench.table_comfyui import one_step
+from ..bench.table_comfyui import one_step, run_for
 from .models import Made
 from .place import Place
 
@@ -24,8 +24,9 @@ class Steps:
         made.model.model.to(place.device)  # tiny ones wait on the CPU
 
     def of(self, model: Any = None) -> Callable[[], None]:
-        """One step, to its end; of the plain model without a patched one."""
-        return partial(one_step, self.made.model, self.own, self.inputs, model)
+        """One step, to its end; of the plain model without a patched one. All are of one run, unless a reference is to be read at each."""
+        kept = model is None or not reads_references(model)
+        return partial(one_step, self.made.model, self.own, self.inputs, model, run_for(self.inputs) if kept else None)
 
     def ratios(self, models: Mapping[str, Any], turns: int, warm: bool = True) -> dict[str, dict[str, Any]]:
         """Patched over plain, of steps in turn. warm: each is run once before."""
@@ -36,6 +37,11 @@ class Steps:
     def peak(self, model: Any = None) -> int:
         """Bytes that a step needs beyond what is there before it, what it keeps for later steps with them."""
         return cuda_peak(self.of(model)) if self.place.cuda else cpu_peak(self.of(model))
+
+
+def reads_references(model: Any) -> bool:
+    wrappers = model.get_wrappers("apply_model", "ropeworks")
+    return any(patch.needs == "shared attention" for wrapper in wrappers for patch in wrapper.model.stack.patches)
 
 
 def compared(seconds: list[float], plain: list[float]) -> dict[str, Any]:

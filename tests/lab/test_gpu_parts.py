@@ -20,6 +20,8 @@ def test_a_pack_that_may_not_travel_says_how_large_it_is_and_why():
     assert "more than" not in "\n".join(fits)
     assert "3.0 MiB more than the 64 MiB that may travel" in too_large[-1]
     assert "large-1-py3-none-any.whl 6.0 MiB" in too_large[-1]
+    lighter = Packed("0.33.0", MIB, wheels, 8 * MIB, MIB, ("diffusers-1-py3-none-any.whl",)).lines
+    assert "64 MiB would travel: diffusers-1-py3-none-any.whl; checks that need it are skipped" in lighter[-1]
 
 
 def test_of_a_core_only_its_python_files_are_packed(tmp_path):
