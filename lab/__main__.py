@@ -1,4 +1,4 @@
-"""Command line of the lab: python -m lab train | demo | evaluate | bench."""
+"""Command line of the lab: python -m lab train | demo | evaluate | bench | gpu."""
 
 from __future__ import annotations
 
@@ -52,15 +52,21 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="flux: 1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
+    commands.add_parser("gpu", help="measure on a GPU that is had for half an hour (own options: gpu --help)", add_help=False)
     return top
 
 
 def run(arguments: list[str]) -> None:
-    # bench has options of its own; argparse would claim those that start with a dash.
+    # These have options of their own; argparse would claim those that start with a dash.
     if arguments[:1] == ["bench"]:
-        from .bench import command as bench
+        from .bench.command import main as bench
 
-        bench.main(arguments[1:])
+        bench(arguments[1:])
+        return
+    if arguments[:1] == ["gpu"]:
+        from .gpu.command import main as gpu
+
+        gpu(arguments[1:])
         return
     commands = parser()
     options = commands.parse_args(arguments)

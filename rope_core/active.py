@@ -78,6 +78,10 @@ class TwoGroups(Protocol):
 class Reader(Protocol):
     """What looks at attention calls, or gives their queries more to read."""
 
+    @property
+    def complaint(self) -> str:
+        """What to tell people after a pass in which it could not act; empty where it could."""
+
     def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
         """The call, and the attention of each query group, as they go on from here. order: of the queries, None = as they come."""
 

@@ -127,8 +127,8 @@ class TokenFinder:
     def start(self, length: int) -> int | None:
         """First token of the picture in an attention call over `length` tokens; None for calls that do not hold all of it.
 
-        Such a call is one embedder call's sequence, or what is left of it where another node has cut references off its end, or all
-        embedder calls of the pass in a row.
+        Such a call is one embedder call's sequence, or what is left of it where another node has cut references off its end, all
+        embedder calls of the pass in a row, or the picture alone.
         """
         count, before = prod(self.grid), 0
         joined = self.row.order not in (IMAGE_ONLY, BY_POSITION)
@@ -136,7 +136,8 @@ class TokenFinder:
             if found.start is not None and (length == tokens or (joined and found.start + count <= length < tokens)):
                 return found.start
         if length != sum(tokens for tokens, _ in self._seen):
-            return None
+            # Refiners run over the picture alone, on their part of a table for text and picture.
+            return 0 if self.row.order == BY_POSITION and length == count and self.found else None
         for tokens, found in self._seen:
             if found.start is not None:
                 return before + found.start

@@ -60,41 +60,15 @@ def main(arguments: list[str]) -> None:
 
 
 def in_diffusers(tokens: list[int], pairs: int) -> dict:
-    from diffusers import FluxTransformer2DModel
+    from .diffusers_flux import MIDDLE, Flux
 
-    from rope_core import Extrapolate, Sega
-    from rope_core.hosts.diffusers import patched
-
-    from ..model.flux import grid_ids
-
-    transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=1, num_single_layers=2, attention_head_dim=128, num_attention_heads=4,
-        joint_attention_dim=64, pooled_projection_dim=64, guidance_embeds=False, axes_dims_rope=(16, 56, 56),
-    ).eval()  # fmt: skip
-    patches = {"yarn": Extrapolate("yarn"), "sega": Sega()}
+    flux = Flux(MIDDLE, torch.device("cpu"), torch.float32)
     rows = []
-    for side in tokens:
-        inputs = {
-            "hidden_states": torch.randn(1, side * side, 64),
-            "encoder_hidden_states": torch.randn(1, 256, 64),
-            "pooled_projections": torch.randn(1, 64),
-            "timestep": torch.tensor([0.7]),
-            "img_ids": grid_ids(side, side),
-            "txt_ids": torch.zeros(256, 3),
-            "return_dict": False,
-        }
-
-        def plain() -> None:
-            transformer(**inputs)  # noqa: B023 (called within this turn of the loop)
-
-        for method in METHODS:
-
-            def ours() -> None:
-                with patched(transformer, patches[method], native_pixels=512):  # noqa: B023
-                    transformer(**inputs)  # noqa: B023
-
-            with torch.inference_mode():
-                rows.append({"tokens": side, "method": method, **in_turn(plain, ours, pairs)})
+    with torch.inference_mode():
+        for side in tokens:
+            patches, plain = flux.patches(side, ()), flux.run(side)
+            for method, name in zip(METHODS, ("YaRN", "SEGA"), strict=True):
+                rows.append({"tokens": side, "method": method, **in_turn(plain, flux.run(side, patches[name]), pairs)})
     return {"rows": rows, "device": "cpu", "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 

@@ -24,9 +24,9 @@ def in_comfyui(core: Core, worker: Path, turns: int, tokens: Sequence[int]) -> d
         return json.loads(answer.read_text())
 
 
-def opened(core: str, pack: str) -> Any:
-    """Inside a worker: starts ComfyUI; the device it computes on."""
-    sys.argv = ["main.py", "--use-pytorch-cross-attention"]
+def opened(core: str, pack: str, *options: str) -> Any:
+    """Inside a worker: starts ComfyUI, with these options of its command line; the device it computes on."""
+    sys.argv = ["main.py", "--use-pytorch-cross-attention", *options]
     sys.path[:0] = [core, pack]
     import torch
 

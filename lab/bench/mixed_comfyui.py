@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,8 +41,10 @@ def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> Non
     with torch.inference_mode():
         for side in sides or SIDES[kind]:
             sizes = {name: inputs_for(tokens, text, shape, device) for name, tokens in (("small", side // 2), ("plain", side))}
-            rows += [measured(model, own, case, sizes, side, pairs) for case in CASES]
-            profiles += [profiled(model, own, case, sizes, side) for case in PROFILED]
+            for case in CASES:
+                check_scores(model, own, case, sizes)
+            rows += [measured(model, own, case, sizes, pairs) for case in CASES]
+            profiles += [profiled(model, own, case, sizes) for case in PROFILED]
     found = {
         "rows": rows,
         "profiles": profiles,
@@ -87,19 +90,22 @@ def inputs_for(side: int, text: int, shape: dict[str, int], device: Any) -> dict
     }
 
 
-def with_case(model: Any, own: Any, case: Any, side: int) -> tuple[Any, Any]:
-    """(a clone of `model`, whose embedder is `own`, with every step mixed as the case says; its token layout)."""
-    import comfy.utils
+def grid_of(x: Any) -> tuple[int, int, int]:
+    """(frames, rows, columns) of a latent's tokens, two latent pixels a side."""
+    *frames, height, width = x.shape[2:]
+    return (frames[0] if frames else 1, height // 2, width // 2)
 
+
+def with_case(model: Any, case: Any, x: Any) -> tuple[Any, Any]:
+    """(a clone of `model` with every step on latents like `x` mixed as the case says; its token layout)."""
     from lab.bench.mixed import rectangle
-    from lab.bench.table_comfyui import EMBEDDER
     from rope_core.hosts.comfyui import add_patch, stack_of
     from rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution, token_layout
     from rope_core.mixed.regions import Box, CellGrid
 
-    comfy.utils.set_attr(model.model, EMBEDDER, own)  # the last step may have left another's
-    pixels, cell = side * PIXELS_PER_TOKEN, case.ratio * PIXELS_PER_TOKEN
-    grid = CellGrid(1, pixels, pixels, cell)
+    frames, rows, columns = grid_of(x)
+    cell = case.ratio * PIXELS_PER_TOKEN
+    grid = CellGrid(frames, rows * PIXELS_PER_TOKEN, columns * PIXELS_PER_TOKEN, cell)
     top, left, height, width = rectangle(grid.rows, grid.columns, case.share)
     box = Box(left * cell, top * cell, width * cell, height * cell)
     mixed = MixedResolution(boxes=(box,), ratio=case.ratio, coarse_until=0.0, fine_from=1.0)
@@ -109,37 +115,37 @@ def with_case(model: Any, own: Any, case: Any, side: int) -> tuple[Any, Any]:
     return patched, token_layout(stack_of(patched), mixed.region(grid))
 
 
-def facts(case: Any, layout: Any, sizes: dict[str, Any], side: int) -> dict[str, Any]:
+def facts(case: Any, layout: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     """What the prediction needs to know of a case."""
     text = sizes["plain"]["c_crossattn"].shape[1]
+    counts = {name: math.prod(grid_of(inputs["x"])) + text for name, inputs in sizes.items()}
     return {
         **dataclasses.asdict(case),
-        "side": side,
+        "side": grid_of(sizes["plain"]["x"])[1],
         "area": layout.area,
         "token_share": layout.token_share,
         "tokens": layout.tokens + text,
         "scores": layout.scores(text),
-        "small_tokens": (side // 2) ** 2 + text,
-        "plain_tokens": side**2 + text,
+        "small_tokens": counts["small"],
+        "plain_tokens": counts["plain"],
     }
 
 
-def measured(model: Any, own: Any, case: Any, sizes: dict[str, Any], side: int, pairs: int) -> dict[str, Any]:
+def measured(model: Any, own: Any, case: Any, sizes: dict[str, Any], pairs: int, warm: bool = True) -> dict[str, Any]:
     """Seconds of the plain step at half the size, at the size, and of the mixed step, in turn; on CUDA also peak memory."""
-    from lab.bench.table_comfyui import one_step
+    from lab.bench.table_comfyui import one_step, run_for
 
-    patched, layout = with_case(model, own, case, side)
-    row = facts(case, layout, sizes, side)
+    patched, layout = with_case(model, case, sizes["plain"]["x"])
+    row = facts(case, layout, sizes)
     steps: dict[str, Callable[[], None]] = {name: partial(one_step, model, own, sizes[name]) for name in ("small", "plain")}
-    steps["mixed"] = partial(one_step, model, own, sizes["plain"], patched)
-    check_scores(model, own, case, sizes["plain"], row)
-    return {**row, "seconds": in_turn(steps, pairs), **peak_memory(steps, sizes["plain"]["x"])}
+    steps["mixed"] = partial(one_step, model, own, sizes["plain"], patched, run_for(sizes["plain"]))
+    return {**row, "seconds": in_turn(steps, pairs, warm), **(peak_memory(steps, sizes["plain"]["x"]) if warm else {})}
 
 
-def in_turn(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each step, measured in turn after one warm-up of all; the order rotates, so that drift hits all alike."""
+def in_turn(steps: dict[str, Callable[[], None]], turns: int, warm: bool = True) -> dict[str, list[float]]:
+    """Seconds of each step, measured in turn; the order rotates, so that drift hits all alike. warm: run each once before."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
+    for step in steps.values() if warm else ():
         step()
     names = list(steps)
     for turn in range(turns):
@@ -173,8 +179,8 @@ def with_attention(model: Any, override: Callable[..., Any]) -> Any:
     return clone
 
 
-def check_scores(model: Any, own: Any, case: Any, inputs: dict[str, Any], row: dict[str, Any]) -> None:
-    """Counts the products of a real mixed step's attention calls; raises where the layout tells another number."""
+def check_scores(model: Any, own: Any, case: Any, sizes: dict[str, Any]) -> None:
+    """Counts the products of a real mixed step's attention calls in a Flux; raises where the layout tells another number."""
     from lab.bench.table_comfyui import one_step
 
     counted = []
@@ -183,12 +189,12 @@ def check_scores(model: Any, own: Any, case: Any, inputs: dict[str, Any], row: d
         counted.append(q.shape[2] * k.shape[2])
         return function(q, k, *args, **kwargs)
 
-    patched, _ = with_case(with_attention(model, count), own, case, row["side"])
-    one_step(model, own, inputs, patched)
+    patched, layout = with_case(with_attention(model, count), case, sizes["plain"]["x"])
+    one_step(model, own, sizes["plain"], patched)
     params = model.model.diffusion_model.params
-    blocks = params.depth + params.depth_single_blocks
-    if sum(counted) != blocks * row["scores"]:
-        raise RuntimeError(f"a mixed step holds {sum(counted)} products in {blocks} blocks, its layout tells {row['scores']} a block")
+    blocks, scores = params.depth + params.depth_single_blocks, facts(case, layout, sizes)["scores"]
+    if sum(counted) != blocks * scores:
+        raise RuntimeError(f"a mixed step holds {sum(counted)} products in {blocks} blocks, its layout tells {scores} a block")
 
 
 # ---- a step taken apart
@@ -232,12 +238,12 @@ class Clock:
         return seconds
 
 
-def profiled(model: Any, own: Any, case: Any, sizes: dict[str, Any], side: int) -> dict[str, Any]:
+def profiled(model: Any, own: Any, case: Any, sizes: dict[str, Any]) -> dict[str, Any]:
     """Seconds by part of the same three steps, in turn."""
     import torch
     from comfy.patcher_extension import WrappersMP
 
-    from lab.bench.table_comfyui import EMBEDDER, one_step
+    from lab.bench.table_comfyui import EMBEDDER, one_step, run_for
     from rope_core.hosts.comfyui import attention as comfyui_attention
 
     clock = Clock(torch.cuda.synchronize if sizes["plain"]["x"].is_cuda else lambda: None)
@@ -251,7 +257,7 @@ def profiled(model: Any, own: Any, case: Any, sizes: dict[str, Any], side: int) 
 
     base = with_attention(model, timed(ATTENTION))
     base.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench, outside", timed(GATHERING))
-    patched, layout = with_case(base, own, case, side)
+    patched, layout = with_case(base, case, sizes["plain"]["x"])
     sources = {"small": base.clone(), "plain": base.clone(), "mixed": patched}
     for source in sources.values():
         source.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "bench, inside", timed(REST))
@@ -266,13 +272,14 @@ def profiled(model: Any, own: Any, case: Any, sizes: dict[str, Any], side: int) 
             after = module.register_forward_hook(lambda *_: clock.stop())
             stack.callback(before.remove)
             stack.callback(after.remove)
+        run = run_for(sizes["plain"])
         for turn in range(PROFILE_TURNS + 1):
             for step, source in sources.items():
-                one_step(model, own, sizes["small" if step == "small" else "plain"], source)
+                one_step(model, own, sizes["small" if step == "small" else "plain"], source, run if step == "mixed" else None)
                 for name, seconds in clock.taken().items():
                     if turn > 0:
                         parts[name][step].append(seconds)
-    return {**facts(case, layout, sizes, side), "parts": parts}
+    return {**facts(case, layout, sizes), "parts": parts}
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ class Bench:
     text: int
     device: Any
 
-    def step(self, inputs: dict[str, Any], source: Any = None) -> None:
+    def step(self, inputs: dict[str, Any], source: Any = None, run: Any = None) -> None:
         from lab.bench.table_comfyui import one_step
 
-        one_step(self.model, self.own, inputs, source)
+        one_step(self.model, self.own, inputs, source, run)
 
     def cycle(self, case: Any, side: int) -> list[dict[str, Any]]:
         """Arguments of the case's consecutive steps, from the first of a schedule."""
@@ -105,35 +105,39 @@ def with_references(source: Any, case: Any, side: int) -> Any:
 def measured(bench: Bench, case: Any, side: int, turns: int) -> dict[str, Any]:
     """Seconds of every step of a cycle, at half the size, plain and styled in turn; the order rotates, so that drift hits all alike."""
     from lab.bench.style import STEPS
-    from rope_core.hosts.comfyui.style import style_run
+    from lab.bench.table_comfyui import run_for
 
     plain = bench.cycle(case, side)
     cycles = {"small": bench.cycle(case, side // 2), "plain": plain, "styled": plain}
     sources = {"small": None, "plain": None, "styled": with_references(bench.model, case, side)}
     seconds: dict[str, list[list[float]]] = {name: [] for name in STEPS}
     if bench.device.type == "cuda":  # where kernels are chosen and memory is claimed at first use
-        with style_run():
-            for name in STEPS:
-                bench.step(cycles[name][0], sources[name])
+        for name in STEPS:
+            bench.step(cycles[name][0], sources[name])
     for turn in range(turns):
         for name in STEPS:
             seconds[name].append([])
-        with style_run() as run:
-            for number in range(case.refresh):
-                first = (turn + number) % len(STEPS)
-                for name in STEPS[first:] + STEPS[:first]:
-                    started = time.perf_counter()
-                    bench.step(cycles[name][number], sources[name])
-                    seconds[name][-1].append(time.perf_counter() - started)
-            kept = sum(read.bank.bytes for read in run.reads.values())
+        run = run_for(plain[0])
+        for number in range(case.refresh):
+            first = (turn + number) % len(STEPS)
+            for name in STEPS[first:] + STEPS[:first]:
+                started = time.perf_counter()
+                bench.step(cycles[name][number], sources[name], run)
+                seconds[name][-1].append(time.perf_counter() - started)
+        kept = kept_bytes(run)
     return {**bench.facts(case, side), "kept_bytes": kept, "seconds": seconds}
+
+
+def kept_bytes(run: Any) -> int:
+    """What the references of a run keep in it."""
+    return sum(read.bank.bytes for kept in run.everything_kept for read in getattr(kept, "reads", {}).values())
 
 
 def check_scores(bench: Bench, case: Any) -> None:
     """Counts the products in the attention calls of a real styled cycle; raises where the expectation assumes another number."""
     from lab.bench.mixed_comfyui import with_attention
     from lab.bench.style import cycle_scores
-    from rope_core.hosts.comfyui.style import style_run
+    from lab.bench.table_comfyui import run_for
 
     counted = []
 
@@ -142,9 +146,10 @@ def check_scores(bench: Bench, case: Any) -> None:
         return function(q, k, *args, **kwargs)
 
     styled = with_references(with_attention(bench.model, count), case, COUNTED_SIDE)
-    with style_run():
-        for inputs in bench.cycle(case, COUNTED_SIDE):
-            bench.step(inputs, styled)
+    cycle = bench.cycle(case, COUNTED_SIDE)
+    run = run_for(cycle[0])
+    for inputs in cycle:
+        bench.step(inputs, styled, run)
     blocks = bench.shape["depth"] + bench.shape["depth_single_blocks"]
     expected = round(blocks * cycle_scores(bench.facts(case, COUNTED_SIDE)))
     if sum(counted) != expected:
@@ -161,9 +166,10 @@ def profiled(bench: Bench, case: Any, side: int, turns: int) -> dict[str, Any]:
 
     from lab.bench.mixed_comfyui import Clock, with_attention
     from lab.bench.style import ATTENTION, JOINING, KEEPING, PASS, REST
+    from lab.bench.table_comfyui import run_for
     from rope_core.hosts.comfyui import attention as comfyui_attention
     from rope_core.hosts.comfyui import style as comfyui_style
-    from rope_core.reference.shared import KeyBank
+    from rope_core.reference.bank import KeyBank
 
     class Parts(Clock):
         """Everything in a reference's pass is the pass's, but for what it keeps."""
@@ -196,13 +202,13 @@ def profiled(bench: Bench, case: Any, side: int, turns: int) -> dict[str, Any]:
     parts: dict[str, dict[str, list[float]]] = {part: {name: [] for name in sources} for part in clock.seconds}
     with ExitStack() as stack:
         stack.enter_context(every_call(comfyui_attention, "grouped_attention", JOINING))
-        stack.enter_context(every_call(comfyui_style.StyleCalls, "ready", PASS))
+        stack.enter_context(every_call(comfyui_style.ReferencePart, "_ready", PASS))
         stack.enter_context(every_call(KeyBank, "keep", KEEPING))
         for _ in range(turns):
             for name, source in sources.items():
-                with comfyui_style.style_run():
-                    for inputs in cycle:
-                        bench.step(inputs, source)
+                run = run_for(cycle[0])
+                for inputs in cycle:
+                    bench.step(inputs, source, run)
                 for part, seconds in clock.taken().items():
                     parts[part][name].append(seconds)
     return {**bench.facts(case, side), "parts": parts}

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 EMBEDDER = "diffusion_model.pe_embedder"
+RUN_KEY = "ropeworks_run"
 
 
 def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> None:
@@ -36,7 +37,7 @@ def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> Non
     with torch.inference_mode():
         for side in sides:
             inputs = inputs_for(side, device)
-            step = partial(one_step, model, own, inputs)
+            step = partial(one_step, model, own, inputs, run=run_for(inputs))
             for method, patch in patches.items():
                 patched = add_patch(model, patch)
                 seconds = in_turn(step, partial(step, patched), pairs)
@@ -61,18 +62,37 @@ def inputs_for(side: int, device) -> dict:
     }
 
 
-def one_step(model, own, inputs: dict, patched=None) -> None:
-    """A call of the plain model, or of a patched clone, with the embedder that ComfyUI would have set on loading it."""
+def run_for(inputs: dict):
+    """A run as a sampler makes it, for calls with these inputs."""
+    from rope_core.hosts.comfyui.run import SamplingRun
+
+    return SamplingRun(size=tuple(inputs["x"].shape[2:]))
+
+
+def one_step(model, own, inputs: dict, patched=None, run=None) -> None:
+    """A call of the plain model, or of a patched clone, with the embedder that ComfyUI would have set on loading it.
+
+    run: that the call is one of; without it the call is a run of its own.
+    """
     import comfy.utils
     import torch
 
-    source = patched or model
-    comfy.utils.set_attr(model.model, EMBEDDER, source.get_model_object(EMBEDDER) if patched else own)
+    source, path = patched or model, embedder_of(model)
+    comfy.utils.set_attr(model.model, path, source.get_model_object(path) if patched else own)
     arguments = {name: value for name, value in inputs.items() if name != "schedule"}
     options = {**source.model_options["transformer_options"], "wrappers": source.wrappers, "sample_sigmas": inputs["schedule"]}
-    model.model.apply_model(**arguments, transformer_options=options)
+    options[RUN_KEY] = run_for(inputs) if run is None else run
+    try:
+        model.model.apply_model(**arguments, transformer_options=options)
+    finally:
+        comfy.utils.set_attr(model.model, path, own)  # else the next patch would be put around this one's
     if inputs["x"].is_cuda:
         torch.cuda.synchronize()
+
+
+def embedder_of(model) -> str:
+    """The path of a model's rotary embedder; Wan's has another name."""
+    return EMBEDDER if hasattr(model.model.diffusion_model, "pe_embedder") else "diffusion_model.rope_embedder"
 
 
 def flux(device):
@@ -100,17 +120,24 @@ def flux(device):
 
 def rotary_parts(model, patched, own, inputs: dict, side: int) -> dict[str, float]:
     """Seconds for the host's table, and for all that the patch does in its place."""
+    host, ours = table_calls(model, patched, inputs, own)
+    device = inputs["x"].device
+    return {"host_table": median_seconds(host, device), "our_table": median_seconds(ours, device)}
+
+
+def table_calls(model, patched, inputs: dict, own=None) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A Flux's own table, and all that the patch does in its place, as functions. own: the plain model's embedder."""
     import torch
     from comfy.patcher_extension import WrappersMP
 
-    device = inputs["x"].device
-    ids = torch.zeros(1, 256 + side * side, 3, device=device)
-    grid = torch.arange(side, device=device, dtype=torch.float32)
-    ids[0, 256:, 1] = grid.repeat_interleave(side)
-    ids[0, 256:, 2] = grid.repeat(side)
+    x, context = inputs["x"], inputs["c_crossattn"]
+    own, text, (height, width) = own or model.get_model_object(EMBEDDER), context.shape[1], (size // 2 for size in x.shape[-2:])
+    ids = torch.zeros(1, text + height * width, 3, device=x.device)
+    ids[0, text:, 1] = torch.arange(height, device=x.device, dtype=torch.float32).repeat_interleave(width)
+    ids[0, text:, 2] = torch.arange(width, device=x.device, dtype=torch.float32).repeat(height)
     embedder = patched.get_model_object(EMBEDDER)
     wrapper = patched.get_wrappers(WrappersMP.APPLY_MODEL, "ropeworks")[0]
-    options = {**model.model_options["transformer_options"], "sample_sigmas": inputs["schedule"]}
+    options = {**model.model_options["transformer_options"], "sample_sigmas": inputs["schedule"], RUN_KEY: run_for(inputs)}
 
     class OnlyTheTable:
         class_obj = model.model
@@ -118,10 +145,7 @@ def rotary_parts(model, patched, own, inputs: dict, side: int) -> dict[str, floa
         def __call__(self, *_, **__):
             return embedder(ids)
 
-    def ours():
-        wrapper(OnlyTheTable(), inputs["x"], inputs["t"], None, inputs["c_crossattn"], None, options)
-
-    return {"host_table": median_seconds(lambda: own(ids), device), "our_table": median_seconds(ours, device)}
+    return lambda: own(ids), lambda: wrapper(OnlyTheTable(), x, inputs["t"], None, context, None, options)
 
 
 def median_seconds(function: Callable[[], object], device, repeats: int = 9) -> float:

@@ -24,7 +24,7 @@ VIRIDIS = np.array(
     dtype=np.float64,
 )
 # Signs that Pillow's built-in font lacks.
-SPELLED_OUT = {"×": "x", "σ": "sigma", "→": "to", "≥": ">="}
+SPELLED_OUT = {"×": "x", "σ": "sigma", "→": "to", "≥": ">=", "÷": "over", "²": " square"}
 
 
 def drawable(text: str) -> str:

@@ -75,20 +75,21 @@ def draw_batches(stage: Stage, latents: dict[int, Tensor], generator: torch.Gene
 
 
 def velocity_loss(transformer: FluxTransformer2DModel, batch: Batch, tables: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    device = next(transformer.parameters()).device
     noise = torch.randn(batch.latents.shape, generator=generator)
     sigma = batch.sigmas[:, None, None, None]
     noisy = (1 - sigma) * batch.latents + sigma * noise
     context = tables["subjects.context"][batch.subjects]
     predicted = transformer(
-        pack(noisy),
-        encoder_hidden_states=context,
-        pooled_projections=tables["subjects.pooled"][batch.subjects],
-        timestep=batch.sigmas,
-        img_ids=batch.ids,
-        txt_ids=torch.zeros(context.shape[1], 3),
+        pack(noisy).to(device),
+        encoder_hidden_states=context.to(device),
+        pooled_projections=tables["subjects.pooled"][batch.subjects].to(device),
+        timestep=batch.sigmas.to(device),
+        img_ids=batch.ids.to(device),
+        txt_ids=torch.zeros(context.shape[1], 3, device=device),
         return_dict=False,
     )[0]
-    return torch.nn.functional.mse_loss(predicted, pack(noise - batch.latents))
+    return torch.nn.functional.mse_loss(predicted, pack(noise - batch.latents).to(device))
 
 
 def optimise(transformer: nn.Module, stage: Stage, loss_of_step: Callable[[], Tensor]) -> list[float]:

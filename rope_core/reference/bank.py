@@ -86,6 +86,7 @@ class Recording:
     bank: KeyBank
     calls: ImageCalls
     tokens: int
+    complaint: str = ""
     _count: int = 0
 
     def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:

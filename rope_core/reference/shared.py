@@ -13,6 +13,10 @@ from torch import Tensor
 from ..active import Attend, AttentionCall, QueryOrder, Rotate
 from .bank import ImageCalls, Key, KeyBank, pair_sizes
 
+UNREAD = (
+    "no attention call of this model reads the style reference, so it has no effect at these steps: another node replaced the attention, "
+    "or changes the sequence"
+)
 Order = Callable[[], Tensor]
 Readers = list[tuple[Tensor | None, list[int]]]  # queries, None = all, and the numbers of what they read
 NO_IMAGE = -1  # among numbers of image tokens: text or padding
@@ -49,17 +53,19 @@ class Reading:
 
 @dataclass
 class Sharing:
-    """A target call of `tokens` image tokens with its references. asked turns True once a call was made, used once one has read."""
+    """A target call of `tokens` image tokens with its references. used turns True once a call has read one."""
 
     readings: Sequence[Reading]
     calls: ImageCalls
     tokens: int
-    asked: bool = False
     used: bool = False
     _queries: dict[tuple[str, int, tuple[int, ...], torch.device], Readers] = field(default_factory=dict)
 
+    @property
+    def complaint(self) -> str:
+        return "" if self.used else UNREAD
+
     def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
-        self.asked = True
         key = self.calls.key_of(call)
         if key is None or not any(key in reading.bank.entries for reading in self.readings):
             return call, attend

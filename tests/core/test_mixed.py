@@ -351,8 +351,8 @@ def test_query_groups_follow_the_settings():
         return query_groups(settings, layout, grid, grid, start=lambda n: 0, base=lambda ids: ids, base_is_plain=True)
 
     assert type(made()) is QueryGroups
-    assert (made().text_group, made().offset) == (HIGH, 0.0)
-    assert (made(text_group=LOW).text_group, made(alignment="centre").offset) == (LOW, 0.5)
+    assert (made().text_group, made().tables.offset) == (HIGH, 0.0)
+    assert (made(text_group=LOW).text_group, made(alignment="centre").tables.offset) == (LOW, 0.5)
     for positions in (HIGH, LOW):
         assert isinstance(made(positions=positions), OneGrid)
         assert made(positions=positions).grid == positions

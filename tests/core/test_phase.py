@@ -165,7 +165,8 @@ class Scene:
         else:
             places = (row, column) if kind == "low" else ((row - centre) / self.ratio, (column - centre) / self.ratio)
         found = [o + s * p for o, s, p in zip(self.origin[group], self.step, (frame, *places), strict=True)]
-        return found if self.first_axis == TIME else [INDEX_OF_IMAGE, *found[1:]]
+        layers = len(self.region) > 1  # which a host keeps as frames and counts on its index axis
+        return found if self.first_axis == TIME or layers else [INDEX_OF_IMAGE, *found[1:]]
 
     def factors(self, group: str) -> torch.Tensor:
         """(2, tokens, pairs) complex: the rotation, with its magnitude, of every token on the grid of a group."""

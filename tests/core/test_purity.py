@@ -153,3 +153,50 @@ def test_nothing_is_printed_and_no_error_is_swallowed_unnamed(path):
             assert node.func.id != "print", where
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, where
+
+
+# Rooms by floor: a file imports from its own floor and from those below.
+FLOORS = [
+    {"errors", "table", "stack", "architectures", "layout", "active", "tokens"},
+    {"extrapolate", "mixed", "reference", "rpe2d", "inspect"},
+    {"hosts"},
+]
+METHODS = {"extrapolate", "mixed", "reference", "rpe2d"}
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """First names under rope_core that a file of it imports."""
+    found = set()
+    package = path.relative_to(CORE).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*package[: len(package) - node.level + 1], *(node.module or "").split("."))
+            names = [base[0]] if base and base[0] else [alias.name for alias in node.names]
+            found.update(names)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=name_of)
+def test_files_import_from_their_own_floor_and_below(path):
+    room = path.relative_to(CORE).with_suffix("").parts[0]
+    if room == "__init__":
+        return
+    floor = next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+    allowed = set().union(*FLOORS[: floor + 1])
+    assert rooms_imported(path) <= allowed, rooms_imported(path) - allowed
+
+
+HOST_OF_NO_METHOD = ("apply_model", "attention", "call", "embedder", "execution", "patching", "positions", "run")
+
+
+@pytest.mark.parametrize("name", HOST_OF_NO_METHOD)
+def test_a_host_knows_no_method(name):
+    """But for types, and for the projection of a latent to tokens, which is a model's own."""
+    tree = ast.parse((CORE / "hosts" / "comfyui" / f"{name}.py").read_text())
+    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    typing_only = {id(inner) for node in guarded for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 3 and id(node) not in typing_only:
+            assert str(node.module).split(".")[0] not in METHODS or node.module == "extrapolate.projection", node.module
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and name not in ("apply_model",):
+            assert node.module not in ("mixed", "style", "training", "parts"), node.module

@@ -19,6 +19,10 @@ from .parts import parts_of
 from .run import SamplingRun, run_of
 
 log = logging.getLogger("ropeworks")
+LOST_PICTURE = (
+    "the picture's tokens stand at places that RoPE Works does not know, so the RoPE patches have no effect: "
+    "another node changes what this model's embedder is asked for"
+)
 LOST_EMBEDDER = "another node replaced this model's rotary embedder after RoPE Works, so the RoPE patches have no effect"
 
 
@@ -79,11 +83,9 @@ class ApplyModel:
         elif first and not active.consulted:
             self._warn(execution.run, LOST_EMBEDDER)
         elif first and not execution.finder.found and not active.plan.untouched:
-            self._warn(
-                execution.run,
-                "the picture's tokens stand at places that RoPE Works does not know, so the RoPE patches have no effect: "
-                "another node changes what this model's embedder is asked for",
-            )
+            self._warn(execution.run, LOST_PICTURE)
+        if execution.shared is not None and active.consulted and execution.shared.complaint:
+            self._warn(execution.run, execution.shared.complaint)
 
     def _warn(self, run: SamplingRun, text: str) -> None:
         said = run.kept((self, "said"), set)

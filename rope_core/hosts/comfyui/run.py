@@ -32,6 +32,10 @@ class SamplingRun:
     def within_sampler(self) -> bool:
         return self.size is not None
 
+    @property
+    def everything_kept(self) -> tuple[Any, ...]:
+        return tuple(self._kept.values())
+
     def kept(self, owner: Hashable, make: Callable[[], Kept]) -> Kept:
         """What `owner` keeps during this run; made at the first call."""
         with self.lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import ceil
@@ -25,7 +24,6 @@ from .positions import image_positions
 from .prompt import CONDITIONAL, Prompt, blank_like, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
 
-log = logging.getLogger("ropeworks")
 # Lists of blocks whose attention holds the whole image, once a block.
 BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
 
@@ -60,21 +58,7 @@ class ReferencePart(Part):
             references = self._ready(execution)
         if references is None:
             return inner(execution)
-        sharing = references.sharing(execution)
-        result = inner(replace(execution, shared=sharing))
-        if sharing.asked and not sharing.used:
-            self._warn(execution.run)
-        return result
-
-    def _warn(self, run: SamplingRun) -> None:
-        told: set[str] = run.kept((self, "told"), set)
-        if not told:
-            told.add("unread")
-            log.warning(
-                "no attention call of %s reads the style reference, so it has no effect at these steps: another node replaced the "
-                "attention, keeps keys of its own, or lengthens the sequence",
-                self.model.architecture.family,
-            )
+        return inner(replace(execution, shared=references.sharing(execution)))
 
     def _ready(self, execution: Execution) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
@@ -90,9 +74,17 @@ class ReferencePart(Part):
         if not acting:
             return None
         self._refuse_parts(acting, request, run)
-        at, row = _step(request), rows[0].start if rows else 0
+        at, row = self._step(request, run), rows[0].start if rows else 0
         read = [(patch, self._read(patch, execution, state, at, row)) for patch in acting]
         return ReadyReferences(self.model.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
+
+    def _step(self, request: ModelCall, run: SamplingRun) -> tuple[int, float]:
+        """(number of steps before this one, sigma): sigma is read from the device once per model call, the schedule once per run."""
+        sigma, schedule = float(request.t.flatten()[0]), request.schedule
+        if schedule is None:
+            return 0, sigma
+        levels = run.kept((self, "levels"), schedule.cpu)
+        return int((levels > sigma * 1.0001).sum()), sigma
 
     def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: SamplingRun) -> None:
         """A call over a part of the picture does not tell which, so a mask cannot be laid over it."""
@@ -272,13 +264,6 @@ def _rows(positive: list[bool], batch: int) -> list[slice]:
 def _inside(call: Call, patch: SharedAttention) -> bool:
     inside = call.within(patch.window)
     return inside is None or bool(inside)
-
-
-def _step(request: ModelCall) -> tuple[int, float]:
-    """(number of steps before this one, sigma): read from the device once per model call."""
-    sigma = float(request.t.flatten()[0])
-    schedule = request.schedule
-    return (0 if schedule is None else int((schedule.cpu() > sigma * 1.0001).sum())), sigma
 
 
 def _steps(request: ModelCall) -> int:

@@ -37,7 +37,7 @@ def options_among(args: tuple[Any, ...]) -> dict[str, Any]:
 
 def kept_by(args: tuple[Any, ...]) -> StyleRun:
     """What references keep in the run that a model call belongs to."""
-    return next(value for value in run_of(options_among(args))._kept.values() if isinstance(value, StyleRun))
+    return next(value for value in run_of(options_among(args)).everything_kept if isinstance(value, StyleRun))
 
 
 class Alive:

@@ -1,0 +1,295 @@
+"""One run of a sampler is one run: on a shared schedule, on two devices, when the latent grows, and when anything fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+from ropeworks_pack.rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Patch, RopeWorksError, Sega, SharedAttention
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch
+from ropeworks_pack.rope_core.hosts.comfyui.run import KEY
+
+from . import models
+from .recording import message_of, watched
+
+SHAPE = (1, 16, 16, 16)
+
+
+def noise(*shape: int, seed: int = 4) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mask(side: int = 16) -> torch.Tensor:
+    found = torch.zeros(1, side, side)
+    found[:, : side // 2, : side // 2] = 1
+    return found
+
+
+def schedule_of(model: Any, steps: int) -> torch.Tensor:
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
+
+
+def sampled(model: Any, shape: tuple[int, ...], sigmas: torch.Tensor, sampler: Any = None, callback: Any = None) -> torch.Tensor:
+    sampler = sampler or comfy.samplers.sampler_object("euler")
+    latent, given = torch.zeros(shape), noise(*shape, seed=3)
+    return comfy.sample.sample_custom(
+        model, given, 1.0, sampler, sigmas, models.conditioning(), models.conditioning(seed=6), latent,
+        callback=callback, disable_pbar=True, seed=3,
+    )  # fmt: skip
+
+
+@contextmanager
+def lines_of_ours() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("ropeworks")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+# ---- one schedule
+
+
+def test_runs_on_one_schedule_tensor_are_runs_of_their_own():
+    """On a CPU the runs of a workflow may be given one tensor; a run may also have ended within its first step."""
+    model = models.flux()
+    regions: list[Any] = []
+    for patch in (
+        MixedResolution(mask=mask(64)),
+        MixedResolution(on_region=regions.append),
+        SharedAttention(noise(1, 16, 8, 12), refresh=9),
+    ):
+        patched = add_patch(model, patch)
+        for sigmas in (schedule_of(model, 4), torch.tensor([1.0, 0.0])):
+
+            def interrupt(*_: Any) -> None:
+                raise comfy.model_management.InterruptProcessingException
+
+            expected = [sampled(add_patch(model, patch), shape, sigmas.clone()) for shape in (SHAPE, (1, 16, 12, 12))]
+            with suppress(comfy.model_management.InterruptProcessingException):
+                sampled(patched, SHAPE, sigmas, callback=interrupt)
+            again = [sampled(patched, shape, sigmas) for shape in (SHAPE, (1, 16, 12, 12))]
+            assert all(torch.equal(*pair) for pair in zip(again, expected, strict=True)), patch
+
+
+# ---- a latent that grows
+
+
+def growing() -> Any:
+    """A sampler whose latent is twice as large from its second step on."""
+
+    def sample(model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: Any = None, **_: Any) -> torch.Tensor:
+        for number, sigma in enumerate(sigmas[:-1]):
+            x = model(x, sigma * x.new_ones(len(x)), **(extra_args or {}))
+            if not number:
+                x = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        return x
+
+    return comfy.samplers.KSAMPLER(sample)
+
+
+def test_a_latent_that_grows_works_or_is_named():
+    model = models.flux()
+    sigmas = schedule_of(model, 3)
+    plain = sampled(model, SHAPE, sigmas, growing())
+    assert plain.shape[-1] == 32
+    everything = MixedResolution(mask=torch.ones(1, 16, 16), coarse_until=0.0, fine_from=1.0)
+    assert torch.equal(sampled(add_patch(model, everything), SHAPE, sigmas, growing()), plain)
+    masked = SharedAttention(noise(1, 16, 8, 12), mask=mask())
+    for patch in (MixedResolution(mask=mask()), MixedResolution(), masked):
+        told = message_of(lambda: sampled(add_patch(model, patch), SHAPE, sigmas, growing()))  # noqa: B023
+        assert "latent grew" in told, told
+    for patch in (Sega(native_size=64), SharedAttention(noise(1, 16, 8, 12))):
+        result = sampled(add_patch(model, patch), SHAPE, sigmas, growing())
+        assert torch.isfinite(result).all()
+        assert not torch.equal(result, plain)
+
+
+# ---- outside of a sampler
+
+
+def test_a_model_called_outside_of_a_sampler():
+    model = models.flux()
+    x, context, pooled = noise(*SHAPE), noise(1, 12, 48), noise(1, 32)
+
+    def call(patched: Any) -> torch.Tensor:
+        comfy.model_management.load_models_gpu([patched])
+        patched.pre_run()
+        options = {**patched.model_options["transformer_options"], "wrappers": patched.wrappers}
+        with torch.inference_mode():
+            return patched.model.apply_model(x, torch.tensor([0.6]), c_crossattn=context, y=pooled, transformer_options=options)
+
+    with lines_of_ours() as lines:
+        sega = add_patch(model, Sega(native_size=64))
+        assert torch.equal(call(sega), call(sega))
+        assert sum("SEGA" in line for line in lines) == 1, "said once, although every call is a run of its own"
+    fixed = add_patch(model, MixedResolution(mask=mask()))
+    assert torch.equal(call(fixed), call(fixed))
+    assert "needs a sampler" in message_of(lambda: call(add_patch(model, MixedResolution())))
+
+
+# ---- two devices
+
+
+def combinations() -> dict[str, list[Patch]]:
+    reference = noise(1, 16, 8, 12)
+    return {
+        "sega": [Sega(native_size=64)],
+        "dype": [Extrapolate("dype-yarn-bands", native_size=64)],
+        "mixed with bands": [MixedResolution(mask=mask()), BoundaryExpandReplace()],
+        "automatic region": [MixedResolution()],
+        "style of positive prompts": [SharedAttention(reference, branch="positive")],
+        "style, seldom read": [SharedAttention(reference, refresh=3)],
+        "all at once": [SharedAttention(reference), MixedResolution(mask=mask()), Sega(native_size=64)],
+    }
+
+
+def with_patches(model: Any, patches: list[Patch]) -> Any:
+    for patch in patches:
+        model = add_patch(model, patch)
+    return model
+
+
+def test_two_devices_draw_what_one_does():
+    """Core's MultiGPU CFG Split: prompts on two devices, a thread and a copy of the model each."""
+    try:
+        import comfy.multigpu
+    except ImportError:
+        return "this core has no MultiGPU"
+    devices = [torch.device("cpu"), torch.device("cpu:1")]
+    own = comfy.model_management.get_all_torch_devices
+    comfy.model_management.get_all_torch_devices = lambda exclude_current=False: devices[1:] if exclude_current else list(devices)
+    try:
+        for name, patches in combinations().items():
+
+            def run(on_two: bool) -> tuple[torch.Tensor, list[str]]:
+                model = models.flux()
+                model.cached_patcher_init = (models.flux, ())
+                patched = with_patches(model, patches)  # noqa: B023
+                if on_two:
+                    patched = comfy.multigpu.create_multigpu_deepclones(patched, 2)
+                with lines_of_ours() as lines:
+                    return models.sample(patched, SHAPE, steps=5, cfg=3.0), list(lines)
+
+            (one, said), (two, said_by_two) = run(False), run(True)
+            assert torch.allclose(one, two, atol=1e-4), (name, float((one - two).abs().max()))
+            assert sorted(said_by_two) == sorted(said), name
+    finally:
+        comfy.model_management.get_all_torch_devices = own
+    return None
+
+
+# ---- faults
+
+
+class OutOfMemoryError(RuntimeError):
+    pass
+
+
+FAULTS = (RuntimeError, OutOfMemoryError, KeyboardInterrupt, comfy.model_management.InterruptProcessingException, RopeWorksError)
+
+
+class Fault:
+    """Raises at the n-th of its calls."""
+
+    def __init__(self, error: type[BaseException], at: int) -> None:
+        self.error, self.left = error, at
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if not self.left:
+            raise self.error("a fault")
+
+    def __deepcopy__(self, memo: object) -> Fault:
+        return self
+
+
+def faulty(patched: Any, hook: str, fault: Fault) -> Any:
+    """A clone of a patched MODEL in which another pack's hook fails."""
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        if hook.endswith("before"):
+            fault()
+        answer = executor(*args, **kwargs)
+        if hook.endswith("after"):
+            fault()
+        return answer
+
+    def attention(function: Any, *args: Any, **kwargs: Any) -> Any:
+        fault()
+        return function(*args, **kwargs)
+
+    kind = hook.rsplit(" ", 1)[0]
+    if kind == "attention":
+        return watched(patched, attention)
+    clone = patched.clone()
+    if kind == "embedder":
+        path = "diffusion_model.pe_embedder"
+        inner = clone.get_model_object(path)
+
+        class Failing(torch.nn.Module):
+            def forward(self, ids: torch.Tensor) -> torch.Tensor:
+                table = inner(ids)
+                fault()
+                return table
+
+        clone.add_object_patch(path, Failing())
+    else:
+        clone.add_wrapper_with_key(getattr(WrappersMP, kind), "fault", wrapper)
+    return clone
+
+
+HOOKS = (
+    *(f"{kind} {when}" for kind in ("OUTER_SAMPLE", "SAMPLER_SAMPLE", "APPLY_MODEL", "DIFFUSION_MODEL") for when in ("before", "after")),
+    "attention call",
+    "embedder call",
+)
+
+
+def test_a_fault_at_any_hook_leaves_nothing_behind():
+    model = models.flux()
+    options = {"steps": 4, "cfg": 2.0}
+    plain = models.sample(model, SHAPE, **options)
+    patches = [SharedAttention(noise(1, 16, 8, 12), refresh=2), MixedResolution(), Sega(native_size=64)]
+    expected = models.sample(with_patches(model, patches), SHAPE, **options)
+    patched = with_patches(model, patches)
+    for number, hook in enumerate(HOOKS):
+        error = FAULTS[number % len(FAULTS)]
+        at = 1 if hook.startswith(("OUTER", "SAMPLER")) else 3
+        try:
+            models.sample(faulty(patched, hook, Fault(error, at)), SHAPE, **options)
+        except error:
+            pass
+        else:
+            raise AssertionError(f"{hook} was never called")
+        assert KEY not in patched.model_options["transformer_options"]
+        assert torch.equal(models.sample(patched, SHAPE, **options), expected), hook
+    assert torch.equal(models.sample(model, SHAPE, **options), plain)
+
+
+def test_every_kind_of_fault_leaves_nothing_behind():
+    model = models.flux()
+    patched = with_patches(model, [SharedAttention(noise(1, 16, 8, 12), refresh=9), MixedResolution(), Extrapolate(native_size=64)])
+    expected = models.sample(patched, SHAPE, steps=3)
+    for error in FAULTS:
+        for hook in ("APPLY_MODEL after", "attention call"):
+            try:
+                models.sample(faulty(patched, hook, Fault(error, 2)), SHAPE, steps=3)
+            except error:
+                pass
+            else:
+                raise AssertionError(f"{hook} was never called")
+            assert torch.equal(models.sample(patched, SHAPE, steps=3), expected), (error, hook)
