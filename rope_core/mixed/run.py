@@ -10,31 +10,28 @@ import torch
 from torch import Tensor
 
 from ..stack import Stack
-from .handover import HandOver
+from .carrier import Carrier
 from .one_grid import OneGrid
 from .patches import ALIGNED, COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
 from .phase import GroupGrid, QueryGroups
 from .regions import CellGrid, TokenLayout
 from .saliency import most_salient, saliency
-from .strip import Strip, interpolated, padded
+from .strip import Strip
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
 
 
 @dataclass
 class MixedRun:
-    """State of one run of a sampler; hosts keep one per run and drop it afterwards.
+    """Which part of the picture is sharp, and at which steps; hosts keep one per run of a sampler and drop it afterwards.
 
-    grid: the cells, in pixels of the picture. patch: side of a token in latent pixels. hand_over: for models that bring a
-    latent upsampler. last_sigma: of the last step, to finish with it.
+    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions.
     """
 
     stack: Stack
     stages: Stages
     grid: CellGrid
-    patch: int
-    hand_over: HandOver | None = None
-    last_sigma: float = 0.0
+    carrier: Carrier
     region: Tensor | None = None
     _seen: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
     _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
@@ -68,7 +65,7 @@ class MixedRun:
     def reads_sigma(self) -> bool:
         """False where every step is of one stage, so that the host need not fetch sigma from the device."""
         several = self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0
-        return not self.all_high and (self.region is None or self.hand_over is not None or several)
+        return not self.all_high and (self.region is None or self.carrier.hand_over is not None or several)
 
     def stage(self, sigma: Callable[[], float]) -> str:
         """COARSE, MIXED or FINE for a step at `sigma`; an automatic region is chosen at the first mixed step."""
@@ -101,7 +98,7 @@ class MixedRun:
         answers = {kind: answer for kind, (at, answer) in self._seen.items() if at == last}
         if CONDITIONAL not in answers:
             return
-        found = saliency(answers[CONDITIONAL], answers.get(UNCONDITIONAL), self.patch)
+        found = saliency(answers[CONDITIONAL], answers.get(UNCONDITIONAL), self.carrier.patch)
         settings = self.settings
         self.region = most_salient(found, settings.share(self.grid.frames), settings.grow, settings.minimum)
         self._seen.clear()
@@ -133,53 +130,8 @@ class MixedRun:
         """The strip on `device`, padded where needed to more than `longer_than` tokens."""
         key = (device, longer_than)
         if key not in self._strips:
-            self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.patch, device)
+            self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.carrier.patch, device)
         return self._strips[key]
-
-    # ---- a carrier before the call, and its answer after it; `conditional` picks the images of the prompt from a batch
-
-    def coarse_answer(self, low: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None) -> Tensor:
-        """A coarse call's denoised latent as one of the carrier's (height, width)."""
-        self._remember(low, sigma, conditional)
-        if self.hand_over is not None and sigma() <= self.last_sigma:
-            full = self.hand_over.finished(low)
-        else:
-            full = interpolated(low, self.settings.ratio)
-        return full[..., : size[0], : size[1]]
-
-    def mixed_answer(
-        self, strip: Strip, answer: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None
-    ) -> Tensor:
-        if self.hand_over is None:
-            return strip.scatter(answer, size)
-        low = strip.low_answer(answer)
-        self._remember(low, sigma, conditional)
-        if sigma() <= self.last_sigma:
-            return strip.composed(answer, self.hand_over.finished(low), size)
-        return strip.scatter(answer, size)
-
-    def for_high(self, carrier: Tensor, strip: Strip, sigma: Callable[[], float]) -> Tensor | None:
-        """What high-resolution tokens read in place of the carrier; None = the carrier itself."""
-        return None if self.hand_over is None else self.hand_over.for_region(carrier, strip.region_high, sigma())
-
-    def for_fine(self, carrier: Tensor, sigma: Callable[[], float]) -> Tensor:
-        """The carrier as a fine step reads it."""
-        if self.hand_over is None or self.unchanged:
-            return carrier
-        region = None if self.region is None else self.region.to(carrier.device)
-        if region is not None:
-            side = self.patch * self.settings.ratio
-            region = region.repeat_interleave(side, 1).repeat_interleave(side, 2)
-        return self.hand_over.for_everything(carrier, region, sigma())
-
-    def _remember(self, low: Tensor, sigma: Callable[[], float], conditional: slice | None) -> None:
-        if self.hand_over is not None and conditional is not None:
-            self.hand_over.remember(low[conditional], sigma())
-
-    def low_carrier(self, carrier: Tensor) -> Tensor:
-        """The low-resolution latent within the carrier."""
-        ratio = self.settings.ratio
-        return padded(carrier, self.patch * ratio)[..., ::ratio, ::ratio].contiguous()
 
 
 def query_groups(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rope_core import Call, Plan, RopeWorksError, Stack
+from rope_core.mixed.carrier import Carrier
 from rope_core.mixed.one_grid import OneGrid
 from rope_core.mixed.patches import COARSE, FINE, MIXED, BoundaryExpandReplace, MixedResolution, Stages, token_layout
 from rope_core.mixed.phase import HIGH, LOW, GroupGrid, QueryGroups
@@ -169,7 +170,8 @@ def test_bands_without_a_region_are_refused():
 
 
 def run_of(*patches, grid: CellGrid = GRID, stages: Stages = STAGES, patch: int = 2) -> MixedRun:
-    return MixedRun(Stack(patches or (MixedResolution(),)), stages, grid, patch)
+    stack = Stack(patches or (MixedResolution(),))
+    return MixedRun(stack, stages, grid, Carrier(stack.find(MixedResolution).ratio, patch))
 
 
 def at(sigma: float):
@@ -300,7 +302,7 @@ def test_a_chosen_region_is_told_once_and_stays():
 
 def test_runs_share_nothing():
     stack = Stack((MixedResolution(),))
-    first, second = (MixedRun(stack, STAGES, GRID, 2) for _ in range(2))
+    first, second = (MixedRun(stack, STAGES, GRID, Carrier(2, 2)) for _ in range(2))
     first.observe(at(0.9), picture(), CONDITIONAL)
     first.stage(at(0.7))
     assert second.stage(at(0.7)) == COARSE
@@ -317,7 +319,7 @@ def test_a_strip_is_made_once_per_length_and_is_longer_than_told():
 def test_the_low_carrier_is_every_ratio_th_pixel_and_reaches_past_the_edge():
     run = run_of(MixedResolution(mask=MASK, ratio=3))
     latent = noise(1, 2, 3, 13, 12)  # filled up to 18 x 12
-    low = run.low_carrier(latent)
+    low = run.carrier.low(latent)
     assert low.shape == (1, 2, 3, 6, 4)
     assert torch.equal(low[..., :5, :], latent[..., ::3, ::3])
     assert torch.equal(low[..., 5, :], latent[..., 2, ::3])  # row 15 is row 2 again

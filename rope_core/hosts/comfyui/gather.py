@@ -24,7 +24,7 @@ PerToken = Callable[[Tensor, int], Tensor]  # values with all image tokens along
 
 def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
     """The request at low resolution: every ratio-th latent pixel and token."""
-    rows, columns = _token_rows_and_columns(request, run.patch)
+    rows, columns = _token_rows_and_columns(request, run.carrier.patch)
     ratio = run.settings.ratio
 
     def tokens(values: Tensor, at: int) -> Tensor:
@@ -32,12 +32,12 @@ def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
         every = (slice(None), slice(None, None, ratio), slice(None, None, ratio))
         return grid[(*[slice(None)] * at, *every)].flatten(at, at + 2)
 
-    return _gathered(request, run.patch, run.low_carrier, tokens, lambda mask: mask)
+    return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask)
 
 
 def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None) -> ModelCall:
     """The request as one row of patches; for_high: see `Strip.gather`."""
-    grid = _token_rows_and_columns(request, run.patch)
+    grid = _token_rows_and_columns(request, run.carrier.patch)
 
     def tokens(values: Tensor, at: int) -> Tensor:
         return values.index_select(at, strip.sources(grid))
@@ -46,7 +46,7 @@ def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tens
         # Its mean per frame becomes that frame's time: a strip's "frames" are its tokens.
         return mask.mean(dim=(1, 3, 4), keepdim=True).index_select(2, strip.frame_of_token)
 
-    gathered = _gathered(request, run.patch, strip.gather, tokens, mask_per_token)
+    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token)
     return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
+from ...mixed.carrier import Carrier
 from ...mixed.group_tables import GroupGrid
 from ...mixed.handover import HandOver
 from ...mixed.patches import COARSE, FINE, MixedResolution
@@ -55,7 +56,7 @@ class MixedPart(Part):
             return inner(execution)
         execution = replace(execution, own_attention=True)
         if stage == FINE:
-            return inner(self.model.other(execution, replace(request, x=run.for_fine(request.x, sigma))))
+            return inner(self.model.other(execution, replace(request, x=run.carrier.for_fine(request.x, run.region, sigma))))
         kinds = request.options.get("cond_or_uncond") or [CONDITIONAL]
         chunk = len(request.x) // len(kinds)
         first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
@@ -65,12 +66,12 @@ class MixedPart(Part):
             with execution.run.lock:
                 for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
                     run.observe(sigma, answer, kind)
-                return run.coarse_answer(low, size, sigma, conditional)
+                return run.carrier.after_coarse(low, size, sigma, conditional)
         strip = run.strip(request.x.device, self._longest_other(request))
         execution.record.region = run.region
-        answer = inner(self._on_strip(execution, run, strip, run.for_high(request.x, strip, sigma)))
+        answer = inner(self._on_strip(execution, run, strip, run.carrier.for_high(request.x, strip, sigma)))
         with execution.run.lock:
-            return run.mixed_answer(strip, answer, size, sigma, conditional)
+            return run.carrier.after_mixed(strip, answer, size, sigma, conditional)
 
     def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None) -> Execution:
         request = on_the_strip(execution.request, run, strip, for_high)
@@ -132,7 +133,7 @@ class MixedPart(Part):
         upsample = request.options.get(UPSAMPLE_KEY)
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
-        run = MixedRun(self.model.stack, stages, grid, patch, hand_over, last_sigma)
+        run = MixedRun(self.model.stack, stages, grid, Carrier(settings.ratio, patch, hand_over, last_sigma))
         log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens))
         return run
 

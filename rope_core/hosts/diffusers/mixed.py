@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
+from ...mixed.carrier import Carrier
 from ...mixed.group_tables import GroupGrid
 from ...mixed.handover import HandOver
 from ...mixed.patches import COARSE, FINE, MixedResolution
@@ -82,7 +83,7 @@ class MixedPart(Part):
         again = found.again(now)
         answered = (self._coarse if stage == COARSE else self._mixed)(execution, inner, found, low, carrier, again)
         velocity = (carrier - answered.denoised) / level
-        if run.hand_over is None:
+        if run.carrier.hand_over is None:
             # A token's own velocity is exact; elsewhere it is the one that leads to the interpolated picture.
             velocity = torch.where(answered.known, answered.velocities, velocity)
         return like(answered.output, packed(velocity))
@@ -90,7 +91,7 @@ class MixedPart(Part):
     # ---- the three stages
 
     def _fine(self, execution: Execution, inner: Answer, run: MixedRun, carrier: Tensor, sigma: Callable[[], float]) -> Any:
-        read = run.for_fine(carrier, sigma)
+        read = run.carrier.for_fine(carrier, run.region, sigma)
         if read is carrier:
             return inner(execution)
         grid, level = execution.grid, execution.planned.call.sigma.to(carrier)
@@ -108,7 +109,7 @@ class MixedPart(Part):
         velocity = unpacked(sample_of(output)[:, : low.tokens], low.grid)
         denoised = unpacked(tokens, low.grid) - execution.planned.call.sigma.to(carrier) * velocity
         run.observe(lambda: now, denoised, UNCONDITIONAL if again else CONDITIONAL)
-        full = run.coarse_answer(denoised, size, lambda: now, None if again else slice(None))
+        full = run.carrier.after_coarse(denoised, size, lambda: now, None if again else slice(None))
         ratio = run.settings.ratio
         known = torch.zeros(size, dtype=torch.bool, device=carrier.device)
         known[::ratio, ::ratio] = True
@@ -117,12 +118,12 @@ class MixedPart(Part):
     def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         strip = run.strip(carrier.device, 0)
-        row = strip.gather(carrier, run.for_high(carrier, strip, lambda: now))
+        row = strip.gather(carrier, run.carrier.for_high(carrier, strip, lambda: now))
         output = inner(self._on_strip(execution, found.kept, low.planned, strip, row))
         tokens = strip.layout.tokens
         velocity = unpacked(sample_of(output)[:, :tokens], (1, 1, tokens))
         denoised = row - execution.planned.call.sigma.to(row) * velocity
-        full = run.mixed_answer(strip, denoised, size, lambda: now, None if again else slice(None))
+        full = run.carrier.after_mixed(strip, denoised, size, lambda: now, None if again else slice(None))
         return Answered(output, full, strip.scatter(velocity, size), strip.known(size)[0])
 
     # ---- what runs in place of the whole picture
@@ -151,7 +152,7 @@ class MixedPart(Part):
         )
 
     def _at_low(self, execution: Execution, run: MixedRun, carrier: Tensor) -> Execution:
-        low, ids = run.low_carrier(carrier), execution.arguments["img_ids"]
+        low, ids = run.carrier.low(carrier), execution.arguments["img_ids"]
         grid = (1, low.shape[-2] // PATCH, low.shape[-1] // PATCH)
         ids = torch.cat([ids_on(grid, ids), without_batch(ids)[execution.tokens :]])
         arguments = {**_with_image(execution, packed(low)), "img_ids": ids}
@@ -173,7 +174,7 @@ class MixedPart(Part):
         stages = settings.stages(lambda percent: 1.0 - percent if percent else 1e9)
         upsample, sigmas = self.model.upsampler, self.model.sigmas
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
-        run = MixedRun(self.model.stack, stages, cells, PATCH, hand_over, sigmas[-1] if sigmas else 0.0)
+        run = MixedRun(self.model.stack, stages, cells, Carrier(settings.ratio, PATCH, hand_over, sigmas[-1] if sigmas else 0.0))
         log.info(run.describe(**_FOR_THE_LOG))
         return MixedState(run, tuple(without_batch(execution.whole["img_ids"])[0].tolist()))
 
