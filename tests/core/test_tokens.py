@@ -62,6 +62,12 @@ def test_positions_of_any_type_are_read_also_where_they_are_inexact(dtype):
     assert grid_starts(ids, (1, 300, 2), ALONG) == [3]
 
 
+def test_a_strip_longer_than_half_precision_counts_is_still_found():
+    ids = picture(1, 70_000).half()
+    assert not bool(ids.isfinite().all())
+    assert grid_starts(ids, (1, 1, 70_000), ALONG) == [0]
+
+
 @pytest.mark.parametrize("size", [(4, 6), (5, 4), (10, 2), (2, 10), (20, 1)], ids=str)
 def test_as_many_tokens_that_count_otherwise_are_not_the_picture(size):
     assert grid_starts(picture(*size), (1, 4, 5), ALONG) == []
