@@ -1,0 +1,154 @@
+"""docs/families.md as text: written from outcomes and from the table of families, and read back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
+WORKS, NOTHING, REFUSED = "works", "nothing to do", "refused: "
+MARKS = {WORKS: "✓", NOTHING: "–"}
+# Column -> its node's help page.
+NODES = {
+    "SEGA": "RopePatchSEGA",
+    "Extrapolate": "RopePatchExtrapolate",
+    "RIFLEx": "RopePatchExtrapolate",
+    "CRPA": "MixedResRegionCRPA",
+    "BER": "BoundaryExpandReplace",
+    "Style Ref": "SharedAttentionStyleRef",
+    "RPE-2D": "RPE2DInference",
+    "RPE-2D training": "RPE2DTrainingPatch",
+    "Inspect": "RopeInspect",
+}
+NOT_SUPPORTED = " is not supported yet"
+COMMAND = "python -m tests.comfyui.draw_families"
+
+
+def key(family: str, variant: str) -> str:
+    return f"{family} / {variant}"
+
+
+def reason(message: str) -> str:
+    """Of a refusal, what stands after the colon, without the advice at its end and the sizes of the run."""
+    said = message.partition(": ")[2] or message
+    return re.sub(r"( of)? \(\(?[\d, ]+\)?\)", "", said.partition(". ")[0].rstrip("."))
+
+
+TEMPLATE = """\
+# Models and nodes
+
+Written by `{command}` on ComfyUI {core}, {date}.
+
+Every node was run on every model below, built small from ComfyUI's own classes, with random weights. That shows what a node does inside
+a model; it says nothing about how pictures look. The same is tested on every ComfyUI found, for the models that it has.
+
+- **✓** works: where it should change nothing (at the native size, at strength 0, with a region over everything, with the grid off) the
+  result is the same bit for bit; where it should act the result is another one, and finite; and the model that was given to the node
+  stays as it was. Of RPE-2D training only this much: it can be put on, and sampling stays the same.
+- **–** nothing to do: pictures have no time axis.
+- **a number**: refused with a message. Below the table stands why.
+
+## Which node works on which model
+
+{outcomes}
+
+## What is known of each family
+
+{rows}
+
+A model gets the first row that fits. *By position*: the order depends on ComfyUI's version, and tokens are told by their positions.
+*Centred*: positions count from the middle of the picture. *Frames along*: the axis on which frames of a clip, or layers, are counted.
+*Heeds ScaleROPE*: ComfyUI's node of that name reaches this family, and patches act on top of it. `FluxTransformer2DModel` and
+`WanTransformer3DModel` are diffusers', all other classes ComfyUI's. How the rotary channels are split, and theta, is read from the
+model itself.
+
+## Refused by name
+
+Every node refuses these models of ComfyUI {core}, and all without rotary positions (SD 1.5, SDXL, SD 3, …), with a message that begins
+with what was found:
+
+> *found* is not supported yet. {told}
+
+{refusals}
+"""
+
+
+def page(outcomes: Mapping[str, Mapping[str, str]], refusals: Mapping[str, str], rows: Sequence[Any], core: str, date: str) -> str:
+    """rows: of the table of families. core: the version of ComfyUI that outcomes and refusals come from."""
+    return TEMPLATE.format(
+        command=COMMAND,
+        core=core,
+        date=date,
+        outcomes="\n".join(outcome_lines(outcomes)),
+        rows="\n".join(architecture_lines(rows)),
+        told=next(iter(refusals.values())).partition(NOT_SUPPORTED)[2].lstrip(". "),
+        refusals="\n".join(refusal_lines(refusals)),
+    )
+
+
+def outcome_lines(outcomes: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The first table and, below it, the reasons."""
+    reasons = list(dict.fromkeys(o.removeprefix(REFUSED) for nodes in outcomes.values() for o in nodes.values() if o.startswith(REFUSED)))
+    heads = [f"[{node}](../web/docs/{help_page}.md)" for node, help_page in NODES.items()]
+    lines = [_line("family", "model", *heads), _line("---", "---", *[":-:"] * len(heads))]
+    for name, nodes in outcomes.items():
+        cells = [MARKS.get(nodes[node]) or str(reasons.index(nodes[node].removeprefix(REFUSED)) + 1) for node in NODES]
+        lines.append(_line(*name.rsplit(" / ", 1), *cells))
+    return [*lines, "", *(f"{number}. {text}" for number, text in enumerate(reasons, 1))]
+
+
+def read_outcomes(text: str) -> dict[str, dict[str, str]]:
+    """What `outcome_lines` wrote."""
+    lines = text.partition("## Which node")[2].partition("\n## ")[0].splitlines()
+    reasons = dict(line.split(". ", 1) for line in lines if line[:1].isdigit())
+    meanings = {**{mark: outcome for outcome, mark in MARKS.items()}, **{number: REFUSED + why for number, why in reasons.items()}}
+    found = {}
+    for line in [line for line in lines if line.startswith("|")][2:]:
+        family, variant, *cells = _cells(line)
+        found[key(family, variant)] = {node: meanings[cell] for node, cell in zip(NODES, cells, strict=True)}
+    return found
+
+
+def architecture_lines(rows: Sequence[Any]) -> list[str]:
+    """The table of families, as a table for people."""
+    heads = ("family", "models in ComfyUI", "transformers", "order of tokens", "pixels per token", "native size", "centred", "frames along",
+             "heeds ScaleROPE")  # fmt: skip
+    lines = [_line(*heads), _line(*["---"] * len(heads))]
+    for row in rows:
+        marks = [f" ({row.hidden} wide)"] * (row.hidden is not None) + [f" ({row.channels} latent channels)"] * (row.channels is not None)
+        frames = f", {row.native_frames} latent frames" if row.native_frames else ""
+        lines.append(
+            _line(
+                row.family + "".join(marks),
+                ", ".join(f"`{name}`" for name in row.models),
+                ", ".join(f"`{name}`" for name in row.classes),
+                row.order,
+                row.pixels_per_token,
+                f"{row.native * row.pixels_per_token:g} px{frames}",
+                "yes" if row.centred else "no",
+                row.frames_along if row.frames_along in row.roles else MARKS[NOTHING],
+                "yes" if row.heeds_rope_options else "no",
+            )
+        )
+    return lines
+
+
+def refusal_lines(refusals: Mapping[str, str]) -> list[str]:
+    lines = [_line("model", "found"), _line("---", "---")]
+    return [*lines, *(_line(name, message.partition(NOT_SUPPORTED)[0]) for name, message in refusals.items())]
+
+
+def read_refusals(text: str) -> dict[str, str]:
+    """Model -> how the message names it."""
+    lines = [line for line in text.partition("## Refused by name")[2].splitlines() if line.startswith("|")][2:]
+    return dict(_cells(line) for line in lines)
+
+
+def _line(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _cells(line: str) -> list[str]:
+    return line.strip("| ").split(" | ")

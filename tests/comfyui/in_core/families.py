@@ -1,0 +1,153 @@
+"""Tiny models of every supported family, a variant each of what people load, with what a run of it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.ldm.chroma.model
+import comfy.ldm.chroma_radiance.model
+import comfy.ldm.flux.model
+import comfy.ldm.hunyuan_video.model
+import comfy.ldm.lumina.model
+import comfy.ldm.qwen_image.model
+import torch
+
+from . import models
+
+# Whose fields, or arguments, tell what an older core does not know.
+MADE_OF = {
+    "flux": comfy.ldm.flux.model.FluxParams,
+    "flux2": comfy.ldm.flux.model.FluxParams,
+    "chroma": comfy.ldm.chroma.model.ChromaParams,
+    "chroma_radiance": comfy.ldm.chroma_radiance.model.ChromaRadianceParams,
+    "hunyuan_video": comfy.ldm.hunyuan_video.model.HunyuanVideoParams,
+    "qwen_image": comfy.ldm.qwen_image.model.QwenImageTransformer2DModel,
+    "lumina2": comfy.ldm.lumina.model.NextDiT,
+}
+# One head and as few layers as there are kinds: some forty variants run twenty times each.
+_NARROW = {"hidden_size": 128, "num_heads": 1, "depth": 1, "depth_single_blocks": 1}
+FLUX, FLUX2, HUNYUAN = ({**base, **_NARROW} for base in (models.FLUX, models.FLUX2, models.HUNYUAN))
+CHROMA = {**models.CHROMA, **_NARROW, "out_dim": 128}
+QWEN = {**models.QWEN, "num_layers": 1, "num_attention_heads": 1}
+LUMINA, Z_IMAGE = ({**base, "n_layers": 1} for base in (models.LUMINA, models.Z_IMAGE))
+WAN = {**models.WAN, "dim": 128, "num_heads": 1, "ffn_dim": 128, "num_layers": 1}
+FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2, 16, 16)
+HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
+GUIDED = {"guidance_embed": True}
+HUNYUAN_15 = {
+    "patch_size": [1, 1, 1],
+    "in_channels": 65,
+    "out_channels": 32,
+    "vec_in_dim": None,
+    "byt5": True,
+    "vision_in_dim": 32,
+    "use_cond_type_embedding": True,
+    "meanflow_sum": True,
+}
+
+
+def picture(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def known_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without what an older core does not know."""
+    made_of = MADE_OF.get(config["image_model"])
+    arguments = inspect.signature(made_of).parameters if made_of else config
+    return {name: value for name, value in config.items() if name in arguments or name == "image_model"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """config_class: of comfy.supported_models. changes: of `base`, for this variant. shape: of its latent, `side` pixels a side.
+
+    conditions: what its conditioning brings beside text.
+    """
+
+    family: str
+    name: str
+    config_class: str
+    base: Mapping[str, Any]
+    shape: tuple[int, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    side: int = 128
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether this core has it."""
+        config = {**self.base, **self.changes}
+        return models.core_knows(self.config_class) and self.changes.keys() <= known_of(config).keys()
+
+    def make(self) -> Any:
+        return models.build(self.config_class, known_of({**self.base, **self.changes}))
+
+
+def _wan(name: str, config_class: str, changes: Mapping[str, Any], **conditions: Any) -> Variant:
+    return Variant("Wan 720p", name, config_class, WAN, WAN_SHAPE, changes, conditions=conditions)
+
+
+def _hunyuan(name: str, config_class: str, changes: Mapping[str, Any], shape: tuple[int, ...] = WAN_SHAPE) -> Variant:
+    return Variant("HunyuanVideo", name, config_class, HUNYUAN, shape, changes)
+
+
+def _referring(*shape: int) -> dict[str, Any]:
+    return {"reference_latents": [picture(*shape)]}
+
+
+_CAPTION = {"attention_mask": torch.ones(1, 12, dtype=torch.long)}  # older cores count the caption by its mask
+_FUN_CONTROL = {"model_type": "i2v", "in_dim": 48, "in_dim_ref_conv": 16}
+_OMNI = {"siglip_feat_dim": 16}
+_LUMINA = "Lumina2 / Z-Image"
+
+VARIANTS: tuple[Variant, ...] = (
+    Variant("Flux.1", "dev, Krea, Kontext", "Flux", FLUX, FLUX_SHAPE, GUIDED),
+    Variant("Flux.1", "schnell", "FluxSchnell", FLUX, FLUX_SHAPE),
+    Variant("Flux.1", "Kontext with a reference", "Flux", FLUX, FLUX_SHAPE, GUIDED, conditions=_referring(1, 16, 8, 12)),
+    Variant("Flux.1", "Fill", "FluxInpaint", FLUX, FLUX_SHAPE, {**GUIDED, "in_channels": 96}),
+    Variant("Flux.1", "Canny, Depth", "Flux", FLUX, FLUX_SHAPE, {**GUIDED, "in_channels": 32}),
+    Variant(
+        "Flux.1", "Ovis-Image", "FluxSchnell", FLUX, FLUX_SHAPE,
+        {"yak_mlp": True, "txt_norm": True, "txt_ids_dims": [1, 2], "vec_in_dim": None},
+    ),
+    Variant("LongCat-Image", "LongCat-Image", "LongCatImage", FLUX, FLUX_SHAPE, {"txt_ids_dims": [1, 2], "vec_in_dim": None}),
+    Variant("Flux.2", "dev", "Flux2", FLUX2, FLUX2_SHAPE, GUIDED),
+    Variant("Flux.2", "klein", "Flux2", FLUX2, FLUX2_SHAPE),
+    Variant("Flux.2", "with a reference", "Flux2", FLUX2, FLUX2_SHAPE, conditions=_referring(1, 128, 4, 6)),
+    Variant("Chroma", "Chroma", "Chroma", CHROMA, FLUX_SHAPE),
+    Variant("Qwen-Image", "Qwen-Image", "QwenImage", QWEN, (1, 16, 1, 16, 16)),
+    Variant("Qwen-Image", "Edit with a reference", "QwenImage", QWEN, (1, 16, 1, 16, 16), conditions=_referring(1, 16, 1, 8, 12)),
+    Variant(
+        "Qwen-Image", "Edit 2511 with a reference", "QwenImage", QWEN, (1, 16, 1, 16, 16),
+        {"default_ref_method": "index_timestep_zero"}, conditions=_referring(1, 16, 1, 8, 12),
+    ),
+    Variant(
+        "Qwen-Image", "Layered", "QwenImage", QWEN, (1, 16, 2, 16, 16),
+        {"use_additional_t_cond": True, "default_ref_method": "negative_index"},
+    ),
+    Variant(_LUMINA, "Lumina2", "Lumina2", LUMINA, FLUX_SHAPE, conditions=_CAPTION),
+    Variant(_LUMINA, "NewBie", "Lumina2", LUMINA, FLUX_SHAPE, {"clip_text_dim": 32}, conditions=_CAPTION),
+    Variant(_LUMINA, "Z-Image", "ZImage", Z_IMAGE, FLUX_SHAPE),
+    Variant(_LUMINA, "Z-Image-Omni", "ZImage", Z_IMAGE, FLUX_SHAPE, _OMNI),
+    Variant(_LUMINA, "Z-Image-Omni with a reference", "ZImage", Z_IMAGE, FLUX_SHAPE, _OMNI, conditions=_referring(1, 16, 8, 12)),
+    Variant("Wan 480p", "2.1 T2V 1.3B", "WAN21_T2V", WAN, (1, 16, 1, 16, 16), {"dim": 1536, "num_heads": 12, "ffn_dim": 64}),
+    _wan("2.1 and 2.2 T2V 14B", "WAN21_T2V", {}),
+    _wan("2.1 I2V", "WAN21_I2V", {"model_type": "i2v", "in_dim": 36}),
+    _wan("2.1 FLF2V", "WAN21_I2V", {"model_type": "i2v", "in_dim": 36, "flf_pos_embed_token_number": 514}),
+    _wan("2.2 I2V A14B", "WAN21_T2V", {"in_dim": 36}),
+    _wan("Fun Control", "WAN21_FunControl2V", _FUN_CONTROL),
+    _wan("Fun Control with a reference", "WAN21_FunControl2V", _FUN_CONTROL, **_referring(1, 16, 1, 16, 16)),
+    _wan("2.1 Fun Camera", "WAN21_Camera", {"model_type": "camera", "in_dim": 36, "in_dim_control_adapter": 24}),
+    _wan("2.2 Fun Camera", "WAN22_Camera", {"model_type": "camera_2.2", "in_dim": 36, "in_dim_control_adapter": 24}),
+    _wan("VACE", "WAN21_Vace", {"model_type": "vace", "vace_layers": 1, "vace_in_dim": 96}),
+    _wan("FlowRVS", "WAN21_FlowRVS", {"model_type": "flow_rvs"}),
+    Variant("Wan 2.2 5B", "TI2V 5B", "WAN22_T2V", WAN, (1, 48, 2, 16, 16), {"in_dim": 48, "out_dim": 48}, side=256),
+    _hunyuan("1.0 T2V", "HunyuanVideo", {}),
+    _hunyuan("1.0 I2V", "HunyuanVideoI2V", {"in_channels": 33}),
+    _hunyuan("SkyReels I2V", "HunyuanVideoSkyreelsI2V", {"in_channels": 32}),
+    _hunyuan("1.5", "HunyuanVideo15", HUNYUAN_15, HUNYUAN15_SHAPE),
+    _hunyuan("1.5 SR", "HunyuanVideo15_SR_Distilled", {**HUNYUAN_15, "in_channels": 98, "meanflow": True}, HUNYUAN15_SHAPE),
+)  # fmt: skip
