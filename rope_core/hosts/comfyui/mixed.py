@@ -26,6 +26,7 @@ from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
 from .positions import origins, position_steps
+from .prompt import kinds_of
 from .run import SamplingRun
 
 log = logging.getLogger("ropeworks")
@@ -57,7 +58,7 @@ class MixedPart(Part):
         execution = replace(execution, own_attention=True)
         if stage == FINE:
             return inner(self.model.other(execution, replace(request, x=run.carrier.for_fine(request.x, run.region, sigma))))
-        kinds = request.options.get("cond_or_uncond") or [CONDITIONAL]
+        kinds = kinds_of(request.options, execution.run.guider)
         chunk = len(request.x) // len(kinds)
         first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
         conditional = None if first is None else slice(first, first + chunk)

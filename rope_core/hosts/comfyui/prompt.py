@@ -9,9 +9,10 @@ import comfy.sampler_helpers
 import comfy.samplers
 from torch import Tensor
 
+from ...mixed.run import CONDITIONAL, UNCONDITIONAL
 from .call import ModelCall
 
-CONDITIONAL = 0
+OTHER = UNCONDITIONAL + 1
 # What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
 TEXT_KEYS = ("cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights")
 TARGET_ONLY = ("ref_latents", "denoise_mask", "vace_context", "vace_strength", "reference_latent", "time_dim_concat", "clip_fea")
@@ -35,16 +36,24 @@ def positive_of(guider: Any, sigma: float) -> tuple[int, Any]:
     return (0, found[0]) if found else (0, None)
 
 
-def positive_chunks(options: dict[str, Any], guider: Any) -> list[bool]:
-    """Which of a batch's prompts are the guider's positive ones; without marks of their own the first kind of prompt is."""
-    kinds = options.get("cond_or_uncond") or [CONDITIONAL]
+def kinds_of(options: dict[str, Any], guider: Any) -> list[int]:
+    """What each prompt of a batch is to its guider: CONDITIONAL for a positive one, UNCONDITIONAL for a negative one, else OTHER.
+
+    The core's own kinds are places in a list that every guider orders as it likes; they count for prompts without marks.
+    """
+    kinds: list[int] = options.get("cond_or_uncond") or [CONDITIONAL]
     prompts = getattr(guider, "conds", None) or {}
-    known = {prompt.get("uuid") for prompt in prompts.get("positive") or []}
+    known = [{prompt.get("uuid") for prompt in prompts.get(name) or []} for name in ("positive", "negative")]
     marks = options.get("uuids")
     # Prompts for areas lend their marks to prompts of other kinds, so there the kind has to tell.
-    if not known or not marks or any("area" in prompt for kind in prompts.values() for prompt in kind or ()):
-        return [kind == CONDITIONAL for kind in kinds]
-    return [mark in known for mark in marks]
+    if not known[0] or not marks or any("area" in prompt for kind in prompts.values() for prompt in kind or ()):
+        return kinds
+    return [next((kind for kind, named in enumerate(known) if mark in named), OTHER) for mark in marks]
+
+
+def positive_chunks(options: dict[str, Any], guider: Any) -> list[bool]:
+    """Which of a batch's prompts are the guider's positive ones."""
+    return [kind == CONDITIONAL for kind in kinds_of(options, guider)]
 
 
 def encoded(host: Any, prompt: Any, clean: Tensor) -> Prompt:

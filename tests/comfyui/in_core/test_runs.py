@@ -85,6 +85,35 @@ def test_runs_on_one_schedule_tensor_are_runs_of_their_own():
             assert all(torch.equal(*pair) for pair in zip(again, expected, strict=True)), patch
 
 
+# ---- guiders that name their prompts in another order
+
+
+def test_a_region_is_chosen_by_the_positive_prompt_whatever_the_guiders_order():
+    from comfy_extras import nodes_custom_sampler
+
+    regions: list[Any] = []
+    model = add_patch(models.flux(), MixedResolution(on_region=regions.append))
+    positive, negative, middle = models.conditioning(), models.conditioning(seed=6), models.conditioning(seed=7)
+    guiders = [comfy.samplers.CFGGuider(model), nodes_custom_sampler.Guider_DualCFG(model)]
+    guiders[0].set_conds(positive, negative)
+    guiders[0].set_cfg(3.0)
+    guiders[1].set_conds(positive, middle, negative)
+    guiders[1].set_cfg(2.0, 3.0)
+    if hasattr(nodes_custom_sampler, "Guider_DualModel"):
+        guiders.append(nodes_custom_sampler.Guider_DualModel(model, model))
+        guiders[-1].set_conds(positive, negative)
+        guiders[-1].set_cfg(3.0)
+    shape = (1, 16, 48, 48)
+    for guider in guiders:  # one coarse step each, from the same noise
+        euler = comfy.samplers.sampler_object("euler")
+        sigmas = torch.tensor([1.0, 0.7, 0.0])
+        guider.sample(noise(*shape, seed=3), torch.zeros(shape), euler, sigmas, disable_pbar=True, seed=3)
+    first, *others = [layout.places[len(layout.low) :] for layout in regions]
+    assert len(others) == len(guiders) - 1
+    for guider, other in zip(guiders[1:], others, strict=True):
+        assert torch.equal(first, other), type(guider).__name__
+
+
 # ---- a latent that grows
 
 
