@@ -61,7 +61,7 @@ class RunRecord:
         """The run with its tensors on `device`; None before its first call."""
         if not self._noted:
             return None
-        sigmas = torch.stack([noted.sigma for noted in self._noted]).to(device)
+        sigmas = torch.stack([noted.sigma.to(device) for noted in self._noted])  # prompts may run on several devices
         kept = step_ends(sigmas)
         columns = [self._column(axis, device) for axis in range(len(self.axes))]
         return RecordedRun(self.axes, sigmas[kept], tuple(None if column is None else column[kept] for column in columns))
@@ -71,7 +71,7 @@ class RunRecord:
         example = next((value for value in found if value is not None), None)
         if example is None:
             return None
-        return torch.stack([torch.ones_like(example) if value is None else value for value in found]).to(device)
+        return torch.stack([(torch.ones_like(example) if value is None else value).to(device) for value in found])
 
 
 def step_ends(sigmas: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ def saliency(denoised: Tensor, unconditional: Tensor | None, patch: int) -> Tens
     """(frames, rows, columns) of low-resolution tokens, mean 1 or 2.
 
     denoised: coarse x0, (B, C, [T,] h, w). The Laplacian's energy, plus |x0 - unconditional x0| where guidance runs, which
-    is |v - v_unconditional| up to a factor. Each part is divided by its mean; a batch shares one region.
+    is |v - v_unconditional| up to a factor. Each part is divided by its mean; a batch shares one region. The two may come
+    from different devices.
     """
     picture = denoised.float() if denoised.dim() == 5 else denoised.float().unsqueeze(2)
     framed = functional.pad(picture, (1, 1, 1, 1, 0, 0), mode="replicate")
@@ -24,7 +25,7 @@ def saliency(denoised: Tensor, unconditional: Tensor | None, patch: int) -> Tens
     neighbours = framed[..., :-2, 1:-1] + framed[..., 2:, 1:-1] + framed[..., 1:-1, :-2] + framed[..., 1:-1, 2:]
     found = _normalised((neighbours - 4 * centre).square(), patch)
     if unconditional is not None:
-        found = found + _normalised((denoised - unconditional).float().abs().view_as(picture), patch)
+        found = found + _normalised((denoised - unconditional.to(denoised.device)).float().abs().view_as(picture), patch)
     return found
 
 

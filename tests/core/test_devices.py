@@ -29,6 +29,7 @@ IMAGE = [
     "rpe2d normalised",
     "record",
 ]
+TWO_DEVICES = ["saliency of prompts on two devices", "record of prompts on two devices"]
 PROBES = ["linear probe", "convolution probe", "projection"]
 TABLES_ON_THE_HOST = ["grid", "grid on a foreign table", "mask", "mask with references", "moved positions"]
 
@@ -44,7 +45,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rope_core import METHODS, Call, Extrapolate, Rpe2d, Sega, Stack, Window
 from rope_core.layout import GridLayout, MaskLayout, plan_table
 from rope_core.extrapolate.projection import probe_convolution, probe_linear, project
+from rope_core.inspect import record as record_module
 from rope_core.inspect.record import RunRecord
+from rope_core.mixed.saliency import saliency
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 
 backend_registration._setup_privateuseone_for_python_backend("standin")
@@ -92,6 +95,20 @@ def noted():
     assert record._noted[0].magnitudes[1].device.type == "standin"
     return copies.seen
 
+def on_two_devices(what):
+    first, second = (torch.zeros(1, 4, 16, 16, device=device) for device in ("standin", "cpu"))
+    if what == "saliency":
+        saliency(first, second, 2)
+        saliency(second, first, 2)
+        return []
+    record = RunRecord()
+    for device in ("standin", "cpu"):
+        call, *_ = sample(device, device)
+        record.axes = call.axes
+        record.note(call.sigma, Stack((Sega(),)).resolve(call))
+    record_module.step_ends = lambda sigmas: torch.zeros(1, dtype=torch.long)  # reads values
+    return [] if record.last_run("cpu").sigmas.device.type == "cpu" else ["not brought together"]
+
 def probes(what):
     device = torch.device("standin")
     linear, convolution = torch.nn.Linear(64, 8, device=device), torch.nn.Conv3d(16, 8, (1, 2, 2), (1, 2, 2), device=device)
@@ -118,6 +135,8 @@ checks |= {
     "rpe2d": lambda: tables(Rpe2d(16, trained=True, scale_attention=True), *GPU),
     "rpe2d normalised": lambda: tables(Rpe2d(16, "normalised"), *GPU, "reference"),
     "record": noted,
+    "saliency of prompts on two devices": lambda: on_two_devices("saliency"),
+    "record of prompts on two devices": lambda: on_two_devices("record"),
     "linear probe": lambda: probes("linear"),
     "convolution probe": lambda: probes("convolution"),
     "projection": lambda: probes("projection"),
@@ -158,4 +177,9 @@ def test_the_token_map_is_found_without_a_copy(answers, what):
 
 @pytest.mark.parametrize("what", TABLES_ON_THE_HOST)
 def test_tables_built_on_the_host_reach_an_accelerator_without_float64(answers, what):
+    assert answers[what] == []
+
+
+@pytest.mark.parametrize("what", TWO_DEVICES)
+def test_what_prompts_on_two_devices_leave_is_brought_together(answers, what):
     assert answers[what] == []
