@@ -52,6 +52,10 @@ class AttentionCall:
 class TwoGroups(Protocol):
     """What makes tables and attention where the queries of a step fall into two groups."""
 
+    @property
+    def start(self) -> Callable[[int], int | None]:
+        """Length of an attention call -> its first image token, None for calls that do not hold the image."""
+
     def table(self, ids: Tensor) -> Tensor | None:
         """The whole table; None for sequences without image tokens."""
 
@@ -129,14 +133,14 @@ class ActivePlan:
         if groups.holds_image(call.q.shape[call.tokens_at]):
             if not self.consulted:
                 raise RopeWorksError(REPLACED_EMBEDDER)
-            self.split = True
+            self.split |= groups.start(call.q.shape[call.tokens_at]) is not None
         rotate = call.rotate if call.skip_reshape else _rotated_flat(call)
         return groups.attention(call.q, call.k, call.v, call.mask, attend_of, rotate, call.tokens_at, call.out_tokens_at)
 
 
 REPLACED_EMBEDDER = (
     "another node replaced this model's rotary embedder after RoPE Works, so a mixed-resolution step would draw nonsense. "
-    "Remove that node, or connect it before Mixed-Res Region (CRPA)."
+    "Remove that node, or connect it before the RoPE Works nodes."
 )
 
 

@@ -165,6 +165,8 @@ class TokenFinder:
             start = starts[-1]  # references stand before the picture
         else:
             start = self.announced if self.announced in starts else starts[0]
+            if self._seen and start < self.announced:
+                return Found(None, None)  # asked for in parts, its text before it, which only a whole sequence tells from others
         if self.row.order == BY_POSITION:
             return Found(_text_on_one_spot(ids, start, count), start)
         text = None

@@ -70,12 +70,17 @@ class ApplyModel:
     def _check(self, execution: Execution, active: ActivePlan, first: bool) -> None:
         """Says so where nothing of a plan can have reached the model, and refuses where the picture would be destroyed.
 
-        Other packs' step caches may leave out the model; what was never asked is told at first calls only, which no cache leaves out.
+        Other packs' step caches may leave out the model, or its blocks alone; so what has acted in this run before may rest, and what
+        was never asked is told at first calls only, which no cache leaves out.
         """
+        acted: set[str] = execution.run.kept((self, "acted"), set)
+        unread = "" if execution.shared is None else execution.shared.complaint
+        now = {"embedder": active.consulted, "groups": active.split, "reference": execution.shared is not None and not unread}
+        acted.update(name for name, acts in now.items() if acts)
         if execution.groups is not None:
-            if first and not active.consulted:
+            if "embedder" not in acted:
                 raise RopeWorksError(REPLACED_EMBEDDER)
-            if active.consulted and not active.split:
+            if active.consulted and "groups" not in acted:
                 raise RopeWorksError(
                     "no attention call of this model could be split in two, so a mixed-resolution step would draw nonsense: another node "
                     "replaced its attention, or what its embedder is asked for. Remove that node, or bypass Mixed-Res Region (CRPA)."
@@ -84,8 +89,8 @@ class ApplyModel:
             self._warn(execution.run, LOST_EMBEDDER)
         elif first and not execution.finder.found and not active.plan.untouched:
             self._warn(execution.run, LOST_PICTURE)
-        if execution.shared is not None and active.consulted and execution.shared.complaint:
-            self._warn(execution.run, execution.shared.complaint)
+        if unread and active.consulted and "reference" not in acted:
+            self._warn(execution.run, unread)
 
     def _warn(self, run: SamplingRun, text: str) -> None:
         said = run.kept((self, "said"), set)

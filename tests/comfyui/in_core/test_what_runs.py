@@ -131,25 +131,51 @@ def test_layers_of_one_latent_keep_their_index():
     return None
 
 
+class Elsewhere(torch.nn.Module):
+    """Another pack's embedder around ours, which asks for other positions."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.inner(ids.square())
+
+
+class InParts(torch.nn.Module):
+    """Another pack's embedder around ours, which asks for the first tokens apart from the others."""
+
+    def __init__(self, inner: Any, first: int = TEXT) -> None:
+        super().__init__()
+        self.inner, self.first = inner, first
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.inner(ids[:, : self.first]), self.inner(ids[:, self.first :])], 2)
+
+
+def within(model: Any, around: Callable[[Any], Any], name: str = "pe_embedder") -> Any:
+    clone, path = model.clone(), f"diffusion_model.{name}"
+    clone.add_object_patch(path, around(clone.get_model_object(path)))
+    return clone
+
+
 def test_a_picture_that_stands_nowhere_is_said():
-    class Elsewhere(torch.nn.Module):
-        """Another pack's embedder around ours, which asks for other positions."""
-
-        def __init__(self, inner: Any) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return self.inner(ids.square())
-
-    patched = add_patch(models.flux(), TABLES[0])
-    path = "diffusion_model.pe_embedder"
-    around = patched.clone()
-    around.add_object_patch(path, Elsewhere(patched.get_model_object(path)))
     with warnings_of_ours() as lines:
-        models.sample(around, SHAPE, steps=3, cfg=2.0)
+        models.sample(within(add_patch(models.flux(), TABLES[0]), Elsewhere), SHAPE, steps=3, cfg=2.0)
     assert len(lines) == 1
     assert "no effect" in lines[0]
+
+
+def test_positions_asked_for_in_parts_are_said():
+    model, shape = models.qwen(), (1, 16, 1, 24, 32)
+    for first in (TEXT, TEXT // 2):
+        with warnings_of_ours() as lines:
+            found = models.sample(within(add_patch(model, TABLES[0]), lambda inner: InParts(inner, first)), shape)  # noqa: B023
+        assert len(lines) == 1
+        assert "no effect" in lines[0]
+        assert torch.equal(found, models.sample(model, shape))
+        apart = within(add_patch(model, region()), lambda inner: InParts(inner, first))  # noqa: B023
+        assert "could be split" in message_of(lambda: models.sample(apart, shape))  # noqa: B023
 
 
 # ---- attention calls
@@ -284,13 +310,61 @@ def test_a_mixed_step_without_our_embedder_or_attention_is_an_error_and_leaves_n
         assert torch.equal(models.sample(model, shape), plain)
 
 
-def test_a_mixed_step_whose_attention_is_anothers_is_an_error():
+def with_attention_of_its_own(model: Any) -> Any:
     def theirs(executor: Any, x: Any, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
         return executor(x, t, a, b, c, {**options, OVERRIDE: lambda f, *args, **kwargs: f(*args, **kwargs)}, **kw)
 
-    clone = add_patch(models.flux(), region()).clone()
+    clone = model.clone()
     clone.add_wrapper_with_key("diffusion_model", "other attention", replaced_options(theirs))
+    return clone
+
+
+def test_a_mixed_step_whose_attention_is_anothers_is_an_error():
+    clone = with_attention_of_its_own(add_patch(models.flux(), region()))
     assert "attention" in message_of(lambda: models.sample(clone, (1, 16, 16, 16)))
+
+
+def test_a_mixed_step_whose_picture_stands_elsewhere_is_an_error():
+    for make, name, shape in ((models.flux, "pe_embedder", (1, 16, 16, 16)), (models.wan, "rope_embedder", (1, 16, 2, 16, 16))):
+        for patch in (region(), region(mask=None, coarse_until=0.4)):
+            elsewhere = within(add_patch(make(), patch), Elsewhere, name)
+            assert "embedder is asked for" in message_of(lambda: models.sample(elsewhere, shape, steps=4))  # noqa: B023
+
+
+def test_a_mixed_step_after_coarse_ones_without_our_embedder_and_attention_is_an_error():
+    model = models.flux()
+    for patch in (region(coarse_until=0.5), region(mask=None, coarse_until=0.4)):
+        lost = with_attention_of_its_own(add_patch(model, patch))
+        lost.add_object_patch("diffusion_model.pe_embedder", Other(model.model.diffusion_model.pe_embedder))
+        assert "rotary embedder" in message_of(lambda: models.sample(lost, (1, 16, 16, 16), steps=4))  # noqa: B023
+
+
+def test_a_cache_that_leaves_out_all_blocks_of_a_step_is_no_fault():
+    """As TeaCache: positions are asked for at every step, attention is not."""
+
+    def at_even_steps(model: Any, calls_a_step: int) -> Any:
+        count = [0]
+
+        def kept(arguments: dict[str, Any], _: Any) -> dict[str, Any]:
+            return {name: arguments[name] for name in ("img", "txt") if name in arguments}
+
+        def left_out(executor: Any, x: Any, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
+            count[0] += 1
+            if count[0] > calls_a_step and count[0] % 2 == calls_a_step % 2:
+                blocks = {(kind, number): kept for kind in ("double_block", "single_block") for number in range(2)}
+                options = {**options, "patches_replace": {"dit": blocks}}
+            return executor(x, t, a, b, c, options, **kw)
+
+        clone = model.clone()
+        clone.add_wrapper_with_key("diffusion_model", "cache", replaced_options(left_out))
+        return clone
+
+    seldom = SharedAttention(torch.randn(1, 16, 16, 16), first_block=0.0, refresh=9)
+    for patch, calls_a_step in ((region(), 1), (seldom, 2)):
+        with warnings_of_ours() as lines:
+            found = models.sample(at_even_steps(add_patch(models.flux(), patch), calls_a_step), (1, 16, 16, 16), steps=6)
+        assert not lines
+        assert torch.isfinite(found).all()
 
 
 # ---- models
