@@ -32,6 +32,7 @@ class Architecture:
     token in latent pixels, where the transformer's attribute does not tell. position_step: distance of neighbouring tokens in the
     host's positions. centred: positions count from the image's middle, and text begins where the longer side ends. frames_along: the
     axis that frames, or layers, count on. heeds_rope_options: core's own scaling and shifting of positions reaches this family.
+    riflex_pair: the one whose period is nearest to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs.
     schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not possible yet.
     hidden, channels: further marks that tell variants of one class apart.
     """
@@ -111,15 +112,15 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 32,
-        pixels_per_token=32, patch_kind=FLOAT32_CONVOLUTION, native_frames=31, riflex_pair=6, heeds_rope_options=True, channels=48,
+        pixels_per_token=32, patch_kind=FLOAT32_CONVOLUTION, native_frames=31, riflex_pair=5, heeds_rope_options=True, channels=48,
     ),
     Architecture(
         "Wan 480p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 832 / 16,
-        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=6, heeds_rope_options=True, hidden=1536,
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True, hidden=1536,
     ),
     Architecture(
         "Wan 720p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 16,
-        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=6, heeds_rope_options=True,
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
     ),
     Architecture(
         "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16,

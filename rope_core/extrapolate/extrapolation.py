@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -81,7 +82,7 @@ class Extrapolate(Patch):
         spans = self._spans(self._seen(call))
         title = f"{TITLES[self.method]} on {call.family} {call.size()} tokens"
         if not spans:
-            return f"{title}: nothing to do, {why_nothing(own, self.method == 'riflex')}"
+            return f"{title}: nothing to do, {why_nothing(own, self.method == 'riflex', self.riflex_pair)}"
         ratios = ", ".join(f"{a.role} {own.axes[i].native:g} → {a.length} (s = {a.scale:.2f})" for i, a in spans.items())
         return f"{title}, native → now: {ratios}"
 
@@ -139,13 +140,18 @@ def axis_frequencies(method: str, span: AxisSpan, call: Call) -> Tensor:
     return choices[method]()
 
 
-def why_nothing(call: Call, on_time: bool) -> str:
+def why_nothing(call: Call, on_time: bool, pair: int = 0) -> str:
     if on_time:
-        if not any(axis.role == TIME for axis in call.axes):
+        time = next((axis for axis in call.axes if axis.role == TIME), None)
+        pair = pair or call.riflex_pair or 0
+        if time is None:
             return "this model has no time axis"
-        if call.riflex_pair is None:
+        if not pair:
             return "no pair is known for this model; set riflex_pair"
-        return "the clip is no longer than the period of the pair RIFLEx would slow down"
+        return (
+            f"the clip's {time.length} latent frames are no more than the period of pair {pair}, {time.period(pair):.1f}; "
+            f"it acts from {math.floor(time.period(pair)) + 1} on"
+        )
     natives = sorted({axis.native for axis in call.axes if axis.spatial and axis.native})
     return f"not larger than the native {'×'.join(f'{n:g}' for n in natives) or 'size'} tokens"
 

@@ -105,8 +105,14 @@ def dype_ntk(pairs: int, base: float, scale: float, sigma: Tensor) -> Tensor:
 
 
 def dype_yarn(pairs: int, base: float, scale: float, native: float, sigma: Tensor) -> Tensor:
-    """DyPE over YaRN: the two thresholds shrink with t squared, so that plain RoPE returns as t -> 0."""
-    return yarn(pairs, base, scale, native, sigma.device, turns_factor=sigma.double() ** 2)
+    """DyPE over YaRN (Issachar 2025, eq. 16): a ramp linear in a pair's turns over the trained length.
+
+    Both of its ends shrink with t squared, so that plain RoPE returns as t -> 0.
+    """
+    plain = base_frequencies(pairs, base, sigma.device)
+    fast, slow = (turns * sigma.double() ** 2 for turns in YARN_TURNS)
+    kept = ((native * plain / (2 * math.pi) - slow) / (fast - slow)).clamp(0, 1)
+    return (plain / scale) * (1 - kept) + plain * kept
 
 
 def dype_yarn_bands(pairs: int, base: float, scale: float, native: float, sigma: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Which row of data a transformer gets."""
 
+import math
+
 import pytest
 
 from rope_core import RopeWorksError
@@ -36,8 +38,15 @@ def test_height_and_width_stand_once_in_every_row_and_video_has_a_time_axis():
         assert (TIME in row.roles) != (INDEX in row.roles)
 
 
-def test_riflex_slows_the_published_pairs():
-    assert {row.family.split()[0]: row.riflex_pair for row in ARCHITECTURES if row.riflex_pair} == {"Wan": 6, "HunyuanVideo": 4}
+def test_riflex_slows_the_pair_whose_period_is_nearest_to_the_trained_frames():
+    pairs = {row.family: row.riflex_pair for row in ARCHITECTURES if row.riflex_pair}
+    assert pairs.pop("HunyuanVideo") == 4, "as published"
+    for row in ARCHITECTURES:
+        if row.family in pairs:
+            periods = [2 * math.pi * 1e4 ** (pair / 22) for pair in range(22)]
+            assert min(range(22), key=lambda pair: abs(periods[pair] - row.native_frames)) + 1 == row.riflex_pair
+            assert periods[row.riflex_pair - 1] > row.native_frames, "nothing happens at the trained length"
+    assert pairs == {"Wan 2.2 5B": 5, "Wan 480p": 4, "Wan 720p": 4}
 
 
 @pytest.mark.parametrize("found", [("UNetModel", 3), ("Flux", 2), ("Chroma", 4), ("WanModel", 4)], ids=str)

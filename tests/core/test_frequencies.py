@@ -99,7 +99,9 @@ class TestEachRuleFollowsItsFormula:
         channels = 2 * pairs
         close(rules.dype_pi(pairs, base, scale, sigma), plain(pairs, base) / scale**kappa)
         close(rules.dype_ntk(pairs, base, scale, sigma), plain(pairs, base * (scale ** (channels / (channels - 2))) ** kappa))
-        close(rules.dype_yarn(pairs, base, scale, native, sigma), yarn(pairs, base, scale, native, time**2))
+        turns = native * plain(pairs, base) / (2 * np.pi)
+        kept = np.interp(turns, [time**2, 32 * time**2], [0, 1]) if time else np.ones(pairs)
+        close(rules.dype_yarn(pairs, base, scale, native, sigma), plain(pairs, base) * ((1 - kept) / scale + kept))
         close(rules.dype_yarn_bands(pairs, base, scale, native, sigma), yarn_bands(pairs, base, scale, native, time**2))
 
     def test_dype_relaxes_to_plain_rope_at_the_end(self, pairs, base, native, scale):
@@ -110,9 +112,8 @@ class TestEachRuleFollowsItsFormula:
         assert torch.equal(rules.dype_pi(pairs, base, scale, end), untouched)
         assert torch.equal(rules.dype_ntk(pairs, base, scale, end), untouched)
 
-    def test_dype_over_yarn_starts_as_yarn(self, pairs, base, native, scale):
+    def test_dype_over_yarn_in_three_bands_starts_as_it(self, pairs, base, native, scale):
         start = torch.tensor(1.0)
-        assert torch.equal(rules.dype_yarn(pairs, base, scale, native, start), rules.yarn(pairs, base, scale, native))
         assert torch.equal(rules.dype_yarn_bands(pairs, base, scale, native, start), rules.yarn_bands(pairs, base, scale, native))
 
 

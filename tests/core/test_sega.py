@@ -470,7 +470,12 @@ def test_a_deep_copy_of_a_stack_is_the_stack_itself():
         pytest.param(Sega(), image_call(64, 64), "nothing to do, not larger than the native 64 tokens", id="sega native"),
         pytest.param(Extrapolate("ntk"), image_call(40, 64), "nothing to do, not larger than the native 64 tokens", id="ntk native"),
         pytest.param(Extrapolate("riflex"), image_call(), "nothing to do, this model has no time axis", id="riflex on an image"),
-        pytest.param(Extrapolate("riflex"), video_call(21), "nothing to do, the clip is no longer than the period", id="riflex short"),
+        pytest.param(
+            Extrapolate("riflex"),
+            video_call(21),
+            "nothing to do, the clip's 21 latent frames are no more than the period of pair 6, 51.0; it acts from 51 on",
+            id="riflex short",
+        ),
         pytest.param(Sega(strength=0), image_call(), "strength 0, magnitudes untouched", id="sega strength 0"),
         pytest.param(Sega(native_size=4096), image_call(), "not larger than the native 256 tokens", id="native size by hand"),
     ],

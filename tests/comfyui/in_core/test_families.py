@@ -102,7 +102,7 @@ def test_wan_13b_is_told_by_its_width():
 
 def test_riflex_acts_on_long_clips_only():
     model = models.wan()
-    short, long = (1, 16, 21, 4, 4), (1, 16, 60, 4, 4)  # the pair's period is 51 frames
+    short, long = (1, 16, 21, 4, 4), (1, 16, 60, 4, 4)  # the pair's period is 22 frames
     plain_short, plain_long = models.sample(model, short), models.sample(model, long)
     patched = add_patch(model, Extrapolate("riflex"))
     assert torch.equal(models.sample(patched, short), plain_short)
