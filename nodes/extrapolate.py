@@ -61,7 +61,10 @@ class RopePatchExtrapolate(io.ComfyNode):
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="riflex: the pair to slow down, counted from 1. 0 takes it from the model's family (Wan 4, its 5B 5, HunyuanVideo 4).",
+                    tooltip=(
+                        "riflex: the pair to slow down, counted from 1. "
+                        "0 takes it from the model's family (Wan 4, its 5B 5, HunyuanVideo 4)."
+                    ),
                     optional=True,
                     advanced=True,
                 ),
