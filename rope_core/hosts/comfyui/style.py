@@ -63,7 +63,7 @@ class ReferencePart(Part):
     def _ready(self, execution: Execution) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
         request, call = execution.whole, execution.planned.call
-        run, state = execution.run, execution.run.kept(self, StyleRun)
+        run, state = execution.run, execution.run.kept((self, _weights_of(request)), StyleRun)
         rows = _rows(positive_chunks(request.options, run.guider), len(request.x))
         references = [patch for patch in self.model.stack.patches if isinstance(patch, SharedAttention)]
         inside = [p for p in references if p.strength and _inside(call, p)]
@@ -244,6 +244,11 @@ def image_calls(architecture: Architecture, request: ModelCall, finder: TokenFin
 
 def _on(device: torch.device, value: Any) -> Any:
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _weights_of(request: ModelCall) -> int | str:
+    """Tells models apart that one guider runs with weights of their own; a model's copies on several devices are one."""
+    return "on several devices" if "multigpu_thread_device" in request.options else id(request.host)
 
 
 def _serves(read: Read | None, at: tuple[int, float], refresh: int) -> bool:

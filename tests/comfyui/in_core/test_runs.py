@@ -17,6 +17,7 @@ from ropeworks_pack.rope_core.hosts.comfyui.run import KEY
 
 from . import models
 from .recording import message_of, watched
+from .test_what_runs import Keys
 
 SHAPE = (1, 16, 16, 16)
 
@@ -218,6 +219,35 @@ def test_two_devices_draw_what_one_does():
             assert sorted(said_by_two) == sorted(said), name
     finally:
         comfy.model_management.get_all_torch_devices = own
+    return None
+
+
+# ---- two models
+
+
+def test_a_guider_of_two_models_reads_the_reference_with_the_weights_of_each():
+    import comfy.ldm.flux.model
+    from comfy_extras import nodes_custom_sampler
+
+    if not hasattr(nodes_custom_sampler, "Guider_DualModel"):
+        return "this core has no guider of two models"
+    config = models.only_fields_of(models.FLUX, comfy.ldm.flux.model.FluxParams)
+    patch = SharedAttention(noise(1, 16, 8, 8), first_block=0.0)
+
+    def keys_read(*seeds: int) -> list[torch.Tensor]:
+        keys = Keys()
+        pair = [add_patch(watched(models.build("FluxSchnell", config, seed=seed), keys), patch) for seed in seeds]
+        guider = nodes_custom_sampler.Guider_DualModel(*pair)
+        guider.set_conds(models.conditioning(), models.conditioning(seed=6))
+        guider.set_cfg(3.0)
+        sampler = comfy.samplers.sampler_object("euler")
+        guider.sample(noise(*SHAPE, seed=3), torch.zeros(SHAPE), sampler, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=3)
+        return [k[:, :, queries:] for _, queries, k in keys.calls if k.shape[2] > queries]
+
+    one, two = keys_read(0, 0), keys_read(0, 9)
+    assert len(one) == len(two) == 8
+    same = [any(torch.equal(k, other) for other in one) for k in two]
+    assert same.count(True) == 4, "one model's as with itself, the other's its own"
     return None
 
 
