@@ -6,7 +6,7 @@ Coarse steps run on the low-resolution latent that the sampler's full-size one c
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil
 
 from torch import Tensor
@@ -32,13 +32,6 @@ from .run import SamplingRun
 log = logging.getLogger("ropeworks")
 # Hooks of other nodes that are handed the tokens as a grid, which a strip is not.
 GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner")
-
-
-@dataclass
-class MixedRuns:
-    """The runs of one sampler, by the size they are asked for: several only where every one of them is the plain model's."""
-
-    by_size: dict[CellGrid, MixedRun] = field(default_factory=dict)
 
 
 class MixedPart(Part):
@@ -115,7 +108,8 @@ class MixedPart(Part):
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         grid = self._cells(request, patch)
         with run.lock:
-            runs = run.kept(self, MixedRuns).by_size
+            # By size: several only where every one of them is the plain model's.
+            runs: dict[CellGrid, MixedRun] = run.kept(self, dict)
             if grid not in runs:
                 found = self._new_run(request, grid, patch, run)
                 for other in runs.values():
