@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..rope_core import METHODS, Extrapolate
 from ..rope_core.hosts.comfyui import add_patch
-from .schema import CATEGORY, advanced_float, end_percent, known, native_size, start_percent, window
+from ..rope_core.native import NATIVE_RULES
+from .schema import CATEGORY, advanced_float, end_percent, known, native_rule, native_size, start_percent, window
 
 _ORDER = ["yarn", *(m for m in METHODS if m != "yarn")]
 
@@ -68,6 +69,7 @@ class RopePatchExtrapolate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                 ),
+                native_rule(),
             ],
             outputs=[io.Model.Output(tooltip="The model with stretched frequencies.")],
         )
@@ -82,6 +84,7 @@ class RopePatchExtrapolate(io.ComfyNode):
         end_percent: float,
         temperature: float = 1.0,
         riflex_pair: int = 0,
+        native_rule: str = NATIVE_RULES[0],
     ) -> io.NodeOutput:
-        patch = Extrapolate(method, native_size, window(start_percent, end_percent), temperature, riflex_pair)
+        patch = Extrapolate(method, native_size, window(start_percent, end_percent), temperature, riflex_pair, native_rule)
         return io.NodeOutput(add_patch(model, patch))

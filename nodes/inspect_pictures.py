@@ -101,4 +101,4 @@ def _sizes(axis: InspectedAxis, across: bool) -> list[Mark]:
         return [Mark(span.length, f"now {span.length}", across)]
     if span.native == span.length:
         return [Mark(span.native, f"native and now {span.length}", across)]
-    return [Mark(span.native, f"native {span.native:g}", across), Mark(span.length, f"now {span.length}", across)]
+    return [Mark(span.native, f"native {span.native:.4g}", across), Mark(span.length, f"now {span.length}", across)]

@@ -116,7 +116,7 @@ def load_model(path: Path, **_: Any) -> Any:
         offload_device=comfy.model_management.unet_offload_device(),
     )
     patcher.cached_patcher_init = (load_model, (path,))  # how a core makes the copy that it trains on
-    return set_native_pixels(set_trained_positions(patcher, facts), int(facts["ropeworks.native_pixels"]))
+    return set_native_pixels(set_trained_positions(patcher, facts), int(facts["ropeworks.native_pixels"]), widest=1.0)
 
 
 class LabVAE:

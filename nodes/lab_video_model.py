@@ -86,7 +86,7 @@ def load_video_model(path: Path, **_: Any) -> Any:
         offload_device=comfy.model_management.unet_offload_device(),
     )
     patcher.cached_patcher_init = (load_video_model, (path,))  # how a core makes the copy that it trains on
-    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]))
+    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]), widest=1.0)
 
 
 class LabVideoVAE(LabVAE):

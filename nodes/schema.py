@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..rope_core import RopeWorksError, Window
+from ..rope_core.native import NATIVE_RULES
 
 CATEGORY = "RoPE Works"
 
@@ -37,7 +38,19 @@ def native_size() -> Any:
         min=0,
         max=16384,
         step=8,
-        tooltip="Pixels per side of the square the model was trained on. 0 takes it from the model's family (Flux: 1024).",
+        tooltip=(
+            "Pixels per side of the square the model was trained on; oblong pictures are compared with an oblong of that area. "
+            "0 takes it from the model's family (Flux: 1024)."
+        ),
+    )
+
+
+def native_rule() -> Any:
+    return advanced_combo(
+        "native_rule",
+        list(NATIVE_RULES),
+        "What an oblong picture is compared with: a trained oblong of its own shape, so that both axes are stretched alike, or the "
+        "square's side, so that the longer side decides (as in SEGA's released code).",
     )
 
 

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..rope_core import SEGA_METHODS, Sega
 from ..rope_core.extrapolate import sega as defaults
 from ..rope_core.hosts.comfyui import add_patch
-from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_size, start_percent, window
+from ..rope_core.native import NATIVE_RULES
+from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_rule, native_size, start_percent, window
 
 
 class RopePatchSEGA(io.ComfyNode):
@@ -72,6 +73,7 @@ class RopePatchSEGA(io.ComfyNode):
                     ["all", "image"],
                     "Scale text tokens too (as published), or image tokens only. Reference images are never touched.",
                 ),
+                native_rule(),
             ],
             outputs=[io.Model.Output(tooltip="The model with SEGA on it. Connect it to a sampler, or to further RoPE Works nodes.")],
         )
@@ -92,6 +94,7 @@ class RopePatchSEGA(io.ComfyNode):
         floor: float = defaults.FLOOR,
         band_lookup: str = "published",
         token_scope: str = "all",
+        native_rule: str = NATIVE_RULES[0],
     ) -> io.NodeOutput:
         patch = Sega(
             strength=strength,
@@ -105,5 +108,6 @@ class RopePatchSEGA(io.ComfyNode):
             floor=floor,
             band_lookup=band_lookup,
             scope=token_scope,
+            native_rule=native_rule,
         )
         return io.NodeOutput(add_patch(model, patch))

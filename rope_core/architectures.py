@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import RopeWorksError
+from .native import NativeSize, side_of
 from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, WIDTH
 
 # How the tokens of one sequence follow one another.
@@ -27,14 +28,15 @@ class Architecture:
     """A family of models that share classes and token order.
 
     classes: of the transformer, in ComfyUI or diffusers. models: of the model around it, in ComfyUI, where several models that differ
-    share a transformer's class. roles: meaning of each rotary axis. native: tokens per side at the trained size; native_frames: latent
-    frames. embedder, patch_layer: paths of modules within the transformer. order: of a sequence with image tokens. patch: side of a
-    token in latent pixels, where the transformer's attribute does not tell. position_step: distance of neighbouring tokens in the
-    host's positions. centred: positions count from the image's middle, and text begins where the longer side ends. frames_along: the
-    axis that frames, or layers, count on. heeds_rope_options: core's own scaling and shifting of positions reaches this family.
-    riflex_pair: the one whose period is nearest to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs.
-    schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not possible yet.
-    hidden, channels: further marks that tell variants of one class apart.
+    share a transformer's class. roles: meaning of each rotary axis. native: tokens per side of a square of the trained area; widest:
+    trained aspect, longer side over shorter; native_source: who says so; native_frames: latent frames. embedder, patch_layer: paths of
+    modules within the transformer. order: of a sequence with image tokens. patch: side of a token in latent pixels, where the
+    transformer's attribute does not tell. position_step: distance of neighbouring tokens in the host's positions. centred: positions
+    count from the image's middle, and text begins where the longer side ends. frames_along: the axis that frames, or layers, count on.
+    heeds_rope_options: core's own scaling and shifting of positions reaches this family. riflex_pair: the one whose period is nearest
+    to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by
+    the picture's size. refusals: kind of run -> why it is not possible yet. hidden, channels: further marks that tell variants of one
+    class apart. assumed: what no mark tells, for people.
     """
 
     family: str
@@ -45,6 +47,8 @@ class Architecture:
     patch_layer: str
     order: str
     native: float
+    widest: float = 1.0
+    native_source: str = ""
     pixels_per_token: int = 16
     patch_kind: str = CHANNELS_FIRST
     patch: int | None = None
@@ -58,6 +62,11 @@ class Architecture:
     refusals: Mapping[str, str] = field(default_factory=dict)
     hidden: int | None = None
     channels: int | None = None
+    assumed: str = ""
+
+    @property
+    def native_size(self) -> NativeSize:
+        return NativeSize(self.native, self.widest)
 
     @property
     def video(self) -> bool:
@@ -77,58 +86,75 @@ _IMAGE = (INDEX, HEIGHT, WIDTH)
 _VIDEO = (TIME, HEIGHT, WIDTH)
 _WAN_CLASSES = ("WanModel", "VaceWanModel", "CameraWanModel", "WanTransformer3DModel")
 _WAN_MODELS = ("WAN21", "WAN21_Vace", "WAN21_Camera", "WAN21_FlowRVS", "WAN22")
-_HUNYUAN_MODELS = (
-    "HunyuanVideo",
-    "HunyuanVideoI2V",
-    "HunyuanVideoSkyreelsI2V",
-    "HunyuanVideo15",
-    "HunyuanVideo15_SR_Distilled",
-)
+_HUNYUAN_MODELS = ("HunyuanVideo", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")
+_HUNYUAN_REFUSALS = {
+    MIXED: "its text refiner and its reference frames have not been separated from the image yet",
+    SHARED: "its text stands before or behind the image depending on the version",
+}
+# Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
+_PICTURES, _FILMS = 1536 / 640, 1280 / 704
+_MEGAPIXEL = "buckets of one megapixel"
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
-        "Flux.1", ("Flux", "FluxTransformer2DModel"), ("Flux",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
-        heeds_rope_options=True,
+        "Flux.1", ("Flux", "FluxTransformer2DModel"), ("Flux",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, heeds_rope_options=True,
     ),
     Architecture(
-        "LongCat-Image", ("Flux",), ("LongCatImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
-        heeds_rope_options=True,
+        "LongCat-Image", ("Flux",), ("LongCatImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, heeds_rope_options=True,
         refusals={MIXED: "where its picture begins depends on the text's length, which is known inside the model alone"},
     ),
     Architecture(
-        "Flux.2", ("Flux",), ("Flux2",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
+        "Flux.2", ("Flux",), ("Flux2",), (*_IMAGE, INDEX), "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(2048, 2048), _PICTURES, "its maker's four megapixels of output; no size of training is published",
         heeds_rope_options=True, schedule_by_size=True,
     ),
     Architecture(
-        "Chroma", ("Chroma",), ("Chroma",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
+        "Chroma", ("Chroma",), ("Chroma",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL,
     ),
     Architecture(
-        "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1328 / 16,
-        centred=True, frames_along=INDEX,
+        "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, frames_along=INDEX,
     ),
     Architecture(
-        "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION, 1024 / 16,
+        "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,
+        side_of(1024, 1024), _PICTURES, "one megapixel; sources differ, up to four for Z-Image",
         patch_kind=CHANNELS_LAST, heeds_rope_options=True,
     ),
     Architecture(
-        "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 32,
+        "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 704, 32), _FILMS, "its makers' list of sizes",
         pixels_per_token=32, patch_kind=FLOAT32_CONVOLUTION, native_frames=31, riflex_pair=5, heeds_rope_options=True, channels=48,
     ),
     Architecture(
-        "Wan 480p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 832 / 16,
+        "Wan 480p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(832, 480), _FILMS, "its makers' list of sizes",
         patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True, hidden=1536,
     ),
     Architecture(
-        "Wan 720p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY, 1280 / 16,
+        "Wan 720p", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers' list of sizes",
         patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        assumed="trained at 720p is assumed; for a checkpoint of 480p set native_size to 632",
     ),
     Architecture(
-        "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", BY_POSITION, 1280 / 16,
-        patch_kind=CONVOLUTION, native_frames=33, riflex_pair=4,
-        refusals={
-            MIXED: "its text refiner and its reference frames have not been separated from the image yet",
-            SHARED: "its text stands before or behind the image depending on the version",
-        },
+        "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", BY_POSITION,
+        side_of(1280, 720), _FILMS, "its makers' list of sizes",
+        patch_kind=CONVOLUTION, native_frames=33, riflex_pair=4, refusals=_HUNYUAN_REFUSALS,
+    ),
+    Architecture(
+        "HunyuanVideo 1.5", ("HunyuanVideo",), ("HunyuanVideo15",), _VIDEO, "pe_embedder", "img_in", BY_POSITION,
+        side_of(1280, 720), _FILMS, "its makers' names for it: 480p and 720p",
+        patch_kind=CONVOLUTION, native_frames=31, riflex_pair=4, refusals=_HUNYUAN_REFUSALS,
+        assumed="trained at 720p is assumed; for a checkpoint of 480p set native_size to 632",
+    ),
+    Architecture(
+        "HunyuanVideo 1.5 SR", ("HunyuanVideo",), ("HunyuanVideo15_SR_Distilled",), _VIDEO, "pe_embedder", "img_in", BY_POSITION,
+        side_of(1920, 1088), _FILMS, "its makers' names for it: 720p and 1080p",
+        patch_kind=CONVOLUTION, native_frames=31, riflex_pair=4, refusals=_HUNYUAN_REFUSALS,
+        assumed="trained at 1080p is assumed; for a checkpoint of 720p set native_size to 960",
     ),
 )  # fmt: skip
 

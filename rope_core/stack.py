@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
+from .native import BUCKET, NativeSize
 from .table import base_frequencies
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Call:
 
     sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
     percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
+    native: what the axes' native lengths come from; without it squares. assumed: what nobody can tell from the model, for people.
     """
 
     family: str
@@ -87,17 +89,28 @@ class Call:
     token_map: Callable[[], Tensor]
     percent_to_sigma: Callable[[float], float] | None = None
     riflex_pair: int | None = None
+    native: NativeSize | None = None
+    assumed: str = ""
 
     @property
     def device(self) -> torch.device:
         return self.sigma.device
 
-    def with_native_size(self, pixels: int) -> Call:
-        """The same call for a model trained on `pixels` a side; 0 keeps what the architecture says."""
-        if not pixels:
+    def with_native_size(self, pixels: int, rule: str = BUCKET) -> Call:
+        """The same call for a model trained on squares of `pixels` a side, and on as wide ones; 0 keeps what the architecture says.
+
+        rule: one of NATIVE_RULES, how the trained shapes are compared with the picture's.
+        """
+        native = self.native
+        if pixels:
+            native = NativeSize(pixels / self.pixels_per_token, native.widest if native else 1.0)
+        elif native is None or rule == BUCKET:
             return self
-        tokens = pixels / self.pixels_per_token
-        return replace(self, axes=tuple(replace(a, native=tokens) if a.spatial else a for a in self.axes))
+        spatial = {axis.role: axis.length for axis in self.axes if axis.spatial}
+        rows, columns = native.lengths(spatial[HEIGHT], spatial[WIDTH], rule)
+        lengths = {HEIGHT: rows, WIDTH: columns}
+        axes = tuple(replace(axis, native=lengths.get(axis.role, axis.native)) for axis in self.axes)
+        return replace(self, axes=axes, native=native, assumed="" if pixels else self.assumed)
 
     def within(self, window: Window) -> Tensor | None:
         """Boolean scalar on the device: is this step inside `window`? None means always, without looking."""

@@ -104,7 +104,7 @@ def generate(
     sigmas = shift * even / (1 + (shift - 1) * even)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
     options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "sigmas": sigmas[:-1].tolist()}
-    active = patched(transformer, *patches, native_pixels=NATIVE_PIXELS, **options) if patches else nullcontext()
+    active = patched(transformer, *patches, native_pixels=NATIVE_PIXELS, native_widest=1.0, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):
             velocity = transformer(tokens, timestep=sigma.expand(len(rows)), **conditions)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
+from ..native import BUCKET, NATIVE_RULES
 from ..stack import ALWAYS, TIME, AxisSpan, Call, Magnitudes, Patch, Window
 from . import frequencies as rules
 
@@ -36,11 +37,11 @@ WITH_TEMPERATURE = frozenset({"yarn", "yarn-bands", "dype-yarn", "dype-yarn-band
 
 @dataclass(frozen=True)
 class Extrapolate(Patch):
-    """Frequencies for sizes beyond `native_size` pixels (0 = the model's own); each axis by its own ratio.
+    """Frequencies for sizes beyond `native_size` pixels a side of a square (0 = the model's own); each axis by its own ratio.
 
     method: one of METHODS. "riflex" acts on the time axis alone, all others on height and width.
     temperature: strength of YaRN's factor on cos and sin, 1 = 0.1 ln s + 1 as published, 0 = none.
-    riflex_pair: the pair RIFLEx slows down, counted from 1; 0 = the architecture's.
+    riflex_pair: the pair RIFLEx slows down, counted from 1; 0 = the architecture's. native_rule: see `Call.with_native_size`.
     """
 
     method: str = "yarn"
@@ -48,9 +49,11 @@ class Extrapolate(Patch):
     window: Window = ALWAYS
     temperature: float = 1.0
     riflex_pair: int = 0
+    native_rule: str = BUCKET
 
     def __post_init__(self) -> None:
         check_method(self.method, METHODS)
+        check_method(self.native_rule, NATIVE_RULES, "native_rule")
         check_native_size(self.native_size)
         check_number("temperature", self.temperature, 0.0, 10.0)
         if isinstance(self.riflex_pair, bool) or not isinstance(self.riflex_pair, int) or self.riflex_pair < 0:
@@ -78,16 +81,16 @@ class Extrapolate(Patch):
         return Magnitudes(found)
 
     def describe(self, call: Call) -> str:
-        own = call.with_native_size(self.native_size)
+        own = call.with_native_size(self.native_size, self.native_rule)
         spans = self._spans(self._seen(call))
         title = f"{TITLES[self.method]} on {call.family} {call.size()} tokens"
         if not spans:
             return f"{title}: nothing to do, {why_nothing(own, self.method == 'riflex', self.riflex_pair)}"
-        ratios = ", ".join(f"{a.role} {own.axes[i].native:g} → {a.length} (s = {a.scale:.2f})" for i, a in spans.items())
-        return f"{title}, native → now: {ratios}"
+        ratios = ", ".join(f"{a.role} {own.axes[i].native:.4g} → {a.length} (s = {a.scale:.2f})" for i, a in spans.items())
+        return f"{title}, native → now: {ratios}{assumption(own, spans.values())}"
 
     def _seen(self, call: Call) -> Call:
-        call = call.with_native_size(self.native_size)
+        call = call.with_native_size(self.native_size, self.native_rule)
         return with_one_ratio(call) if self.method == "ntk-sega" else call
 
     def _rule(self, span: AxisSpan, call: Call) -> Tensor:
@@ -152,8 +155,13 @@ def why_nothing(call: Call, on_time: bool, pair: int = 0) -> str:
             f"the clip's {time.length} latent frames are no more than the period of pair {pair}, {time.period(pair):.1f}; "
             f"it acts from {math.floor(time.period(pair)) + 1} on"
         )
-    natives = sorted({axis.native for axis in call.axes if axis.spatial and axis.native})
-    return f"not larger than the native {'×'.join(f'{n:g}' for n in natives) or 'size'} tokens"
+    natives = [axis.native for axis in call.axes if axis.spatial and axis.native]
+    return f"not larger than the native {'×'.join(f'{n:.4g}' for n in natives) or 'size'} tokens{assumption(call, call.axes)}"
+
+
+def assumption(call: Call, axes: Iterable[AxisSpan]) -> str:
+    """What is assumed of the size of a model of several, where `axes` are of the picture; empty where nothing is."""
+    return f" ({call.assumed})" if call.assumed and any(axis.spatial for axis in axes) else ""
 
 
 def check_method(method: str, allowed: tuple[str, ...], what: str = "method") -> None:

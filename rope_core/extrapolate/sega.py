@@ -9,10 +9,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..native import BUCKET, NATIVE_RULES
 from ..stack import ALWAYS, HEIGHT, Call, Magnitudes, Patch, Window
 from .extrapolation import (
     METHODS,
     TITLES,
+    assumption,
     axis_frequencies,
     check_method,
     check_native_size,
@@ -75,6 +77,7 @@ class Sega(Patch):
 
     extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream.
     band_lookup: "published" (by pair index) or "physical" (by wavelength). scope: "all" or "image".
+    native_rule: see `Call.with_native_size`; SEGA's authors go by "side".
     """
 
     strength: float = 1.0
@@ -88,11 +91,13 @@ class Sega(Patch):
     floor: float = FLOOR
     band_lookup: str = "published"
     scope: str = "all"
+    native_rule: str = BUCKET
 
     def __post_init__(self) -> None:
         check_method(self.extrapolation, SEGA_METHODS)
         check_method(self.band_lookup, get_args(BandLookup), "band_lookup")
         check_method(self.scope, get_args(Scope), "token_scope")
+        check_method(self.native_rule, NATIVE_RULES, "native_rule")
         check_native_size(self.native_size)
         check_number("strength", self.strength, 0.0, 2.0)
         check_number("alpha", self.alpha, 1e-3, 100.0)
@@ -106,13 +111,13 @@ class Sega(Patch):
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         if self.extrapolation == KEEP:
             return {}
-        call = call.with_native_size(self.native_size)
+        call = call.with_native_size(self.native_size, self.native_rule)
         if self.extrapolation == "ntk-sega":
             call = with_one_ratio(call)
         return {axis: axis_frequencies(self.extrapolation, span, call) for axis, span in longer_spatial_axes(call).items()}
 
     def magnitudes(self, call: Call) -> Magnitudes:
-        call = call.with_native_size(self.native_size)
+        call = call.with_native_size(self.native_size, self.native_rule)
         ratio = self._ratio(call)
         if ratio <= 1.0 or not self.scales_magnitudes:
             return Magnitudes()
@@ -134,15 +139,15 @@ class Sega(Patch):
         return Magnitudes(found, on_text=self.scope == "all")
 
     def describe(self, call: Call) -> str:
-        call = call.with_native_size(self.native_size)
+        call = call.with_native_size(self.native_size, self.native_rule)
         ratio = self._ratio(call)
         head = f"SEGA on {call.family} {call.size()} tokens"
         if ratio <= 1.0:
             return f"{head}: nothing to do, {why_nothing(call, on_time=False)}"
         frequencies = "upstream frequencies" if self.extrapolation == KEEP else TITLES[self.extrapolation]
         if self.strength == 0:
-            return f"{head}: strength 0, magnitudes untouched, {frequencies}"
-        return f"{head}, s = {ratio:.2f}, strength {self.strength:g}, {frequencies}"
+            return f"{head}: strength 0, magnitudes untouched, {frequencies}{assumption(call, call.axes)}"
+        return f"{head}, s = {ratio:.2f}, strength {self.strength:g}, {frequencies}{assumption(call, call.axes)}"
 
     @staticmethod
     def _ratio(call: Call) -> float:

@@ -191,7 +191,7 @@ def _alike(one: InspectedAxis, other: InspectedAxis) -> bool:
 
 
 def _axis_line(span: AxisSpan) -> str:
-    native = f"native {span.native:g} (s = {span.scale:.2f})" if span.native else "no native length known"
+    native = f"native {span.native:.4g} (s = {span.scale:.2f})" if span.native else "no native length known"
     return f"{span.role}: {span.length} tokens, {native}, {span.pairs} pairs, theta {span.base:g}"
 
 

@@ -59,10 +59,10 @@ a model; it says nothing about how pictures look. The same is tested on every Co
 {rows}
 
 A model gets the first row that fits. *By position*: the order depends on ComfyUI's version, and tokens are told by their positions.
-*Centred*: positions count from the middle of the picture. *Frames along*: the axis on which frames of a clip, or layers, are counted.
-*Heeds ScaleROPE*: ComfyUI's node of that name reaches this family, and patches act on top of it. `FluxTransformer2DModel` and
-`WanTransformer3DModel` are diffusers', all other classes ComfyUI's. How the rotary channels are split, and theta, is read from the
-model itself.
+*Native size*: the area of a square, in shapes up to the widest trained; *by*: who says so. *Centred*: positions count from the middle
+of the picture. *Frames along*: the axis on which frames of a clip, or layers, are counted. *Heeds ScaleROPE*: ComfyUI's node of that
+name reaches this family, and patches act on top of it. `FluxTransformer2DModel` and `WanTransformer3DModel` are diffusers', all other
+classes ComfyUI's. How the rotary channels are split, and theta, is read from the model itself.
 
 ## Refused by name
 
@@ -113,8 +113,8 @@ def read_outcomes(text: str) -> dict[str, dict[str, str]]:
 
 def architecture_lines(rows: Sequence[Any]) -> list[str]:
     """The table of families, as a table for people."""
-    heads = ("family", "models in ComfyUI", "transformers", "order of tokens", "pixels per token", "native size", "centred", "frames along",
-             "heeds ScaleROPE")  # fmt: skip
+    heads = ("family", "models in ComfyUI", "transformers", "order of tokens", "pixels per token", "native size", "by", "centred",
+             "frames along", "heeds ScaleROPE")  # fmt: skip
     lines = [_line(*heads), _line(*["---"] * len(heads))]
     for row in rows:
         marks = [f" ({row.hidden} wide)"] * (row.hidden is not None) + [f" ({row.channels} latent channels)"] * (row.channels is not None)
@@ -126,7 +126,8 @@ def architecture_lines(rows: Sequence[Any]) -> list[str]:
                 ", ".join(f"`{name}`" for name in row.classes),
                 row.order,
                 row.pixels_per_token,
-                f"{row.native * row.pixels_per_token:g} px{frames}",
+                f"{row.native * row.pixels_per_token:.4g}² px, up to {row.widest:.3g}:1{frames}",
+                row.native_source,
                 "yes" if row.centred else "no",
                 row.frames_along if row.frames_along in row.roles else MARKS[NOTHING],
                 "yes" if row.heeds_rope_options else "no",

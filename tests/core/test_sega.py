@@ -467,8 +467,8 @@ def test_a_deep_copy_of_a_stack_is_the_stack_itself():
 @pytest.mark.parametrize(
     ("patch", "call", "reason"),
     [
-        pytest.param(Sega(), image_call(64, 64), "nothing to do, not larger than the native 64 tokens", id="sega native"),
-        pytest.param(Extrapolate("ntk"), image_call(40, 64), "nothing to do, not larger than the native 64 tokens", id="ntk native"),
+        pytest.param(Sega(), image_call(64, 64), "nothing to do, not larger than the native 64×64 tokens", id="sega native"),
+        pytest.param(Extrapolate("ntk"), image_call(40, 64), "nothing to do, not larger than the native 64×64 tokens", id="ntk native"),
         pytest.param(Extrapolate("riflex"), image_call(), "nothing to do, this model has no time axis", id="riflex on an image"),
         pytest.param(
             Extrapolate("riflex"),
@@ -477,7 +477,7 @@ def test_a_deep_copy_of_a_stack_is_the_stack_itself():
             id="riflex short",
         ),
         pytest.param(Sega(strength=0), image_call(), "strength 0, magnitudes untouched", id="sega strength 0"),
-        pytest.param(Sega(native_size=4096), image_call(), "not larger than the native 256 tokens", id="native size by hand"),
+        pytest.param(Sega(native_size=4096), image_call(), "not larger than the native 256×256 tokens", id="native size by hand"),
     ],
 )
 def test_the_log_tells_why_nothing_happens(patch, call, reason):

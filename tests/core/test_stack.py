@@ -124,7 +124,7 @@ def test_riflex_without_a_known_pair_does_nothing_and_says_what_to_set():
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "riflex"])
 def test_the_log_names_the_models_native_size_when_an_image_is_not_larger(method):
-    assert Extrapolate(method).describe(call(20, 30)).endswith("nothing to do, not larger than the native 64 tokens")
+    assert Extrapolate(method).describe(call(20, 30)).endswith("nothing to do, not larger than the native 64×64 tokens")
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "riflex"])

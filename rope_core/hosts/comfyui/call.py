@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ...architectures import BY_POSITION, CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
+from ...native import NativeSize
 from ...stack import HEIGHT, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
 from .positions import position_steps, rope_options
 from .run import SamplingRun
 
-NATIVE_KEY = "ropeworks_native_pixels"
+NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
 UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 Rotary = tuple[float, tuple[int, ...]]  # theta, and channels per axis
 
@@ -81,6 +82,8 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
         token_map=token_map,
         percent_to_sigma=host.model_sampling.percent_to_sigma,
         riflex_pair=architecture.riflex_pair,
+        native=native_size(architecture, request.options),
+        assumed=assumption(architecture, request.options),
     )
     return call, finder_of(request, architecture, grid, run)
 
@@ -122,21 +125,25 @@ def check_latent(shape: tuple[int, ...], architecture: Architecture) -> None:
 def axis_spans(architecture: Architecture, rotary: Rotary, grid: Grid, options: dict[str, Any]) -> tuple[AxisSpan, ...]:
     """The rotary axes of a model on a grid of (frames, rows, columns). options: transformer_options."""
     theta, axes_dim = rotary
-    along = (architecture.frames_along, HEIGHT, WIDTH)
-    lengths = dict(zip(along, zip(grid, native_grid(architecture, options), strict=True), strict=True))
+    frames, rows, columns = grid
+    native = native_size(architecture, options).lengths(rows, columns)
+    lengths = {HEIGHT: (rows, native[0]), WIDTH: (columns, native[1]), architecture.frames_along: (frames, architecture.native_frames)}
     spans = []
     for axis, (role, dim) in enumerate(zip(architecture.roles, axes_dim, strict=True)):
         counts = role in lengths and role not in architecture.roles[:axis]
-        length, native = lengths[role] if counts else (1, None)
-        spans.append(AxisSpan(role, dim // 2, theta, length, native))
+        spans.append(AxisSpan(role, dim // 2, theta, *(lengths[role] if counts else (1, None))))
     return tuple(spans)
 
 
-def native_grid(architecture: Architecture, options: dict[str, Any]) -> tuple[int | None, float, float]:
-    """(frames, rows, columns) in tokens that a model was trained on; frames None for pictures. options: transformer_options."""
-    pixels = options.get(NATIVE_KEY)
-    native = pixels / architecture.pixels_per_token if pixels else architecture.native
-    return architecture.native_frames, native, native
+def native_size(architecture: Architecture, options: dict[str, Any]) -> NativeSize:
+    """What a model was trained on: what it carries itself, or its family's. options: transformer_options."""
+    pixels, widest = options.get(NATIVE_KEY), options.get(WIDEST_KEY) or architecture.widest
+    return NativeSize(pixels / architecture.pixels_per_token if pixels else architecture.native, widest)
+
+
+def assumption(architecture: Architecture, options: dict[str, Any]) -> str:
+    """What nobody can tell of a model's native size, for people."""
+    return "" if options.get(NATIVE_KEY) else architecture.assumed
 
 
 def image_tokens(request: ModelCall, architecture: Architecture) -> int:

@@ -19,7 +19,7 @@ from ...mixed.patches import MixedResolution, token_layout
 from ...mixed.regions import CellGrid, TokenLayout
 from ...stack import Call, Stack
 from .attention import OVERRIDE
-from .call import axis_spans, check_latent, hidden_width, native_grid, patch_size
+from .call import assumption, axis_spans, check_latent, hidden_width, native_size, patch_size
 from .embedder import RopeEmbedder, rotary_facts
 from .patching import architecture_of, stack_of, wrapper_of
 
@@ -32,14 +32,14 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
     embedder = model.get_model_object(f"diffusion_model.{architecture.embedder}")
     rotary = wrapper.model.rotary if wrapper else rotary_facts(embedder)
     if latent is None:
-        frames, rows, columns = native_grid(architecture, options)
-        pixels = (rows * architecture.pixels_per_token, columns * architecture.pixels_per_token)
-        grid = (frames or 1, math.ceil(rows), math.ceil(columns))
+        side = math.floor(native_size(architecture, options).side)
+        pixels: tuple[float, float] = (side * architecture.pixels_per_token,) * 2
+        grid = (architecture.native_frames or 1, side, side)
     else:
         shape, patch = _shape(model, architecture, latent), patch_size(model.model.diffusion_model, architecture)
         grid = token_grid(shape, patch)
         height, width = (side * architecture.pixels_per_token / patch[-1] for side in shape[-2:])
-        pixels = (height, width)
+        pixels = height, width
     call = Call(
         family=architecture.family,
         axes=axis_spans(architecture, rotary, grid, options),
@@ -48,6 +48,8 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
         token_map=_no_picture,
         percent_to_sigma=model.get_model_object("model_sampling").percent_to_sigma,
         riflex_pair=architecture.riflex_pair,
+        native=native_size(architecture, options),
+        assumed=assumption(architecture, options),
     )
     record = wrapper.record if wrapper else RunRecord()
     layout, example = _layout(stack, record.region, grid[0] if latent is not None else None, pixels, architecture)

@@ -10,7 +10,7 @@ from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise
 from ...errors import RopeWorksError
 from ...stack import Patch, Stack
 from .apply_model import ApplyModel
-from .call import NATIVE_KEY, UPSAMPLE_KEY, hidden_width
+from .call import NATIVE_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
 from .embedder import RopeEmbedder, rotary_facts
 from .execution import PatchedModel
 from .run import KEY as RUN_KEY
@@ -74,17 +74,20 @@ def class_of_the_host(model: Any) -> str:
 
 
 def facts_of(model: Any) -> tuple[Architecture, int, float]:
-    """(architecture, channels per token, native pixels per side) of a MODEL."""
+    """(architecture, channels per token, pixels per side of a square of the native area) of a MODEL."""
     architecture = architecture_of(model)
-    carried = model.model_options.get("transformer_options", {}).get(NATIVE_KEY)
-    native = carried or architecture.native * architecture.pixels_per_token
-    return architecture, hidden_width(model.model.diffusion_model), float(native)
+    native = native_size(architecture, model.model_options.get("transformer_options", {})).side * architecture.pixels_per_token
+    return architecture, hidden_width(model.model.diffusion_model), native
 
 
-def set_native_pixels(model: Any, pixels: int) -> Any:
-    """A clone of MODEL that carries its own native size, `pixels` per side, for every RoPE Works node after it."""
+def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:
+    """A clone of MODEL that carries its own native size for every RoPE Works node after it: squares of `pixels` per side.
+
+    widest: trained aspect, longer side over shorter; 0 = the family's.
+    """
     clone = model.clone()
-    clone.model_options.setdefault("transformer_options", {})[NATIVE_KEY] = pixels
+    options = clone.model_options.setdefault("transformer_options", {})
+    options[NATIVE_KEY], options[WIDEST_KEY] = pixels, widest
     return clone
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from ...architectures import Architecture
 from ...extrapolate.projection import token_grid
 from ...rpe2d.size import shifted
-from .call import NATIVE_KEY, patch_size
+from .call import native_size, patch_size
 
 log = logging.getLogger("ropeworks")
 KEY = "ropeworks_time_shift"
 
 
 class TimeShift:
-    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn. native_size: pixels a side, 0 = the model's own."""
+    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn. native_size: pixels a side of a square, 0 = the model's own."""
 
     def __init__(self, architecture: Architecture, native_size: int) -> None:
         self.architecture = architecture
@@ -40,9 +40,8 @@ class TimeShift:
             log.info("RPE-2D time shift: this model's sigmas are not flow times, so the schedule stays as it is")
             return sigmas
         _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model, self.architecture))
-        carried = model.model_options.get("transformer_options", {}).get(NATIVE_KEY)
-        pixels = self.native_size or carried or self.architecture.native * self.architecture.pixels_per_token
-        native = (pixels / self.architecture.pixels_per_token) ** 2
+        own = native_size(self.architecture, model.model_options.get("transformer_options", {})).side
+        native = (self.native_size / self.architecture.pixels_per_token or own) ** 2
         found = shifted(sigmas, rows * columns, native)
         if found is sigmas:
             log.info("RPE-2D time shift: at or below native size, so the schedule stays as it is")

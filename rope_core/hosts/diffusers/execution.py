@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture, ModelFacts
 from ...layout import HIGH, GridLayout
+from ...native import NativeSize
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
@@ -90,8 +91,8 @@ Answer = Callable[[Execution], Any]
 class PatchedTransformer:
     """What all parts of one patched transformer know; subclasses say how a class of transformers is called.
 
-    base: the transformer's own embedder. original: its forward. upsampler: a latent upsampler, for what is handed over between
-    resolutions. sigmas: of all steps, largest first, where the caller tells.
+    base: the transformer's own embedder. original: its forward. native_pixels, native_widest: see `patched`. upsampler: a latent
+    upsampler, for what is handed over between resolutions. sigmas: of all steps, largest first, where the caller tells.
     """
 
     attribute: str  # of the embedder
@@ -105,6 +106,7 @@ class PatchedTransformer:
         original: Callable[..., Any],
         stack: Stack,
         native_pixels: int,
+        native_widest: float,
         upsampler: Upsample | None,
         sigmas: Sequence[float],
     ) -> None:
@@ -115,6 +117,7 @@ class PatchedTransformer:
         self.original = original
         self.stack = stack
         self.native_pixels = native_pixels
+        self.native_widest = native_widest
         self.upsampler = upsampler
         self.sigmas = tuple(sigmas)
 
@@ -151,11 +154,17 @@ class PatchedTransformer:
 
     def call(self, axes: tuple[int, ...], theta: float, grid: Grid, sigma: Tensor, token_map: Callable[[], Tensor]) -> Call:
         row = self.architecture
-        native = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
-        lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
+        side = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
+        native = NativeSize(side, self.native_widest or row.widest)
+        frames, rows, columns = grid
+        trained = native.lengths(rows, columns)
+        lengths = {TIME: (frames, row.native_frames), HEIGHT: (rows, trained[0]), WIDTH: (columns, trained[1])}
         spans = tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
         sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
-        return Call(row.family, spans, sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair)
+        return Call(
+            row.family, spans, sigma, row.pixels_per_token, token_map,
+            riflex_pair=row.riflex_pair, native=native, assumed="" if self.native_pixels else row.assumed,
+        )  # fmt: skip
 
 
 class Part:

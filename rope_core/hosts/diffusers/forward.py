@@ -42,10 +42,12 @@ def patched(
     on_plan: Callable[[Call, Plan], None] | None = None,
     latent_upsampler: Upsample | None = None,
     sigmas: Sequence[float] = (),
+    native_widest: float = 0.0,
 ) -> Iterator[nn.Module]:
     """Apply `patches` to a diffusers transformer for the length of the block; afterwards it is exactly as before.
 
-    native_pixels: trained size per side, 0 = the architecture's. on_plan: called with every resolved plan, once a forward pass.
+    native_pixels: side of a square of the trained area, native_widest: trained aspect, longer side over shorter; 0 = the
+    architecture's. on_plan: called with every resolved plan, once a forward pass.
     latent_upsampler: for mixed resolution on latents that do not interpolate well, see `handover`. sigmas: of all steps, largest first,
     for an upsampler's last step and for how far a style reference's schedule is; without them 1 - sigma tells the latter.
     Raises RopeWorksError for transformers that are not supported or patched already, and for patches that cannot act on them or
@@ -65,7 +67,7 @@ def patched(
     # Behind accelerate's hooks, where offloaded weights have arrived.
     forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
     own_forward = vars(transformer).get(forward)
-    model = adapter(transformer, base, getattr(transformer, forward), stack, native_pixels, latent_upsampler, sigmas)
+    model = adapter(transformer, base, getattr(transformer, forward), stack, native_pixels, native_widest, latent_upsampler, sigmas)
     parts = parts_of(model, kinds)  # asked first, for a part says what does not fit in diffusers' terms
     stack.check(model.facts)
     setattr(transformer, adapter.attribute, adapter.embedder(base))

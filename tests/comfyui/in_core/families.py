@@ -90,8 +90,9 @@ def _wan(name: str, config_class: str, changes: Mapping[str, Any], **conditions:
     return Variant("Wan 720p", name, config_class, WAN, WAN_SHAPE, changes, conditions=conditions)
 
 
-def _hunyuan(name: str, config_class: str, changes: Mapping[str, Any], shape: tuple[int, ...] = WAN_SHAPE) -> Variant:
-    return Variant("HunyuanVideo", name, config_class, HUNYUAN, shape, changes)
+def _hunyuan(name: str, config_class: str, changes: Mapping[str, Any], family: str = "HunyuanVideo") -> Variant:
+    shape = WAN_SHAPE if family == "HunyuanVideo" else HUNYUAN15_SHAPE
+    return Variant(family, name, config_class, HUNYUAN, shape, changes)
 
 
 def _referring(*shape: int) -> dict[str, Any]:
@@ -148,6 +149,6 @@ VARIANTS: tuple[Variant, ...] = (
     _hunyuan("1.0 T2V", "HunyuanVideo", {}),
     _hunyuan("1.0 I2V", "HunyuanVideoI2V", {"in_channels": 33}),
     _hunyuan("SkyReels I2V", "HunyuanVideoSkyreelsI2V", {"in_channels": 32}),
-    _hunyuan("1.5", "HunyuanVideo15", HUNYUAN_15, HUNYUAN15_SHAPE),
-    _hunyuan("1.5 SR", "HunyuanVideo15_SR_Distilled", {**HUNYUAN_15, "in_channels": 98, "meanflow": True}, HUNYUAN15_SHAPE),
+    _hunyuan("T2V, I2V", "HunyuanVideo15", HUNYUAN_15, "HunyuanVideo 1.5"),
+    _hunyuan("SR", "HunyuanVideo15_SR_Distilled", {**HUNYUAN_15, "in_channels": 98, "meanflow": True}, "HunyuanVideo 1.5 SR"),
 )  # fmt: skip

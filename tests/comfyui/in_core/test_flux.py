@@ -61,19 +61,21 @@ def test_a_percent_range_that_never_comes_is_exact():
     assert not torch.equal(first_only, models.sample(add_patch(model, whole), SHAPE, steps=3))
 
 
-def test_landscape_and_portrait_give_each_axis_its_own_ratio():
+def test_landscape_and_portrait_are_stretched_alike_on_both_axes_or_each_against_the_square():
     model = models.flux()
-    for rows, columns in ((4, 8), (8, 4), (9, 16)):
-        [(ids, table), *_] = embedder_calls(add_patch(model, Extrapolate("pi", native_size=64)), (1, 16, 2 * rows, 2 * columns))
+    cases = [(4, 8, "bucket", 2**0.5, 2**0.5), (9, 16, "bucket", 3.0, 3.0), (8, 4, "side", 2.0, 1.0), (9, 16, "side", 9 / 4, 4.0)]
+    for rows, columns, rule, high, wide in cases:
+        patch = Extrapolate("pi", native_size=64, native_rule=rule)
+        [(ids, table), *_] = embedder_calls(add_patch(model, patch), (1, 16, 2 * rows, 2 * columns))
         scaled = ids.double().clone()
-        scaled[..., 1] /= max(rows / 4, 1)
-        scaled[..., 2] /= max(columns / 4, 1)
+        scaled[..., 1] /= high
+        scaled[..., 2] /= wide
         exact = [
             scaled[0, :, axis, None] * 10000.0 ** -(torch.arange(0, dim, 2, dtype=torch.float64) / dim)
             for axis, dim in enumerate((16, 56, 56))
         ]
         cosines = torch.cat(exact, dim=-1).cos()
-        assert torch.allclose(table[0, 0, :, :, 0, 0].double(), cosines, atol=1e-7), (rows, columns)
+        assert torch.allclose(table[0, 0, :, :, 0, 0].double(), cosines, atol=1e-7), (rows, columns, rule)
 
 
 def test_odd_latents_are_padded_as_the_model_pads_them():

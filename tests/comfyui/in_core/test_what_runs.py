@@ -391,7 +391,8 @@ def test_models_that_share_a_transformers_class_are_told_by_their_own():
     models.sample(recorded, SHAPE, steps=1)
     ids, table = calls[0]
     assert ids[0, TEXT].tolist() == [1.0, TEXT, TEXT], "the picture begins where the text ends"
-    squeezed = ids / torch.tensor([1.0, 12 / 8, 16 / 8])
+    ratio = (12 * 16) ** 0.5 / 8
+    squeezed = ids / torch.tensor([1.0, ratio, ratio])
     torch.testing.assert_close(table, longcat.model.diffusion_model.pe_embedder(squeezed), rtol=0, atol=1e-5)
     return None
 
