@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
 from ..rope_core import METHODS, Extrapolate
+from ..rope_core.extrapolate.extrapolation import UltraImagePairs
 from ..rope_core.hosts.comfyui import add_patch
-from .schema import CATEGORY, advanced_float, end_percent, known, native_size, start_percent, window
+from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_size, start_percent, window
 
 _ORDER = ["yarn", *(m for m in METHODS if m != "yarn")]
 
@@ -46,7 +47,8 @@ class RopePatchExtrapolate(io.ComfyNode):
                     default=_ORDER[0],
                     tooltip=(
                         "pi: squeeze positions. ntk: change theta. yarn: keep fast pairs, squeeze slow ones. dype-*: the same, relaxing "
-                        "as noise falls. ultraimage: one turn over the whole picture. riflex: longer clips, acts on time only."
+                        "as noise falls (of the last two, dype-yarn-bands is what its authors draw with). ultraimage (frequency half): the "
+                        "pair that would repeat makes one turn over the whole picture. riflex: longer clips, acts on time only."
                     ),
                 ),
                 native_size(),
@@ -68,6 +70,12 @@ class RopePatchExtrapolate(io.ComfyNode):
                     optional=True,
                     advanced=True,
                 ),
+                advanced_combo(
+                    "ultraimage_pairs",
+                    list(get_args(UltraImagePairs)),
+                    "ultraimage: published = the pairs of its authors' code (Flux.1 the 10th, Qwen-Image the 9th and 10th, counted from 1), "
+                    "other families by recursion. recursion = the paper's rule, from the native size.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with stretched frequencies.")],
         )
@@ -82,6 +90,9 @@ class RopePatchExtrapolate(io.ComfyNode):
         end_percent: float,
         temperature: float = 1.0,
         riflex_pair: int = 0,
+        ultraimage_pairs: str = "published",
     ) -> io.NodeOutput:
-        patch = Extrapolate(method, native_size, window(start_percent, end_percent), temperature, riflex_pair)
+        patch = Extrapolate(
+            method, native_size, window(start_percent, end_percent), temperature, riflex_pair, ultraimage_pairs=ultraimage_pairs
+        )
         return io.NodeOutput(add_patch(model, patch))

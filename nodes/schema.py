@@ -37,7 +37,10 @@ def native_size() -> Any:
         min=0,
         max=16384,
         step=8,
-        tooltip="Pixels per side of the square the model was trained on. 0 takes it from the model's family (Flux: 1024).",
+        tooltip=(
+            "Pixels per side of the square the model was trained on. 0 takes it from the model's family (Flux: 1024). On Qwen-Image it also "
+            "takes the place of the 1024 that SEGA's authors count from."
+        ),
     )
 
 

@@ -52,7 +52,10 @@ class RopePatchSEGA(io.ComfyNode):
                     "extrapolation",
                     options=list(SEGA_METHODS),
                     default=SEGA_METHODS[0],
-                    tooltip="How the frequencies are stretched. ntk-sega = as published; keep = leave what upstream nodes made.",
+                    tooltip=(
+                        "How the frequencies are stretched. ntk-sega = as published (on Qwen-Image with each side against 1024 pixels, as in "
+                        "its authors' code); keep = leave what upstream nodes made, and take the place of YaRN's factor on attention."
+                    ),
                 ),
                 native_size(),
                 start_percent(),

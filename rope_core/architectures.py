@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import RopeWorksError
+from .published import GENERAL_RULES, Published, SlowedPairs
 from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, WIDTH
 
 # How the tokens of one sequence follow one another.
@@ -34,7 +35,7 @@ class Architecture:
     axis that frames, or layers, count on. heeds_rope_options: core's own scaling and shifting of positions reaches this family.
     riflex_pair: the one whose period is nearest to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs.
     schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not possible yet.
-    hidden, channels: further marks that tell variants of one class apart.
+    hidden, channels: further marks that tell variants of one class apart. published: what methods' authors use on this family.
     """
 
     family: str
@@ -58,6 +59,7 @@ class Architecture:
     refusals: Mapping[str, str] = field(default_factory=dict)
     hidden: int | None = None
     channels: int | None = None
+    published: Published = GENERAL_RULES
 
     @property
     def video(self) -> bool:
@@ -77,6 +79,10 @@ _IMAGE = (INDEX, HEIGHT, WIDTH)
 _VIDEO = (TIME, HEIGHT, WIDTH)
 _WAN_CLASSES = ("WanModel", "VaceWanModel", "CameraWanModel", "WanTransformer3DModel")
 _WAN_MODELS = ("WAN21", "WAN21_Vace", "WAN21_Camera", "WAN21_FlowRVS", "WAN22")
+# SEGA: github.com/rajabi2001/sega. UltraImage: github.com/thu-ml/DiT-Extrapolation, branches ultra-flux and ultra-qwenimage, whose
+# indices count from 0: 9 on Flux, slowed to .85 of a turn over the picture, 8 and 9 on Qwen-Image, slowed by side / 1328.
+_ON_FLUX = Published(sega_shift=1.15, ultraimage=SlowedPairs((10,), turns=0.85))
+_ON_QWEN_IMAGE = Published(sega_side=1024, ultraimage=SlowedPairs((9, 10)))
 _HUNYUAN_MODELS = (
     "HunyuanVideo",
     "HunyuanVideoI2V",
@@ -88,7 +94,7 @@ _HUNYUAN_MODELS = (
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "Flux.1", ("Flux", "FluxTransformer2DModel"), ("Flux",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
-        heeds_rope_options=True,
+        heeds_rope_options=True, published=_ON_FLUX,
     ),
     Architecture(
         "LongCat-Image", ("Flux",), ("LongCatImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1024 / 16,
@@ -104,7 +110,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES, 1328 / 16,
-        centred=True, frames_along=INDEX,
+        centred=True, frames_along=INDEX, published=_ON_QWEN_IMAGE,
     ),
     Architecture(
         "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION, 1024 / 16,

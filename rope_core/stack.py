@@ -8,7 +8,7 @@ magnitudes), so the order of nodes matters only where two patches claim the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
+from .published import GENERAL_RULES, Published
 from .table import base_frequencies
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ class AxisSpan:
     @property
     def scale(self) -> float:
         """s = length / native, never below 1."""
-        return max(self.length / self.native, 1.0) if self.native else 1.0
+        return max(self.ratio, 1.0)
+
+    @property
+    def ratio(self) -> float:
+        """length / native, below 1 for a shorter one; 1 where none is known."""
+        return self.length / self.native if self.native else 1.0
 
     def period(self, pair: int) -> float:
         """Tokens after which pair number `pair`, counted from 1, has made one turn."""
@@ -65,6 +71,9 @@ class Window:
                 "expected 0 <= start <= end <= 1. Swap or move them."
             )
 
+    def overlaps(self, other: Window) -> bool:
+        return self.start < other.end and other.start < self.end
+
     def __str__(self) -> str:
         return f"from {self.start:.0%} to {self.end:.0%} of the schedule"
 
@@ -78,6 +87,7 @@ class Call:
 
     sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
     percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
+    published: what methods' authors use on this family.
     """
 
     family: str
@@ -87,6 +97,7 @@ class Call:
     token_map: Callable[[], Tensor]
     percent_to_sigma: Callable[[float], float] | None = None
     riflex_pair: int | None = None
+    published: Published = GENERAL_RULES
 
     @property
     def device(self) -> torch.device:
@@ -118,22 +129,39 @@ class Call:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """Factors on cos and sin per axis index, each (1 or batch, pairs); `on_text` extends them to text tokens."""
+    """Factors on cos and sin per axis index, each (1 or batch, pairs); `on_text` extends them to text tokens.
+
+    temperature: they are an extrapolation's factor on attention. replaces_temperature: they take the place of such a factor, whichever
+    node comes first; both together would raise attention twice.
+    """
 
     per_axis: Mapping[int, Tensor] = field(default_factory=dict)
     on_text: bool = True
+    temperature: bool = False
+    replaces_temperature: bool = False
+
+    def reach(self, axis: int, on_text: bool) -> bool:
+        """Whether text (else the image) is scaled along this axis."""
+        return axis in self.per_axis and (self.on_text or not on_text)
 
 
 class Patch:
     """Base of all patches: subclasses are frozen dataclasses and override what they change.
 
     `window` limits a patch to a part of the schedule; outside it, whatever stands upstream holds. needs: the kind of run this patch
-    asks of its host, empty where executing plans will do. relies_on_places: what of it breaks where tokens are moved.
+    asks of its host, empty where executing plans will do. relies_on_places: what of it breaks where tokens are moved. node: its name
+    for people.
     """
 
     window: Window = ALWAYS
+    node: str = ""
     needs: str = ""
     relies_on_places: str = ""
+
+    @property
+    def leaves_frequencies(self) -> str:
+        """How this patch would leave the frequencies to other nodes, for people; empty where it cannot, or does."""
+        return ""
 
     @property
     def moves_tokens(self) -> str:
@@ -172,6 +200,10 @@ class Patch:
         """New positions of the image's tokens along an axis, (1 or batch, length) float64, 0 at the host's first one."""
         return {}
 
+    def flow_shift(self, call: Call) -> float | None:
+        """mu of the schedule that this patch's results on `call` are known at; None where it does not matter."""
+        return None
+
     def describe(self, call: Call) -> str:
         """One line for the log: what this patch does to this call, or why it does nothing."""
         raise NotImplementedError
@@ -192,6 +224,11 @@ class Plan:
     @property
     def untouched(self) -> bool:
         return all(value is None for value in (*self.frequencies, *self.magnitudes, *self.positions))
+
+    @property
+    def changed_axes(self) -> tuple[int, ...]:
+        """Axes whose angles are others than the host's: other frequencies, or other places."""
+        return tuple(axis for axis, theta in enumerate(self.frequencies) if theta is not None or self.moved(axis) is not None)
 
     def moved(self, axis: int) -> Tensor | None:
         return self.positions[axis] if self.positions else None
@@ -218,18 +255,9 @@ class Stack:
         return next((patch for patch in self.patches if isinstance(patch, kind)), None)
 
     def resolve(self, call: Call) -> Plan:
-        count = len(call.axes)
-        magnitudes: list[Tensor | None] = [None] * count
-        text_magnitudes: list[Tensor | None] = [None] * count
-        for patch in self.patches:
-            active = call.within(patch.window)
-            found = patch.magnitudes(call)
-            for axis, value in found.per_axis.items():
-                factor = _where(active, value, torch.ones_like(value))
-                magnitudes[axis] = _product(magnitudes[axis], factor)
-                if found.on_text:
-                    text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
-        return Plan(self.frequencies(call), tuple(magnitudes), tuple(text_magnitudes), self.positions(call))
+        found = [(call.within(patch.window), patch.magnitudes(call)) for patch in self.patches]
+        image, text = (_product_of(found, len(call.axes), on_text) for on_text in (False, True))
+        return Plan(self.frequencies(call), image, text, self.positions(call))
 
     def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
         """Angles per token of every axis, (pairs,) float64; None where no patch changes them."""
@@ -255,6 +283,25 @@ class Stack:
     def describe(self, call: Call) -> list[str]:
         return [patch.describe(call) for patch in self.patches]
 
+    def clashes(self, call: Call) -> list[str]:
+        """A line for every two patches that stretch one axis at once, of which the later decides."""
+        found = []
+        changed = [(patch, set(patch.frequencies(call))) for patch in self.patches]
+        for number, (later, its_axes) in enumerate(changed):
+            for earlier, axes in changed[:number]:
+                both = [call.axes[axis].role for axis in sorted(axes & its_axes)]
+                if both and earlier.window.overlaps(later.window):
+                    found.append(
+                        f"{earlier.node} and {later.node} both stretch {' and '.join(both)}: the frequencies of {later.node}, the later "
+                        f"node, hold there. Remove one of the nodes{self.way_out}."
+                    )
+        return found
+
+    @property
+    def way_out(self) -> str:
+        """ ", or ..." for people: how a patch here would leave frequencies to other nodes; empty where none can."""
+        return next((f", or {patch.leaves_frequencies}" for patch in self.patches if patch.leaves_frequencies), "")
+
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model
 
@@ -263,5 +310,18 @@ def _where(active: Tensor | None, inside: Tensor, outside: Tensor) -> Tensor:
     return inside if active is None else torch.where(active, inside, outside)
 
 
-def _product(left: Tensor | None, right: Tensor) -> Tensor:
-    return right if left is None else left * right
+def _product_of(found: Sequence[tuple[Tensor | None, Magnitudes]], axes: int, on_text: bool) -> tuple[Tensor | None, ...]:
+    """Product per axis of (is its patch active?, its magnitudes), of text or of the image; None where nothing is scaled."""
+    product: list[Tensor | None] = [None] * axes
+    for active, own in found:
+        for axis, value in own.per_axis.items():
+            if not own.reach(axis, on_text):
+                continue
+            nothing = torch.ones_like(value)
+            factor = _where(active, value, nothing)
+            for replaced, other in found if own.temperature else ():
+                if other.replaces_temperature and other.reach(axis, on_text):
+                    factor = _where(replaced, nothing, factor)
+            before = product[axis]
+            product[axis] = factor if before is None else before * factor
+    return tuple(product)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...architectures import BY_POSITION, CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
+from ...published import GENERAL_RULES, Published
 from ...stack import HEIGHT, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
 from .positions import position_steps, rope_options
@@ -81,6 +82,7 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
         token_map=token_map,
         percent_to_sigma=host.model_sampling.percent_to_sigma,
         riflex_pair=architecture.riflex_pair,
+        published=published_for(architecture, request.options),
     )
     return call, finder_of(request, architecture, grid, run)
 
@@ -137,6 +139,11 @@ def native_grid(architecture: Architecture, options: dict[str, Any]) -> tuple[in
     pixels = options.get(NATIVE_KEY)
     native = pixels / architecture.pixels_per_token if pixels else architecture.native
     return architecture.native_frames, native, native
+
+
+def published_for(architecture: Architecture, options: dict[str, Any]) -> Published:
+    """What authors use on this family; a model that carries a native size of its own is not the one that they used."""
+    return GENERAL_RULES if options.get(NATIVE_KEY) else architecture.published
 
 
 def image_tokens(request: ModelCall, architecture: Architecture) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture, ModelFacts
 from ...layout import HIGH, GridLayout
+from ...published import GENERAL_RULES
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
@@ -155,7 +156,8 @@ class PatchedTransformer:
         lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
         spans = tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
         sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
-        return Call(row.family, spans, sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair)
+        published = GENERAL_RULES if self.native_pixels else row.published
+        return Call(row.family, spans, sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair, published=published)
 
 
 class Part:
