@@ -73,7 +73,7 @@ class RopePatchExtrapolate(io.ComfyNode):
                 advanced_combo(
                     "ultraimage_pairs",
                     list(get_args(UltraImagePairs)),
-                    "ultraimage: published = the pairs of its authors' code (Flux.1 the 10th, Qwen-Image the 9th and 10th, counted from 1), "
+                    "ultraimage: published = the pairs of its authors' code (Flux.1 the 10th, Qwen-Image the 9th and 10th, from 1), "
                     "other families by recursion. recursion = the paper's rule, from the native size.",
                 ),
             ],

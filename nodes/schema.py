@@ -30,17 +30,14 @@ def advanced_combo(name: str, options: list[str], tooltip: str) -> Any:
     return known(io.Combo.Input, name, options=options, default=options[0], tooltip=tooltip, optional=True, advanced=True)
 
 
-def native_size() -> Any:
+def native_size(more: str = "") -> Any:
     return io.Int.Input(
         "native_size",
         default=0,
         min=0,
         max=16384,
         step=8,
-        tooltip=(
-            "Pixels per side of the square the model was trained on. 0 takes it from the model's family (Flux: 1024). On Qwen-Image it also "
-            "takes the place of the 1024 that SEGA's authors count from."
-        ),
+        tooltip=f"Pixels per side of the square the model was trained on. 0 takes it from the model's family (Flux: 1024).{more}",
     )
 
 

@@ -201,10 +201,9 @@ def why_no_pair_is_slowed(call: Call) -> str:
     found, axis = call.published.ultraimage, next(axis for axis in call.axes if axis.spatial)
     if found is None or found.turns is None:
         return "all pairs are slow enough"
-    turns, limit = found.turns, found.turns * min(axis.period(pair) for pair in found.pairs)
-    return (
-        f"pair {found.pairs[0]} makes less than {turns:g} of a turn over the picture; it acts from {math.floor(limit) + 1} tokens a side on"
-    )
+    fastest = found.pairs[0]
+    least = math.floor(found.turns * axis.period(fastest)) + 1
+    return f"pair {fastest} makes no more than {found.turns:g} of a turn over the picture; it acts from {least} tokens a side on"
 
 
 def why_nothing(call: Call, on_time: bool, pair: int = 0) -> str:
