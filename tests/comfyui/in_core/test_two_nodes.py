@@ -81,10 +81,9 @@ def test_another_packs_squeeze_and_ours_do_not_add_up():
 
 
 def test_so_too_in_a_step_of_two_resolutions():
-    patches, shape = (Extrapolate("pi", native_size=64), region()), (1, 16, 16, 16)
-    alone, both = (
-        tables(add_patch(add_patch(model, patches[0]), patches[1]), shape)[0] for model in (models.flux(), beside(models.flux()))
-    )
+    squeezed = Extrapolate("pi", native_size=32)  # both grids, of 8 and of 4 tokens a side, are beyond it
+    made = [add_patch(add_patch(model, squeezed), region()) for model in (models.flux(), beside(models.flux()))]
+    alone, both = (tables(model, (1, 16, 16, 16))[0] for model in made)
     torch.testing.assert_close(both, alone, rtol=0, atol=1e-5)
 
 
@@ -171,11 +170,9 @@ def test_sega_on_a_real_qwen_image_counts_from_1024():
     table = tables(model, (1, 16, 1, 2 * rows, 2 * columns))[0]
     image = table[0, 0, -rows * columns :].view(rows, columns, 64, 2, 2)
     angle = torch.atan2(image[..., 1, 0], image[..., 0, 0])
-    for base, steps in (
-        (1e4 * 2.652509, angle[1:, 0, 8:36] - angle[:-1, 0, 8:36]),
-        (1e4 * 3.937794, angle[0, 1:, 36:] - angle[0, :-1, 36:]),
-    ):
-        expected = base ** -(torch.arange(28, dtype=torch.float64) / 28)
+    along = {2.652509: angle[1:, 0, 8:36] - angle[:-1, 0, 8:36], 3.937794: angle[0, 1:, 36:] - angle[0, :-1, 36:]}
+    for factor, steps in along.items():
+        expected = (1e4 * factor) ** -(torch.arange(28, dtype=torch.float64) / 28)
         found = torch.remainder(steps.double() + math.pi, 2 * math.pi) - math.pi
         torch.testing.assert_close(found, expected.expand_as(found), rtol=0, atol=1e-5)
     plain = models.sample(muted(models.qwen()), (1, 16, 1, 2 * 83, 2 * 83), steps=1)
