@@ -8,14 +8,15 @@ magnitudes), so the order of nodes matters only where two patches claim the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
+from .magnitudes import Magnitudes, product_of, where
 from .published import GENERAL_RULES, Published
 from .table import base_frequencies
 
@@ -125,24 +126,6 @@ class Call:
         """For people: "128×128" tokens, height first, frames in front for video."""
         lengths = [a.length for a in self.axes if a.spatial or (a.role == TIME and a.length > 1)]
         return "×".join(str(n) for n in lengths)
-
-
-@dataclass(frozen=True)
-class Magnitudes:
-    """Factors on cos and sin per axis index, each (1 or batch, pairs); `on_text` extends them to text tokens.
-
-    temperature: they are an extrapolation's factor on attention. replaces_temperature: they take the place of such a factor, whichever
-    node comes first; both together would raise attention twice.
-    """
-
-    per_axis: Mapping[int, Tensor] = field(default_factory=dict)
-    on_text: bool = True
-    temperature: bool = False
-    replaces_temperature: bool = False
-
-    def reach(self, axis: int, on_text: bool) -> bool:
-        """Whether text (else the image) is scaled along this axis."""
-        return axis in self.per_axis and (self.on_text or not on_text)
 
 
 class Patch:
@@ -256,7 +239,7 @@ class Stack:
 
     def resolve(self, call: Call) -> Plan:
         found = [(call.within(patch.window), patch.magnitudes(call)) for patch in self.patches]
-        image, text = (_product_of(found, len(call.axes), on_text) for on_text in (False, True))
+        image, text = (product_of(found, len(call.axes), on_text) for on_text in (False, True))
         return Plan(self.frequencies(call), image, text, self.positions(call))
 
     def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
@@ -266,7 +249,7 @@ class Stack:
             active = call.within(patch.window)
             for axis, value in patch.frequencies(call).items():
                 upstream = found[axis]
-                found[axis] = _where(active, value, call.base(axis) if upstream is None else upstream)
+                found[axis] = where(active, value, call.base(axis) if upstream is None else upstream)
         return tuple(found)
 
     def positions(self, call: Call) -> tuple[Tensor | None, ...]:
@@ -277,7 +260,7 @@ class Stack:
             for axis, value in patch.places(call).items():
                 own = positions[axis]
                 plain = torch.arange(call.axes[axis].length, dtype=torch.float64, device=call.device)[None] if own is None else own
-                positions[axis] = _where(active, value, plain)
+                positions[axis] = where(active, value, plain)
         return tuple(positions)
 
     def describe(self, call: Call) -> list[str]:
@@ -304,24 +287,3 @@ class Stack:
 
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model
-
-
-def _where(active: Tensor | None, inside: Tensor, outside: Tensor) -> Tensor:
-    return inside if active is None else torch.where(active, inside, outside)
-
-
-def _product_of(found: Sequence[tuple[Tensor | None, Magnitudes]], axes: int, on_text: bool) -> tuple[Tensor | None, ...]:
-    """Product per axis of (is its patch active?, its magnitudes), of text or of the image; None where nothing is scaled."""
-    product: list[Tensor | None] = [None] * axes
-    for active, own in found:
-        for axis, value in own.per_axis.items():
-            if not own.reach(axis, on_text):
-                continue
-            nothing = torch.ones_like(value)
-            factor = _where(active, value, nothing)
-            for replaced, other in found if own.temperature else ():
-                if other.replaces_temperature and other.reach(axis, on_text):
-                    factor = _where(replaced, nothing, factor)
-            before = product[axis]
-            product[axis] = factor if before is None else before * factor
-    return tuple(product)

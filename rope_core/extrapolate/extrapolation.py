@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
-from ..stack import ALWAYS, TIME, AxisSpan, Call, Magnitudes, Patch, Window
+from ..magnitudes import Magnitudes
+from ..stack import ALWAYS, TIME, AxisSpan, Call, Patch, Window
 from . import frequencies as rules
 
 Method = Literal[

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..stack import ALWAYS, HEIGHT, Call, Magnitudes, Patch, Window
+from ..magnitudes import Magnitudes
+from ..stack import ALWAYS, HEIGHT, Call, Patch, Window
 from .extrapolation import (
     METHODS,
     TITLES,
