@@ -99,7 +99,8 @@ def _others(embedder: nn.Module, patched: bool, options: dict[str, Any]) -> list
         found.append(f"{name_of(embedder)} stands around the rotary embedder, after RoPE Works")
     below = ours.base if ours is not None else embedder
     if not type(below).__module__.startswith("comfy.ldm.") and (ours is not None or not patched):
-        found.append(f"{name_of(below)} stands in for the model's rotary embedder" + ", and the patches act on top of it, or in its place on axes that both change" * patched)
+        how = ", and the patches act on top of it, or in its place on axes that both change" if patched else ""
+        found.append(f"{name_of(below)} stands in for the model's rotary embedder{how}")
     if options.get(OVERRIDE) is not None:
         found.append(f"attention goes through {name_of(options[OVERRIDE])}")
     scaled = {name: value for name, value in (options.get("rope_options") or {}).items() if value != (1.0 if "scale" in name else 0.0)}
