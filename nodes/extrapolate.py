@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
 from ..rope_core import METHODS, Extrapolate
+from ..rope_core.extrapolate.extrapolation import UltraImagePairs
 from ..rope_core.hosts.comfyui import add_patch
 from ..rope_core.native import NATIVE_RULES
-from .schema import CATEGORY, advanced_float, end_percent, known, native_rule, native_size, start_percent, window
+from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_rule, native_size, start_percent, window
 
 _ORDER = ["yarn", *(m for m in METHODS if m != "yarn")]
 
@@ -47,7 +48,8 @@ class RopePatchExtrapolate(io.ComfyNode):
                     default=_ORDER[0],
                     tooltip=(
                         "pi: squeeze positions. ntk: change theta. yarn: keep fast pairs, squeeze slow ones. dype-*: the same, relaxing "
-                        "as noise falls. ultraimage: one turn over the whole picture. riflex: longer clips, acts on time only."
+                        "as noise falls (of the last two, dype-yarn-bands is what its authors draw with). ultraimage (frequency half): the "
+                        "pair that would repeat makes one turn over the whole picture. riflex: longer clips, acts on time only."
                     ),
                 ),
                 native_size(),
@@ -70,6 +72,12 @@ class RopePatchExtrapolate(io.ComfyNode):
                     advanced=True,
                 ),
                 native_rule(),
+                advanced_combo(
+                    "ultraimage_pairs",
+                    list(get_args(UltraImagePairs)),
+                    "ultraimage: published = the pairs of its authors' code (Flux.1 the 10th, Qwen-Image the 9th and 10th, from 1), "
+                    "other families by recursion. recursion = the paper's rule, from the native size.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The model with stretched frequencies.")],
         )
@@ -85,6 +93,8 @@ class RopePatchExtrapolate(io.ComfyNode):
         temperature: float = 1.0,
         riflex_pair: int = 0,
         native_rule: str = NATIVE_RULES[0],
+        ultraimage_pairs: str = "published",
     ) -> io.NodeOutput:
-        patch = Extrapolate(method, native_size, window(start_percent, end_percent), temperature, riflex_pair, native_rule)
+        where = window(start_percent, end_percent)
+        patch = Extrapolate(method, native_size, where, temperature, riflex_pair, native_rule, ultraimage_pairs)
         return io.NodeOutput(add_patch(model, patch))

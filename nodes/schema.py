@@ -31,7 +31,7 @@ def advanced_combo(name: str, options: list[str], tooltip: str) -> Any:
     return known(io.Combo.Input, name, options=options, default=options[0], tooltip=tooltip, optional=True, advanced=True)
 
 
-def native_size() -> Any:
+def native_size(more: str = "") -> Any:
     return io.Int.Input(
         "native_size",
         default=0,
@@ -40,7 +40,7 @@ def native_size() -> Any:
         step=8,
         tooltip=(
             "Pixels per side of the square the model was trained on; oblong pictures are compared with an oblong of that area. "
-            "0 takes it from the model's family (Flux: 1024)."
+            f"0 takes it from the model's family (Flux: 1024).{more}"
         ),
     )
 

@@ -53,9 +53,14 @@ class RopePatchSEGA(io.ComfyNode):
                     "extrapolation",
                     options=list(SEGA_METHODS),
                     default=SEGA_METHODS[0],
-                    tooltip="How the frequencies are stretched. ntk-sega = as published; keep = leave what upstream nodes made.",
+                    tooltip=(
+                        "How the frequencies are stretched. ntk-sega = as published (on Qwen-Image each side against 1024 pixels, as in "
+                        "its authors' code); keep = leave what upstream nodes made, and take the place of YaRN's factor on attention."
+                    ),
                 ),
-                native_size(),
+                native_size(
+                    " On Qwen-Image 0 does nothing up to 1328, and beyond counts from 1024 as the authors do; a number stands for both."
+                ),
                 start_percent(),
                 end_percent(),
                 advanced_float("kappa", defaults.KAPPA, 0.0, 1.0, 0.01, "Exponent of the reference scale s^kappa."),

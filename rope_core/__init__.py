@@ -3,11 +3,12 @@
 from .errors import RopeWorksError
 from .extrapolate.extrapolation import METHODS, Extrapolate
 from .extrapolate.sega import SEGA_METHODS, Sega
+from .magnitudes import Magnitudes
 from .mixed.patches import BoundaryExpandReplace, MixedResolution
 from .mixed.regions import Box
 from .reference.style import KeyScale, SharedAttention
 from .rpe2d.patches import Rpe2d, Rpe2dTraining
-from .stack import Call, Magnitudes, Patch, Plan, Stack, Window
+from .stack import Call, Patch, Plan, Stack, Window
 
 __all__ = [
     "METHODS",

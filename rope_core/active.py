@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -98,6 +98,7 @@ class ActivePlan:
     groups: the query groups of a mixed-resolution call, which then make the tables; split turns True once they divided an attention
     call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a
     reference's own pass, or references to read. group: which of the groups all tokens belong to where there are no groups.
+    clashes: see plan_table; of the latest table.
     """
 
     plan: Plan
@@ -110,6 +111,7 @@ class ActivePlan:
     shared: Reader | None = None
     group: str = HIGH
     split: bool = False
+    clashes: dict[int, Tensor] = field(default_factory=dict)
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
@@ -120,7 +122,7 @@ class ActivePlan:
             return base(slice(None)) if table is None else table
         if layout is None or self.plan.untouched:
             return base(slice(None))
-        return plan_table(ids, self.plan, self.call, layout, base, base_is_plain)
+        return plan_table(ids, self.plan, self.call, layout, base, base_is_plain, self.clashes)
 
     def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
         """One attention call; two, by query group, where there are groups."""

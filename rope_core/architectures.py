@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .errors import RopeWorksError
 from .native import NativeSize, side_of
+from .published import GENERAL_RULES, Published, SlowedPairs
 from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, WIDTH
 
 # How the tokens of one sequence follow one another.
@@ -36,7 +37,7 @@ class Architecture:
     heeds_rope_options: core's own scaling and shifting of positions reaches this family. riflex_pair: the one whose period is nearest
     to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by
     the picture's size. refusals: kind of run -> why it is not possible yet. hidden, channels: further marks that tell variants of one
-    class apart. assumed: what no mark tells, for people.
+    class apart. assumed: what no mark tells, for people. published: what methods' authors use on this family.
     """
 
     family: str
@@ -63,6 +64,7 @@ class Architecture:
     hidden: int | None = None
     channels: int | None = None
     assumed: str = ""
+    published: Published = GENERAL_RULES
 
     @property
     def native_size(self) -> NativeSize:
@@ -94,11 +96,15 @@ _HUNYUAN_REFUSALS = {
 # Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
 _PICTURES, _FILMS = 1536 / 640, 1280 / 704
 _MEGAPIXEL = "buckets of one megapixel"
+# SEGA: github.com/rajabi2001/sega. UltraImage: github.com/thu-ml/DiT-Extrapolation, branches ultra-flux and ultra-qwenimage, whose
+# indices count from 0: 9 on Flux, slowed to .85 of a turn over the picture, 8 and 9 on Qwen-Image, slowed by side / 1328.
+_ON_FLUX = Published(sega_shift=1.15, ultraimage=SlowedPairs((10,), turns=0.85))
+_ON_QWEN_IMAGE = Published(sega_side=1024, ultraimage=SlowedPairs((9, 10)))
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "Flux.1", ("Flux", "FluxTransformer2DModel"), ("Flux",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
-        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, heeds_rope_options=True,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, heeds_rope_options=True, published=_ON_FLUX,
     ),
     Architecture(
         "LongCat-Image", ("Flux",), ("LongCatImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
@@ -117,6 +123,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
         side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, frames_along=INDEX,
+        published=_ON_QWEN_IMAGE,
     ),
     Architecture(
         "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,

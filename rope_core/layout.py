@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .stack import HEIGHT, WIDTH, AxisSpan, Call, Plan
-from .table import token_table, turn, write_grid
+from .table import rotations, token_table, turn, turns_otherwise, write_grid
 
 GRID_DIMENSION = {HEIGHT: 1, WIDTH: 2}
 HIGH, LOW = "high", "low"  # query groups, where a step has two: by the resolution of their tokens
@@ -57,18 +57,24 @@ class MaskLayout:
 
 
 def plan_table(
-    ids: Tensor, plan: Plan, call: Call, layout: GridLayout | MaskLayout, base: Callable[[slice], Tensor], base_is_plain: bool
+    ids: Tensor,
+    plan: Plan,
+    call: Call,
+    layout: GridLayout | MaskLayout,
+    base: Callable[[slice], Tensor],
+    base_is_plain: bool,
+    clashes: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """The table (1 or batch, 1, tokens, pairs, 2, 2), float32, for tokens at `ids` (batch, tokens, axes).
 
-    base: the table of a slice of the tokens without us. When another pack has changed it (`base_is_plain` False) the
-    plan is applied on top, as the difference of the angles; otherwise the table is built anew, which is exact.
+    base: the table of a slice of the tokens without us. When another pack may have changed it (`base_is_plain` False) the
+    plan is applied on top, as the difference of the angles; otherwise the table is built anew, which is exact. On axes where the
+    plan and another pack both change angles, they do not add up: the plan's hold. clashes: filled with these axes, and for each a
+    boolean scalar on the device, whether it is so.
     """
     device = call.device
     frequencies = [value if value is not None else call.base(axis) for axis, value in enumerate(plan.frequencies)]
     moved = any(to is not None for to in plan.positions)
-    if not base_is_plain and not moved:
-        frequencies = [value - call.base(axis) for axis, value in enumerate(frequencies)]
     where = ids.to(device)
 
     def built(plan: Plan, frequencies: list[Tensor]) -> Tensor:
@@ -76,14 +82,22 @@ def plan_table(
             return _grid_table(where, plan, call.axes, layout, frequencies)
         return _masked_table(where, plan, layout, frequencies)
 
-    table = built(plan, frequencies)
-    if not base_is_plain and moved:
-        nothing = (None,) * len(frequencies)
-        back = built(Plan(nothing, nothing, nothing), [-call.base(axis) for axis in range(len(frequencies))])
-        table = turn(back, table)  # the base turns by the old places
-    table = table.to(ids.device)
-    if not base_is_plain:
-        table = turn(base(slice(None)), table)
+    if base_is_plain:
+        table = built(plan, frequencies).to(ids.device)
+    else:
+        own = base(slice(None))
+        if moved:
+            nothing = (None,) * len(frequencies)
+            back = built(Plan(nothing, nothing, nothing), [-call.base(axis) for axis in range(len(frequencies))])
+            on_top = turn(back, built(plan, frequencies))  # the base turns by the old places
+        else:
+            on_top = built(plan, [value - call.base(axis) for axis, value in enumerate(frequencies)])
+        table = turn(own, on_top.to(ids.device))
+        found = {axis: _others(own, where, call, layout, axis, frequencies) for axis in plan.changed_axes}
+        if found:
+            table = plan_where(found, built(plan, frequencies).to(ids.device), table, frequencies)
+        if clashes is not None:
+            clashes.update(found)
     if isinstance(layout, GridLayout):
         for part in layout.references(ids.shape[1]):
             table[:, :, part] = base(part)[: len(table)]
@@ -91,6 +105,36 @@ def plan_table(
         mask = layout.reference.to(ids.device).expand(ids.shape[:2])[:, None, :, None, None, None]
         table = torch.where(mask, base(slice(None)), table)
     return table
+
+
+def plan_where(clashes: Mapping[int, Tensor], mine: Tensor, both: Tensor, frequencies: Sequence[Tensor]) -> Tensor:
+    """`both`, but `mine` on the axes where it clashes; tables (1 or batch, 1, tokens, pairs, 2, 2)."""
+    parts = list(both.split([len(theta) for theta in frequencies], dim=-3))
+    for axis, clash in clashes.items():
+        parts[axis] = torch.where(clash, mine[..., pairs_of(axis, frequencies), :, :], parts[axis])
+    return torch.cat(parts, dim=-3)
+
+
+def pairs_of(axis: int, frequencies: Sequence[Tensor]) -> slice:
+    """Where an axis' pairs stand in a table."""
+    first = sum(len(theta) for theta in frequencies[:axis])
+    return slice(first, first + len(frequencies[axis]))
+
+
+def _others(own: Tensor, ids: Tensor, call: Call, layout: GridLayout | MaskLayout, axis: int, frequencies: Sequence[Tensor]) -> Tensor:
+    """Whether the host's table `own` turns the image along `axis` by other angles than the model was trained with."""
+    weights = None
+    if isinstance(layout, GridLayout):  # one line of the grid holds all positions
+        rows, columns = layout.grid[1:]
+        dimension = GRID_DIMENSION.get(call.axes[axis].role, 0)
+        step = (rows * columns, columns, 1)[dimension]
+        line = slice(layout.start, layout.start + step * layout.grid[dimension], step)
+    else:
+        line = slice(None)
+        fixed = layout.text if layout.reference is None else layout.text | layout.reference
+        weights = ~(fixed[0] if fixed.dim() == 2 else fixed)
+    plain = rotations(ids[0, line, axis], call.base(axis)).to(own.device)
+    return turns_otherwise(own[:1, 0, line, pairs_of(axis, frequencies)], plain, weights)
 
 
 def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridLayout, frequencies: list[Tensor]) -> Tensor:

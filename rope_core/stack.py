@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import RopeWorksError
+from .magnitudes import Magnitudes, product_of, where
 from .native import BUCKET, NativeSize
+from .published import GENERAL_RULES, Published
 from .table import base_frequencies
 
 if TYPE_CHECKING:
@@ -44,7 +46,12 @@ class AxisSpan:
     @property
     def scale(self) -> float:
         """s = length / native, never below 1."""
-        return max(self.length / self.native, 1.0) if self.native else 1.0
+        return max(self.ratio, 1.0)
+
+    @property
+    def ratio(self) -> float:
+        """length / native, below 1 for a shorter one; 1 where none is known."""
+        return self.length / self.native if self.native else 1.0
 
     def period(self, pair: int) -> float:
         """Tokens after which pair number `pair`, counted from 1, has made one turn."""
@@ -66,6 +73,9 @@ class Window:
                 "expected 0 <= start <= end <= 1. Swap or move them."
             )
 
+    def overlaps(self, other: Window) -> bool:
+        return self.start < other.end and other.start < self.end
+
     def __str__(self) -> str:
         return f"from {self.start:.0%} to {self.end:.0%} of the schedule"
 
@@ -80,6 +90,7 @@ class Call:
     sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
     percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
     native: what the axes' native lengths come from; without it squares. assumed: what nobody can tell from the model, for people.
+    published: what methods' authors use on this family.
     """
 
     family: str
@@ -91,6 +102,7 @@ class Call:
     riflex_pair: int | None = None
     native: NativeSize | None = None
     assumed: str = ""
+    published: Published = GENERAL_RULES
 
     @property
     def device(self) -> torch.device:
@@ -129,24 +141,23 @@ class Call:
         return "×".join(str(n) for n in lengths)
 
 
-@dataclass(frozen=True)
-class Magnitudes:
-    """Factors on cos and sin per axis index, each (1 or batch, pairs); `on_text` extends them to text tokens."""
-
-    per_axis: Mapping[int, Tensor] = field(default_factory=dict)
-    on_text: bool = True
-
-
 class Patch:
     """Base of all patches: subclasses are frozen dataclasses and override what they change.
 
     `window` limits a patch to a part of the schedule; outside it, whatever stands upstream holds. needs: the kind of run this patch
-    asks of its host, empty where executing plans will do. relies_on_places: what of it breaks where tokens are moved.
+    asks of its host, empty where executing plans will do. relies_on_places: what of it breaks where tokens are moved. node: its name
+    for people.
     """
 
     window: Window = ALWAYS
+    node: str = ""
     needs: str = ""
     relies_on_places: str = ""
+
+    @property
+    def leaves_frequencies(self) -> str:
+        """How this patch would leave the frequencies to other nodes, for people; empty where it cannot, or does."""
+        return ""
 
     @property
     def moves_tokens(self) -> str:
@@ -185,6 +196,10 @@ class Patch:
         """New positions of the image's tokens along an axis, (1 or batch, length) float64, 0 at the host's first one."""
         return {}
 
+    def flow_shift(self, call: Call) -> float | None:
+        """mu of the schedule that this patch's results on `call` are known at; None where it does not matter."""
+        return None
+
     def describe(self, call: Call) -> str:
         """One line for the log: what this patch does to this call, or why it does nothing."""
         raise NotImplementedError
@@ -205,6 +220,11 @@ class Plan:
     @property
     def untouched(self) -> bool:
         return all(value is None for value in (*self.frequencies, *self.magnitudes, *self.positions))
+
+    @property
+    def changed_axes(self) -> tuple[int, ...]:
+        """Axes whose angles are others than the host's: other frequencies, or other places."""
+        return tuple(axis for axis, theta in enumerate(self.frequencies) if theta is not None or self.moved(axis) is not None)
 
     def moved(self, axis: int) -> Tensor | None:
         return self.positions[axis] if self.positions else None
@@ -231,18 +251,9 @@ class Stack:
         return next((patch for patch in self.patches if isinstance(patch, kind)), None)
 
     def resolve(self, call: Call) -> Plan:
-        count = len(call.axes)
-        magnitudes: list[Tensor | None] = [None] * count
-        text_magnitudes: list[Tensor | None] = [None] * count
-        for patch in self.patches:
-            active = call.within(patch.window)
-            found = patch.magnitudes(call)
-            for axis, value in found.per_axis.items():
-                factor = _where(active, value, torch.ones_like(value))
-                magnitudes[axis] = _product(magnitudes[axis], factor)
-                if found.on_text:
-                    text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
-        return Plan(self.frequencies(call), tuple(magnitudes), tuple(text_magnitudes), self.positions(call))
+        found = [(call.within(patch.window), patch.magnitudes(call)) for patch in self.patches]
+        image, text = (product_of(found, len(call.axes), on_text) for on_text in (False, True))
+        return Plan(self.frequencies(call), image, text, self.positions(call))
 
     def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
         """Angles per token of every axis, (pairs,) float64; None where no patch changes them."""
@@ -251,7 +262,7 @@ class Stack:
             active = call.within(patch.window)
             for axis, value in patch.frequencies(call).items():
                 upstream = found[axis]
-                found[axis] = _where(active, value, call.base(axis) if upstream is None else upstream)
+                found[axis] = where(active, value, call.base(axis) if upstream is None else upstream)
         return tuple(found)
 
     def positions(self, call: Call) -> tuple[Tensor | None, ...]:
@@ -262,19 +273,30 @@ class Stack:
             for axis, value in patch.places(call).items():
                 own = positions[axis]
                 plain = torch.arange(call.axes[axis].length, dtype=torch.float64, device=call.device)[None] if own is None else own
-                positions[axis] = _where(active, value, plain)
+                positions[axis] = where(active, value, plain)
         return tuple(positions)
 
     def describe(self, call: Call) -> list[str]:
         return [patch.describe(call) for patch in self.patches]
 
+    def clashes(self, call: Call) -> list[str]:
+        """A line for every two patches that stretch one axis at once, of which the later decides."""
+        found = []
+        changed = [(patch, set(patch.frequencies(call))) for patch in self.patches]
+        for number, (later, its_axes) in enumerate(changed):
+            for earlier, axes in changed[:number]:
+                both = [call.axes[axis].role for axis in sorted(axes & its_axes)]
+                if both and earlier.window.overlaps(later.window):
+                    found.append(
+                        f"{earlier.node} and {later.node} both stretch {' and '.join(both)}: the frequencies of {later.node}, the later "
+                        f"node, hold there. Remove one of the nodes{self.way_out}."
+                    )
+        return found
+
+    @property
+    def way_out(self) -> str:
+        """ ", or ..." for people: how a patch here would leave frequencies to other nodes; empty where none can."""
+        return next((f", or {patch.leaves_frequencies}" for patch in self.patches if patch.leaves_frequencies), "")
+
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model
-
-
-def _where(active: Tensor | None, inside: Tensor, outside: Tensor) -> Tensor:
-    return inside if active is None else torch.where(active, inside, outside)
-
-
-def _product(left: Tensor | None, right: Tensor) -> Tensor:
-    return right if left is None else left * right

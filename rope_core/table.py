@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_ROUNDING = 0.02  # of a foreign table, which may come in half precision
+
 
 def base_frequencies(pairs: int, base: float, device: torch.device | str | None = None) -> Tensor:
     """`base^(-2d/D)` for d = 0 .. pairs-1, (pairs,) float64, in the order of operations ComfyUI and diffusers use."""
@@ -78,6 +80,20 @@ def difference(to: Tensor, own: Tensor) -> Tensor:
     size = c * c + d * d
     cos, sin = (a * c + b * d) / size, (b * c - a * d) / size
     return torch.stack((cos, -sin, sin, cos), dim=-1).unflatten(-1, (2, 2))
+
+
+def turns_otherwise(table: Tensor, plain: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Whether `table` turns tokens by other angles than `plain`, but for one angle per pair that all of them share; boolean scalar.
+
+    Both (..., tokens, pairs, 2, 2), weights (tokens,): 1 for tokens that count.
+    """
+    apart = difference(table.float(), plain.float())
+    turn = torch.stack((apart[..., 0, 0], apart[..., 1, 0]), dim=-1)
+    turn = turn / turn.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    weights = turn.new_ones(turn.shape[-3]) if weights is None else weights.to(turn)
+    weights = weights[:, None, None]
+    shared = (turn * weights).sum(-3, keepdim=True) / weights.sum().clamp(min=1)
+    return ((turn - shared) * weights).abs().amax() > _ROUNDING
 
 
 def rotate_keys(keys: Tensor, table: Tensor) -> Tensor:

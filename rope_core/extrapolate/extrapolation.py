@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
+from ..magnitudes import Magnitudes
 from ..native import BUCKET, NATIVE_RULES
-from ..stack import ALWAYS, TIME, AxisSpan, Call, Magnitudes, Patch, Window
+from ..stack import ALWAYS, TIME, AxisSpan, Call, Patch, Window
 from . import frequencies as rules
 
 Method = Literal[
@@ -29,9 +30,10 @@ TITLES = {
     "dype-ntk": "DyPE over NTK",
     "dype-yarn": "DyPE over YaRN",
     "dype-yarn-bands": "DyPE over YaRN in three bands",
-    "ultraimage": "UltraImage",
+    "ultraimage": "UltraImage (frequency half)",
     "riflex": "RIFLEx",
 }
+UltraImagePairs = Literal["published", "recursion"]
 WITH_TEMPERATURE = frozenset({"yarn", "yarn-bands", "dype-yarn", "dype-yarn-bands"})
 
 
@@ -42,7 +44,10 @@ class Extrapolate(Patch):
     method: one of METHODS. "riflex" acts on the time axis alone, all others on height and width.
     temperature: strength of YaRN's factor on cos and sin, 1 = 0.1 ln s + 1 as published, 0 = none.
     riflex_pair: the pair RIFLEx slows down, counted from 1; 0 = the architecture's. native_rule: see `Call.with_native_size`.
+    ultraimage_pairs: "published" (those of the authors' code where they give any for the family) or "recursion" (the paper's rule).
     """
+
+    node = "RoPE Patch: Extrapolate"
 
     method: str = "yarn"
     native_size: int = 0
@@ -50,10 +55,12 @@ class Extrapolate(Patch):
     temperature: float = 1.0
     riflex_pair: int = 0
     native_rule: str = BUCKET
+    ultraimage_pairs: str = "published"
 
     def __post_init__(self) -> None:
         check_method(self.method, METHODS)
         check_method(self.native_rule, NATIVE_RULES, "native_rule")
+        check_method(self.ultraimage_pairs, get_args(UltraImagePairs), "ultraimage_pairs")
         check_native_size(self.native_size)
         check_number("temperature", self.temperature, 0.0, 10.0)
         if isinstance(self.riflex_pair, bool) or not isinstance(self.riflex_pair, int) or self.riflex_pair < 0:
@@ -78,20 +85,40 @@ class Extrapolate(Patch):
         for axis, span in self._spans(self._seen(call)).items():
             factor = 1 + self.temperature * (rules.yarn_magnitude(span.scale) - 1)
             found[axis] = torch.full((1, span.pairs), factor, dtype=torch.float64, device=call.device)
-        return Magnitudes(found)
+        return Magnitudes(found, temperature=True)
 
     def describe(self, call: Call) -> str:
-        own = call.with_native_size(self.native_size, self.native_rule)
-        spans = self._spans(self._seen(call))
+        own, seen = call.with_native_size(self.native_size, self.native_rule), self._seen(call)
+        spans = self._spans(seen)
         title = f"{TITLES[self.method]} on {call.family} {call.size()} tokens"
+        if self.method == "ultraimage":
+            title += f", {self._pairs_in_words(seen)}"
         if not spans:
-            return f"{title}: nothing to do, {why_nothing(own, self.method == 'riflex', self.riflex_pair)}"
-        ratios = ", ".join(f"{a.role} {own.axes[i].native:.4g} → {a.length} (s = {a.scale:.2f})" for i, a in spans.items())
+            return f"{title}: nothing to do, {self._why_nothing(own)}"
+        counted = seen if self.method == "ntk-sega" and call.published.sega_side else own
+        ratios = ", ".join(f"{a.role} {counted.axes[i].native:.4g} → {a.length} (s = {a.ratio:.2f})" for i, a in spans.items())
         return f"{title}, native → now: {ratios}{assumption(own, spans.values())}"
 
+    def _pairs_in_words(self, seen: Call) -> str:
+        found = seen.published.ultraimage
+        if found is None:
+            none = f", for its authors' code has none for {seen.family}" if self.ultraimage_pairs == "published" else ""
+            return f"pairs by the paper's recursion{none}"
+        return f"pair{'s' * (len(found.pairs) > 1)} {' and '.join(map(str, found.pairs))} as in its authors' code"
+
+    def _why_nothing(self, own: Call) -> str:
+        if self.method == "ultraimage" and longer_spatial_axes(own):
+            return why_no_pair_is_slowed(self._seen(own))
+        return why_nothing(own, self.method == "riflex", self.riflex_pair)
+
     def _seen(self, call: Call) -> Call:
+        """The call with the native lengths and the constants that the method goes by."""
         call = call.with_native_size(self.native_size, self.native_rule)
-        return with_one_ratio(call) if self.method == "ntk-sega" else call
+        if self.method == "ntk-sega":
+            return as_sega_counts(call, self.native_size)
+        if self.method == "ultraimage" and self.ultraimage_pairs == "recursion":
+            return replace(call, published=replace(call.published, ultraimage=None))
+        return call
 
     def _rule(self, span: AxisSpan, call: Call) -> Tensor:
         if self.method == "riflex":
@@ -100,7 +127,7 @@ class Extrapolate(Patch):
 
     def _spans(self, call: Call) -> dict[int, AxisSpan]:
         if self.method != "riflex":
-            return longer_spatial_axes(call)
+            return stretched_axes(self.method, call)
         pair = self.riflex_pair or call.riflex_pair
         if pair is None:
             return {}
@@ -116,22 +143,46 @@ def longer_spatial_axes(call: Call) -> dict[int, AxisSpan]:
     return {i: axis for i, axis in enumerate(call.axes) if axis.spatial and axis.scale > 1.0}
 
 
-def with_one_ratio(call: Call) -> Call:
-    """Height and width both stretched by the larger of their ratios, as SEGA's released code does."""
+def stretched_axes(method: str, call: Call) -> dict[int, AxisSpan]:
+    """The spatial axes whose frequencies `method`, any but "riflex", changes. For "ntk-sega", a call as_sega_counts."""
+    longer = longer_spatial_axes(call)
+    if method == "ntk-sega" and longer:  # which couples the shorter axis to the longer
+        return {i: axis for i, axis in enumerate(call.axes) if axis.spatial and axis.native}
+    if method == "ultraimage":
+        return {i: axis for i, axis in longer.items() if _slows_a_pair(axis, call)}
+    return longer
+
+
+def as_sega_counts(call: Call, native_size: int = 0) -> Call:
+    """`call` with the native lengths that SEGA's released code counts from; as it is at or below native size.
+
+    The larger ratio for height and width both, or, on families with a side of their own there, each axis against that side, which
+    `native_size` overrides.
+    """
     largest = max((axis.scale for axis in call.axes if axis.spatial), default=1.0)
-    return replace(call, axes=tuple(replace(a, native=a.length / largest) if a.spatial else a for a in call.axes))
+    side = call.published.sega_side
+    if largest <= 1.0:
+        return call
+    if side is None:
+        return replace(call, axes=tuple(replace(a, native=a.length / largest) if a.spatial else a for a in call.axes))
+    tokens = (native_size or side) / call.pixels_per_token
+    return replace(call, axes=tuple(replace(a, native=tokens) if a.spatial else a for a in call.axes))
 
 
 def axis_frequencies(method: str, span: AxisSpan, call: Call) -> Tensor:
-    """The frequencies `method`, any but "riflex", gives the axis `span`; (pairs,) float64."""
+    """The frequencies `method`, any but "riflex", gives the axis `span`; (pairs,) float64. For "ntk-sega", a call as_sega_counts."""
     pairs, base, scale, sigma, device = span.pairs, span.base, span.scale, call.sigma, call.device
     if span.native is None:
         raise RopeWorksError(f"the {span.role} axis of {call.family} has no native size. Set native_size.")
-    native = span.native
+    native, pairs_published = span.native, call.published.ultraimage
+    if method == "ntk-sega":
+        largest = max(axis.ratio for axis in call.axes if axis.spatial)
+        return rules.ntk_sega(pairs, base, largest, device, share=span.ratio / largest)
+    if method == "ultraimage" and pairs_published is not None:
+        return rules.slowed_pairs(pairs, base, pairs_published.pairs, span.length, scale, pairs_published.turns, device)
     choices: dict[str, Callable[[], Tensor]] = {
         "pi": lambda: rules.pi(pairs, base, scale, device),
         "ntk": lambda: rules.ntk(pairs, base, scale, device),
-        "ntk-sega": lambda: rules.ntk_sega(pairs, base, scale, device),
         "yarn": lambda: rules.yarn(pairs, base, scale, native, device),
         "yarn-bands": lambda: rules.yarn_bands(pairs, base, scale, native, device),
         "dype-pi": lambda: rules.dype_pi(pairs, base, scale, sigma),
@@ -141,6 +192,22 @@ def axis_frequencies(method: str, span: AxisSpan, call: Call) -> Tensor:
         "ultraimage": lambda: rules.ultraimage(pairs, base, native, span.length, device),
     }
     return choices[method]()
+
+
+def _slows_a_pair(axis: AxisSpan, call: Call) -> bool:
+    """Whether UltraImage's published pairs, where there are any, are too fast for the axis."""
+    found = call.published.ultraimage
+    return found is None or found.turns is None or any(axis.length > found.turns * axis.period(pair) for pair in found.pairs)
+
+
+def why_no_pair_is_slowed(call: Call) -> str:
+    """Why UltraImage's published pairs stay as they are on axes beyond native size."""
+    found, axis = call.published.ultraimage, next(axis for axis in call.axes if axis.spatial)
+    if found is None or found.turns is None:
+        return "all pairs are slow enough"
+    fastest = found.pairs[0]
+    least = math.floor(found.turns * axis.period(fastest)) + 1
+    return f"pair {fastest} makes no more than {found.turns:g} of a turn over the picture; it acts from {least} tokens a side on"
 
 
 def why_nothing(call: Call, on_time: bool, pair: int = 0) -> str:

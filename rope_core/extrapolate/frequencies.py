@@ -7,6 +7,7 @@ D = 2 * pairs channels; `scale` is s = length now / length trained; `sigma` is t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -65,8 +66,10 @@ def ntk(pairs: int, base: float, scale: float, device: torch.device | str | None
     return base_frequencies(pairs, ntk_base(pairs, base, scale), device)
 
 
-def ntk_sega(pairs: int, base: float, scale: float, device: torch.device | str | None = None) -> Tensor:
-    return base_frequencies(pairs, ntk_base_published_sega(pairs, base, scale), device)
+def ntk_sega(pairs: int, base: float, scale: float, device: torch.device | str | None = None, *, share: float = 1.0) -> Tensor:
+    """SEGA's NTK at the larger ratio `scale` of both axes; an axis coupled to it takes its `share` of what the base gains."""
+    stretched = ntk_base_published_sega(pairs, base, scale)
+    return base_frequencies(pairs, share * stretched + (1 - share) * base, device)
 
 
 def yarn(
@@ -142,6 +145,17 @@ def ultraimage(pairs: int, base: float, native: float, length: int, device: torc
     while pair < pairs and _period(pair, pairs, base) < length:
         frequencies[pair] = 2 * math.pi / length
         pair += 1
+    return frequencies
+
+
+def slowed_pairs(
+    pairs: int, base: float, chosen: Sequence[int], length: int, scale: float, turns: float | None, device: torch.device | str | None = None
+) -> Tensor:
+    """UltraImage as released: the `chosen` pairs, counted from 1, slowed to `turns` over `length`, or by `scale`; never made faster."""
+    frequencies = base_frequencies(pairs, base, device)
+    for pair in chosen:
+        own = frequencies[pair - 1]
+        frequencies[pair - 1] = own / scale if turns is None else own.clamp(max=turns * 2 * math.pi / length)
     return frequencies
 
 

@@ -9,19 +9,20 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..magnitudes import Magnitudes
 from ..native import BUCKET, NATIVE_RULES
-from ..stack import ALWAYS, HEIGHT, Call, Magnitudes, Patch, Window
+from ..stack import ALWAYS, HEIGHT, Call, Patch, Window
 from .extrapolation import (
     METHODS,
     TITLES,
+    as_sega_counts,
     assumption,
     axis_frequencies,
     check_method,
     check_native_size,
     check_number,
-    longer_spatial_axes,
+    stretched_axes,
     why_nothing,
-    with_one_ratio,
 )
 from .spectrum import ENERGY_FLOOR, axis_profile, flatness, radial_profile
 
@@ -75,10 +76,13 @@ def magnitudes(u: Tensor, g: Tensor, m_ref: float, amplitude: float = AMPLITUDE,
 class Sega(Patch):
     """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none.
 
-    extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream.
+    extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream. Its magnitudes take the place of an
+    extrapolation's factor on attention. Beyond native size, ratios count from where its authors count them (`as_sega_counts`).
     band_lookup: "published" (by pair index) or "physical" (by wavelength). scope: "all" or "image".
     native_rule: see `Call.with_native_size`; SEGA's authors go by "side".
     """
+
+    node = "RoPE Patch: SEGA"
 
     strength: float = 1.0
     extrapolation: str = "ntk-sega"
@@ -113,19 +117,22 @@ class Sega(Patch):
             return {}
         call = call.with_native_size(self.native_size, self.native_rule)
         if self.extrapolation == "ntk-sega":
-            call = with_one_ratio(call)
-        return {axis: axis_frequencies(self.extrapolation, span, call) for axis, span in longer_spatial_axes(call).items()}
+            call = as_sega_counts(call, self.native_size)
+        return {axis: axis_frequencies(self.extrapolation, span, call) for axis, span in stretched_axes(self.extrapolation, call).items()}
+
+    @property
+    def leaves_frequencies(self) -> str:
+        return "" if self.extrapolation == KEEP else f"set the extrapolation of {self.node} to {KEEP}"
 
     def magnitudes(self, call: Call) -> Magnitudes:
-        call = call.with_native_size(self.native_size, self.native_rule)
-        ratio = self._ratio(call)
-        if ratio <= 1.0 or not self.scales_magnitudes:
+        call = self._counted(call)
+        if not self.scales_magnitudes or not self._acts(call):
             return Magnitudes()
         token_map = call.token_map().to(call.device)
         g = gate(radial_profile(token_map), self.alpha)
         found = {}
         for axis, span in enumerate(call.axes):
-            if not span.spatial:
+            if not span.spatial or span.scale <= 1.0:  # an axis that is not longer keeps 1, as in the released code
                 continue
             profile = axis_profile(token_map, 2 if span.role == HEIGHT else 3)
             bins = profile.shape[-1]
@@ -134,21 +141,27 @@ class Sega(Patch):
             else:
                 band = published_band(span.pairs, bins, call.device)
             u = correction(profile, band, self.beta)
-            m = magnitudes(u, g, reference_scale(ratio, self.kappa), self.amplitude, self.floor)
+            m = magnitudes(u, g, reference_scale(span.scale, self.kappa), self.amplitude, self.floor)
             found[axis] = 1.0 + self.strength * (m - 1.0)
-        return Magnitudes(found, on_text=self.scope == "all")
+        return Magnitudes(found, on_text=self.scope == "all", replaces_temperature=True)
+
+    def flow_shift(self, call: Call) -> float | None:
+        return call.published.sega_shift if self._acts(self._counted(call)) else None
 
     def describe(self, call: Call) -> str:
-        call = call.with_native_size(self.native_size, self.native_rule)
-        ratio = self._ratio(call)
-        head = f"SEGA on {call.family} {call.size()} tokens"
-        if ratio <= 1.0:
-            return f"{head}: nothing to do, {why_nothing(call, on_time=False)}"
+        own, counted = call.with_native_size(self.native_size, self.native_rule), self._counted(call)
+        head, assumed = f"SEGA on {call.family} {call.size()} tokens", assumption(own, own.axes)
+        if not self._acts(counted):
+            return f"{head}: nothing to do, {why_nothing(own, on_time=False)}"
         frequencies = "upstream frequencies" if self.extrapolation == KEEP else TITLES[self.extrapolation]
         if self.strength == 0:
-            return f"{head}: strength 0, magnitudes untouched, {frequencies}{assumption(call, call.axes)}"
-        return f"{head}, s = {ratio:.2f}, strength {self.strength:g}, {frequencies}{assumption(call, call.axes)}"
+            return f"{head}: strength 0, magnitudes untouched, {frequencies}{assumed}"
+        ratios = list(dict.fromkeys(f"{axis.ratio:.2f}" for axis in counted.axes if axis.spatial))
+        return f"{head}, s = {' × '.join(ratios)}, strength {self.strength:g}, {frequencies}{assumed}"
+
+    def _counted(self, call: Call) -> Call:
+        return as_sega_counts(call.with_native_size(self.native_size, self.native_rule), self.native_size)
 
     @staticmethod
-    def _ratio(call: Call) -> float:
-        return max((axis.scale for axis in call.axes if axis.spatial), default=1.0)
+    def _acts(counted: Call) -> bool:
+        return any(axis.scale > 1.0 for axis in counted.axes if axis.spatial)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
-from ..layout import HIGH, LOW
+from ..layout import HIGH, LOW, pairs_of, plan_where
 from ..stack import HEIGHT, INDEX, TIME, WIDTH, Call, Plan
-from ..table import difference, rotations, token_table, turn
+from ..table import difference, rotations, token_table, turn, turns_otherwise
 from .regions import TokenLayout
 
 _COLUMN_OF_PLACE = {TIME: 0, HEIGHT: 1, WIDTH: 2}
@@ -125,23 +125,36 @@ class GroupTables:
         if plan.untouched:
             return self.base(ids)
         frequencies = [value if value is not None else call.base(axis) for axis, value in enumerate(plan.frequencies)]
+        tail = slice(first + count, ids.shape[1])
+        table = self._built(ids, frequencies, first, tail, group)
         if not self.base_is_plain:
-            frequencies = [value - call.base(axis) for axis, value in enumerate(frequencies)]
-        where = ids[0].to(call.device)
-        parts = [token_table(where[:first], frequencies, plan.text_magnitudes)] if first else []
-        if count:
-            parts.append(self._image_table(where[first], frequencies, plan.magnitudes, group))
-        tail = where[first + count :]
-        if len(tail):
-            neutral: Sequence[Tensor | None] = plan.text_magnitudes if self.tail_is_text else [None] * len(frequencies)
-            parts.append(token_table(tail, frequencies, neutral))
-        batch = max(len(part) for part in parts)
-        table = torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=2).to(ids.device)
-        if not self.base_is_plain:
-            table = turn(self.base(ids), table)
-        if len(tail) and not self.tail_is_text:
-            table[:, :, first + count :] = self.base(ids[:, first + count :])
+            mine, own = table, self.base(ids)
+            apart = [value - call.base(axis) for axis, value in enumerate(frequencies)]
+            table = turn(own, self._built(ids, apart, first, tail, group))
+            image = slice(first, first + count)
+            clashes = {axis: self._others(own, ids, call, image, axis, frequencies) for axis in plan.changed_axes} if count else {}
+            table = plan_where(clashes, mine, table, frequencies)
+        if tail.start < tail.stop and not self.tail_is_text:
+            table[:, :, tail] = self.base(ids[:, tail])
         return table
+
+    def _built(self, ids: Tensor, frequencies: list[Tensor], first: int, tail: slice, group: str) -> Tensor:
+        """Text up to `first`, the image, and the `tail`, at `frequencies`."""
+        plan, where = self.grids[group].plan, ids[0].to(self.grids[group].call.device)
+        parts = [token_table(where[:first], frequencies, plan.text_magnitudes)] if first else []
+        if first < tail.start:
+            parts.append(self._image_table(where[first], frequencies, plan.magnitudes, group))
+        if tail.start < tail.stop:
+            neutral: Sequence[Tensor | None] = plan.text_magnitudes if self.tail_is_text else [None] * len(frequencies)
+            parts.append(token_table(where[tail], frequencies, neutral))
+        batch = max(len(part) for part in parts)
+        return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=2).to(ids.device)
+
+    @staticmethod
+    def _others(own: Tensor, ids: Tensor, call: Call, image: slice, axis: int, frequencies: Sequence[Tensor]) -> Tensor:
+        """Whether the host's table turns the image along `axis` by other angles than the model was trained with."""
+        plain = rotations(ids[0, image, axis].to(call.device), call.base(axis)).to(own.device)
+        return turns_otherwise(own[:1, 0, image, pairs_of(axis, frequencies)], plain)
 
     def _image_table(self, first_id: Tensor, frequencies: Sequence[Tensor], magnitudes: Sequence[Tensor | None], group: str) -> Tensor:
         """(1 or batch, 1, tokens, pairs, 2, 2); the trigonometry is done once per row, column and frame."""

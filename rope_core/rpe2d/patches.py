@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_native_size, check_number
-from ..stack import TIME, TRAINING, Call, Magnitudes, Patch, Stack
+from ..magnitudes import Magnitudes
+from ..stack import TIME, TRAINING, Call, Patch, Stack
 from .positions import even_positions, random_positions, scaled
 from .size import attention_scale
 

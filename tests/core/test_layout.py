@@ -203,6 +203,71 @@ def test_on_a_table_another_pack_has_changed_angles_add_and_magnitudes_multiply(
     assert torch.equal(table[:, :, TEXT + IMAGE :], base(slice(TEXT + IMAGE, None)))
 
 
+LAYOUTS = {"grid": LAYOUT, "mask": MaskLayout(torch.arange(TEXT + IMAGE + REFERENCES) < TEXT, torch.arange(29) >= TEXT + IMAGE)}
+
+
+def anothers(ids: torch.Tensor, theirs: dict[int, np.ndarray], scaled: float = 1.0):
+    """A pack's embedder with frequencies of its own on some axes."""
+    table = torch.from_numpy(np.stack([expected_table(row, theirs) for row in ids])).float()[:, None] * scaled
+    return lambda where: table[:, :, where]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_on_an_axis_that_another_pack_changes_too_ours_hold_and_nothing_adds_up(layout):
+    """Positions halved by both would come to angles of zero; another pack's axis that we leave alone stays its own."""
+    ids = sequence()
+    half = {axis: plain(WIDTHS[axis]) / 2 for axis in (1, 2)}
+    m = {1: magnitude(1), 2: magnitude(2)}
+    clashes: dict[int, torch.Tensor] = {}
+    base = anothers(ids, half, scaled=1.5)
+    table = plan_table(ids, plan({1: half[1]}, magnitudes=m), call(), LAYOUTS[layout], base, False, clashes)
+    image = ids[0, TEXT : TEXT + IMAGE]
+    expected = expected_table(image, half, m)
+    expected[:, :2] *= 1.5  # the index axis and the width, which we leave to the other
+    expected[:, 5:] *= 1.5
+    near(image_part(table)[0, 0], expected, atol=1e-5)
+    assert {axis: bool(clash) for axis, clash in clashes.items()} == {1: True}
+    assert torch.equal(table[:, :, TEXT + IMAGE :], base(slice(TEXT + IMAGE, None)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("change", ["one pair", "two per cent"])
+def test_small_changes_of_another_pack_are_seen_at_a_pictures_size(change, layout):
+    grid = (1, 64, 80)
+    ids = sequence(grid)
+    theirs = plain(3) * (0.98 if change == "two per cent" else np.array([1.0, 0.5, 1.0]))
+    where = GridLayout(grid, TEXT)
+    if layout == "mask":
+        number = torch.arange(ids.shape[1])
+        where = MaskLayout(number < TEXT, number >= TEXT + 64 * 80)
+    clashes: dict[int, torch.Tensor] = {}
+    table = plan_table(ids, plan(NEW), call(64, 80), where, anothers(ids, {2: theirs}), False, clashes)
+    assert {axis: bool(clash) for axis, clash in clashes.items()} == {1: False, 2: True}
+    near(table[0, 0, : TEXT + 64 * 80], expected_table(ids[0, : TEXT + 64 * 80], NEW), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_another_packs_rounding_is_no_change(dtype):
+    grid = (1, 256, 300)
+    ids = sequence(grid)
+    exact = hosts_own(ids)(slice(None))
+    clashes: dict[int, torch.Tensor] = {}
+    plan_table(ids, plan(NEW), call(256, 300), GridLayout(grid, TEXT), lambda where: exact.to(dtype).float()[:, :, where], False, clashes)
+    assert {axis: bool(clash) for axis, clash in clashes.items()} == {1: False, 2: False}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_places_that_we_move_hold_against_another_packs_frequencies(layout):
+    ids = sequence()
+    to = torch.tensor([[0.0, 2.0, 5.0, 7.0]], dtype=torch.float64)
+    moved = Plan((None,) * 3, (None,) * 3, (None,) * 3, (None, to, None))
+    base = anothers(ids, {1: plain(3) / 2, 2: plain(3) / 2})
+    table = plan_table(ids, moved, call(), LAYOUTS[layout], base, False)
+    image = ids[0, TEXT : TEXT + IMAGE].clone()
+    image[:, 1] = to[0, image[:, 1].long()]
+    near(image_part(table)[0, 0], expected_table(image, {2: plain(3) / 2}), atol=1e-5)
+
+
 def test_a_plan_that_changes_nothing_leaves_a_foreign_table_bit_for_bit():
     ids = sequence()
     base = hosts_own(ids, 0.7, 1.3)

@@ -76,6 +76,7 @@ class Scene:
     plans: dict = field(default_factory=lambda: {HIGH: UNTOUCHED, LOW: UNTOUCHED})
     base_turned: float = 0.0  # what another pack's embedder adds to every angle
     base_scaled: float = 1.0
+    base_slowed: float = 1.0  # what its frequencies of height and width are divided by, where a plan leaves them alone
     text_start: dict = field(default_factory=lambda: {HIGH: None, LOW: None})
     origin: dict = field(default_factory=lambda: {HIGH: (0.0, 0.0, 0.0), LOW: (0.0, 0.0, 0.0)})
     step: tuple = (1.0, 1.0, 1.0)
@@ -98,8 +99,11 @@ class Scene:
         around = noise(self.text + self.tail, 3, seed=11).mul(3).round()
         return torch.cat([around[: self.text], row, around[self.text :]])[None].expand(self.batch, -1, -1)
 
+    def hosts_own(self, axis: int) -> torch.Tensor:
+        return plain(axis) / (self.base_slowed if axis else 1)
+
     def base(self, ids: torch.Tensor) -> torch.Tensor:
-        angles = torch.cat([ids[..., axis : axis + 1].double() * plain(axis) for axis in range(3)], -1) + self.base_turned
+        angles = torch.cat([ids[..., axis : axis + 1].double() * self.hosts_own(axis) for axis in range(3)], -1) + self.base_turned
         return as_table(torch.polar(torch.full_like(angles, self.base_scaled), angles))
 
     def call(self, group: str) -> Call:
@@ -119,7 +123,7 @@ class Scene:
             low=grids[1],
             start=lambda length: self.text if length >= tokens else None,
             base=self.base,
-            base_is_plain=self.base_turned == 0 and self.base_scaled == 1,
+            base_is_plain=self.base_turned == 0 and self.base_scaled == self.base_slowed == 1,
             text_group=self.text_group,
             centred=self.centred,
             tail_is_text=self.tail_is_text,
@@ -177,7 +181,7 @@ class Scene:
             for axis in range(3):
                 theta = chosen.frequencies[axis] if image or text else None
                 factor = (chosen.magnitudes if image else chosen.text_magnitudes)[axis] if image or text else None
-                angle = where[axis] * (plain(axis) if theta is None else theta) + self.base_turned
+                angle = where[axis] * (self.hosts_own(axis) if theta is None else theta) + self.base_turned
                 size = self.base_scaled * (torch.ones(1, PAIRS[axis]) if factor is None else factor).double().expand(2, -1)
                 row.append(torch.polar(size, angle.expand(2, -1)))
             rows.append(torch.cat(row, -1))
@@ -273,6 +277,9 @@ SCENES = {
     "magnitudes per image for low": {"plans": {HIGH: plan(1, "text"), LOW: plan(2, "batch")}, "batch": 2, "text_group": LOW},
     "foreign table": {"base_turned": 0.3, "base_scaled": 1.5},
     "foreign table, frequencies, reference": {"base_turned": 0.3, "base_scaled": 1.5, "plans": SCALED, "tail": 3},
+    "foreign frequencies": {"base_slowed": 2.0, "tail": 2},
+    "foreign frequencies and ours": {"base_slowed": 2.0, "plans": SCALED, "tail": 3},
+    "foreign frequencies and ours for one group": {"base_slowed": 2.0, "plans": {HIGH: plan(1, "text"), LOW: UNTOUCHED}, "text_group": LOW},
     "text starts by group": {"text_start": {HIGH: 6.0, LOW: 3.0}, "tail": 2},
     "origins by group": {"origin": {HIGH: (0, -3, -4), LOW: (0, -1, -2)}, "step": (1.0, 1.5, 0.5)},
     "batch": {"batch": 2},

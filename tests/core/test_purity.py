@@ -157,7 +157,7 @@ def test_nothing_is_printed_and_no_error_is_swallowed_unnamed(path):
 
 # Rooms by floor: a file imports from its own floor and from those below.
 FLOORS = [
-    {"errors", "native", "table", "stack", "architectures", "layout", "active", "tokens"},
+    {"errors", "magnitudes", "native", "published", "table", "stack", "architectures", "layout", "active", "tokens"},
     {"extrapolate", "mixed", "reference", "rpe2d", "inspect"},
     {"hosts"},
 ]

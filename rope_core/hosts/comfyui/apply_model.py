@@ -14,9 +14,12 @@ from ...errors import RopeWorksError
 from ...inspect.record import RunRecord
 from ...stack import Call
 from .call import ModelCall
+from .embedder import name_of
 from .execution import Answer, Execution, PatchedModel
 from .parts import parts_of
+from .positions import scaled_axes
 from .run import SamplingRun, run_of
+from .schedule import moved_shift
 
 log = logging.getLogger("ropeworks")
 LOST_PICTURE = (
@@ -89,8 +92,40 @@ class ApplyModel:
             self._warn(execution.run, LOST_EMBEDDER)
         elif first and not execution.finder.found and not active.plan.untouched:
             self._warn(execution.run, LOST_PICTURE)
+        if first:
+            self._check_others(execution, active)
         if unread and active.consulted and "reference" not in acted:
             self._warn(execution.run, unread)
+
+    def _check_others(self, execution: Execution, active: ActivePlan) -> None:
+        """Says so where other nodes stretch the axes that a plan changes, or bend the schedule that its results are known at."""
+        axes, stack, run = active.call.axes, self.model.stack, execution.run
+        clashing = [axes[axis].role for axis, clash in active.clashes.items() if bool(clash)]
+        if clashing:
+            whose = name_of(self.model.embedder)
+            self._warn(
+                run,
+                f"{whose}, which another node put in the place of this model's rotary embedder, changes the angles of "
+                f"{' and '.join(clashing)}, and so do the RoPE patches: only theirs hold there. Remove one of the nodes{stack.way_out}.",
+            )
+        scaled = scaled_axes(self.model.architecture, execution.request.options)
+        twice = {axes[axis].role: scaled[axes[axis].role] for axis in active.plan.changed_axes if axes[axis].role in scaled}
+        if twice:
+            by = " and ".join(f"{role} by {factor:g}" for role, factor in twice.items())
+            self._warn(
+                run,
+                f"core's ScaleROPE scales positions along {by}, and the RoPE patches stretch the same: the two multiply. "
+                f"Remove one of the nodes{stack.way_out}.",
+            )
+        expected = next((mu for patch in stack.patches if (mu := patch.flow_shift(active.call)) is not None), None)
+        found = moved_shift(run.guider)
+        if expected is not None and found is not None and abs(found - expected) > 0.01:
+            self._warn(
+                run,
+                f"another node (ModelSamplingFlux or its like) sets this model's schedule to a shift of mu {found:.2f}; the authors of the "
+                f"method on it hold {expected:.2f} at every size, which is what their results need. Remove that node, or give it the "
+                "native width and height.",
+            )
 
     def _warn(self, run: SamplingRun, text: str) -> None:
         said = run.kept((self, "said"), set)
@@ -107,4 +142,6 @@ class ApplyModel:
             told.add(size)
         for line in self.model.stack.describe(call):
             log.info(line)
+        for line in self.model.stack.clashes(call):
+            self._warn(run, line)
         return True

@@ -14,6 +14,7 @@ from ...architectures import BY_POSITION, CHANNELS_FIRST, CHANNELS_LAST, FLOAT32
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 from ...native import NativeSize
+from ...published import GENERAL_RULES, Published
 from ...stack import HEIGHT, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
 from .positions import position_steps, rope_options
@@ -84,6 +85,7 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
         riflex_pair=architecture.riflex_pair,
         native=native_size(architecture, request.options),
         assumed=assumption(architecture, request.options),
+        published=published_for(architecture, request.options),
     )
     return call, finder_of(request, architecture, grid, run)
 
@@ -144,6 +146,11 @@ def native_size(architecture: Architecture, options: dict[str, Any]) -> NativeSi
 def assumption(architecture: Architecture, options: dict[str, Any]) -> str:
     """What nobody can tell of a model's native size, for people."""
     return "" if options.get(NATIVE_KEY) else architecture.assumed
+
+
+def published_for(architecture: Architecture, options: dict[str, Any]) -> Published:
+    """What authors use on this family; a model that carries a native size of its own is not the one that they used."""
+    return GENERAL_RULES if options.get(NATIVE_KEY) else architecture.published
 
 
 def image_tokens(request: ModelCall, architecture: Architecture) -> int:

@@ -19,8 +19,8 @@ from ...mixed.patches import MixedResolution, token_layout
 from ...mixed.regions import CellGrid, TokenLayout
 from ...stack import Call, Stack
 from .attention import OVERRIDE
-from .call import assumption, axis_spans, check_latent, hidden_width, native_size, patch_size
-from .embedder import RopeEmbedder, rotary_facts
+from .call import assumption, axis_spans, check_latent, hidden_width, native_size, patch_size, published_for
+from .embedder import RopeEmbedder, name_of, rotary_facts
 from .patching import architecture_of, stack_of, wrapper_of
 
 
@@ -50,6 +50,7 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
         riflex_pair=architecture.riflex_pair,
         native=native_size(architecture, options),
         assumed=assumption(architecture, options),
+        published=published_for(architecture, options),
     )
     record = wrapper.record if wrapper else RunRecord()
     layout, example = _layout(stack, record.region, grid[0] if latent is not None else None, pixels, architecture)
@@ -95,24 +96,19 @@ def _others(embedder: nn.Module, patched: bool, options: dict[str, Any]) -> list
     found = []
     ours = next((module for module in embedder.modules() if isinstance(module, RopeEmbedder)), None)
     if patched and ours is None:
-        found.append(f"{_name(embedder)} replaced the rotary embedder after RoPE Works, so the RoPE patches have no effect")
+        found.append(f"{name_of(embedder)} replaced the rotary embedder after RoPE Works, so the RoPE patches have no effect")
     elif patched and ours is not embedder:
-        found.append(f"{_name(embedder)} stands around the rotary embedder, after RoPE Works")
+        found.append(f"{name_of(embedder)} stands around the rotary embedder, after RoPE Works")
     below = ours.base if ours is not None else embedder
     if not type(below).__module__.startswith("comfy.ldm.") and (ours is not None or not patched):
-        found.append(f"{_name(below)} stands in for the model's rotary embedder" + ", and the patches act on top of it" * patched)
+        how = ", and the patches act on top of it, or in its place on axes that both change" if patched else ""
+        found.append(f"{name_of(below)} stands in for the model's rotary embedder{how}")
     if options.get(OVERRIDE) is not None:
-        found.append(f"attention goes through {_name(options[OVERRIDE])}")
+        found.append(f"attention goes through {name_of(options[OVERRIDE])}")
     scaled = {name: value for name, value in (options.get("rope_options") or {}).items() if value != (1.0 if "scale" in name else 0.0)}
     if scaled:
         found.append("positions are scaled and shifted by " + ", ".join(f"{name} {value:g}" for name, value in scaled.items()))
     return found
-
-
-def _name(thing: Any) -> str:
-    """Module and name of a function, or of an object's class."""
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _no_picture() -> Tensor:

@@ -26,6 +26,12 @@ def position_steps(architecture: Architecture, options: dict[str, Any]) -> tuple
     return tuple(architecture.position_step * float(scales.get(SCALES.get(role, ""), 1.0)) for role in architecture.roles)
 
 
+def scaled_axes(architecture: Architecture, options: dict[str, Any]) -> dict[str, float]:
+    """Roles of the axes whose positions core scales on this family, each with its factor."""
+    scales = rope_options(options) if architecture.heeds_rope_options else {}
+    return {role: float(scales[name]) for role, name in SCALES.items() if float(scales.get(name, 1.0)) != 1.0}
+
+
 def origins(architecture: Architecture, call: Call, options: dict[str, Any]) -> tuple[float, ...]:
     """Position of the first token of a call's picture, per axis."""
     shifts = rope_options(options) if architecture.heeds_rope_options else {}

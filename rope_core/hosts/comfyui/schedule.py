@@ -1,11 +1,12 @@
-"""ComfyUI: RPE-2D's time shift, on whatever schedule a sampler is given."""
+"""ComfyUI: the schedule of a run: what other nodes made of it, and RPE-2D's time shift."""
 
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
-from comfy.model_sampling import CONST
+from comfy.model_sampling import CONST, ModelSamplingFlux
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -16,6 +17,15 @@ from .call import native_size, patch_size
 
 log = logging.getLogger("ropeworks")
 KEY = "ropeworks_time_shift"
+
+
+def moved_shift(guider: Any) -> float | None:
+    """mu of the flow schedule that another node has given a run's model; None where none has, or it has no such shift."""
+    sampling = guider.model_patcher.object_patches.get("model_sampling") if guider is not None else None
+    shift = getattr(sampling, "shift", None)
+    if not isinstance(shift, (int, float)) or shift <= 0 or not isinstance(sampling, CONST):
+        return None
+    return float(shift) if isinstance(sampling, ModelSamplingFlux) else math.log(shift)  # sigma' = a s / (1 + (a - 1) s), a = e^mu
 
 
 class TimeShift:

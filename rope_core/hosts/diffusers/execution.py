@@ -17,6 +17,7 @@ from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture, ModelFacts
 from ...layout import HIGH, GridLayout
 from ...native import NativeSize
+from ...published import GENERAL_RULES
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
@@ -164,6 +165,7 @@ class PatchedTransformer:
         return Call(
             row.family, spans, sigma, row.pixels_per_token, token_map,
             riflex_pair=row.riflex_pair, native=native, assumed="" if self.native_pixels else row.assumed,
+            published=GENERAL_RULES if self.native_pixels else row.published,
         )  # fmt: skip
 
 

@@ -102,6 +102,8 @@ class Forward:
             self._announced = execution.grid
             for line in self.model.stack.describe(planned.call):
                 log.info(line)
+            for line in self.model.stack.clashes(planned.call):
+                log.warning(line)
         if self.on_plan is not None:
             self.on_plan(planned.call, planned.plan)
         return self.answer(execution)
