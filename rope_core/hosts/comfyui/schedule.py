@@ -19,11 +19,14 @@ KEY = "ropeworks_time_shift"
 
 
 class TimeShift:
-    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn. native_size: pixels a side, 0 = the model's own."""
+    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn.
 
-    def __init__(self, architecture: Architecture, native_size: int) -> None:
+    native_tokens: of a frame in training, 0 = of the model's own size.
+    """
+
+    def __init__(self, architecture: Architecture, native_tokens: float) -> None:
         self.architecture = architecture
-        self.native_size = native_size
+        self.native_tokens = native_tokens
 
     def __call__(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Any:
         return executor(noise, latent, sampler, self._shifted(executor.class_obj, noise, sigmas), *args, **kwargs)
@@ -41,8 +44,8 @@ class TimeShift:
             return sigmas
         _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model, self.architecture))
         carried = model.model_options.get("transformer_options", {}).get(NATIVE_KEY)
-        pixels = self.native_size or carried or self.architecture.native * self.architecture.pixels_per_token
-        native = (pixels / self.architecture.pixels_per_token) ** 2
+        pixels = carried or self.architecture.native * self.architecture.pixels_per_token
+        native = self.native_tokens or (pixels / self.architecture.pixels_per_token) ** 2
         found = shifted(sigmas, rows * columns, native)
         if found is sigmas:
             log.info("RPE-2D time shift: at or below native size, so the schedule stays as it is")
@@ -53,10 +56,10 @@ class TimeShift:
         return found
 
 
-def with_time_shift(model: Any, architecture: Architecture, native_size: int) -> Any:
+def with_time_shift(model: Any, architecture: Architecture, native_tokens: float) -> Any:
     """A clone of MODEL whose samplers shift their schedules; a shift of ours from before is replaced."""
     clone = without_time_shift(model)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_size))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_tokens))
     return clone
 
 
