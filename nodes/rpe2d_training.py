@@ -44,7 +44,7 @@ class RPE2DTrainingPatch(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode", options=["integer", "normalised"], default="integer",
-                    tooltip="integer: as published, for long trainings. normalised: shrunk to the picture's own extent, gentler on a LoRA.",
+                    tooltip="integer: as published, for long trainings. normalised: shrunk to the picture's extent, meant to be gentler.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip="Seed of the places."),
                 io.Float.Input(

@@ -71,7 +71,7 @@ def magnitudes(u: Tensor, g: Tensor, m_ref: float, amplitude: float = AMPLITUDE,
 
 @dataclass(frozen=True)
 class Sega(Patch):
-    """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none.
+    """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none (the extrapolation stays).
 
     extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream.
     band_lookup: "published" (by pair index) or "physical" (by wavelength). scope: "all" or "image".

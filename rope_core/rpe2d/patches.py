@@ -117,7 +117,7 @@ class Rpe2dTraining(Patch):
     """The training half: every picture of every step stands at random places. Acts only while gradients are recorded.
 
     max_grid: tokens a side of the grid drawn from. mode: integer places (as published), or normalised to the picture's own extent,
-    which is gentler on a model that is adapted. probability: share of pictures that are moved at all. seed: of the draws.
+    which is meant to be gentler on a model that is adapted. probability: share of pictures that are moved at all. seed: of the draws.
     """
 
     max_grid: int
