@@ -146,7 +146,9 @@ def test_the_page_shows_every_method_and_subject(detail_lab, tmp_path, monkeypat
     assert [result["method"] for result in results] == [ceiling, *case.methods, ceiling, *interpolated.methods]
     own, without = text.split("## box, ratio 2")[1:]
     assert without.startswith(", interpolated latents (25% of the area")
-    rows = {name: [next(r for r in part.splitlines() if r.startswith(f"| {name} |")) for part in (own, without)] for name in (CRPA, ceiling)}
+    rows = {
+        name: [next(r for r in part.splitlines() if r.startswith(f"| {name} |")) for part in (own, without)] for name in (CRPA, ceiling)
+    }
     assert rows[CRPA][0] != rows[CRPA][1]
     assert rows[ceiling][0] == rows[ceiling][1]
     assert "Infinity" not in (tmp_path / "mixed.json").read_text()
