@@ -104,7 +104,9 @@ class Rpe2d(Patch):
             within = self.mode == "normalised" or all(self.max_grid <= s.native for s in sized.axes if s.spatial and s.native)
             kind = "position interpolation" if within else "places beyond the native ones"
             trained = "trained positions" if self.trained else f"{kind}, for this model names no RPE-2D training"
-            grid = f"even grid over {self.max_grid} places ({trained})"
+            native = "×".join(f"{a.native:.4g}" for a in sized.axes if a.spatial and a.native)
+            extent = f" on the extent of {native} tokens" if self.mode == "normalised" else ""
+            grid = f"even grid over {self.max_grid} places{extent} ({trained})"
         factor = self._factor(call)
         attention = (
             f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is" + ", at or below native size" * self.scale_attention

@@ -273,7 +273,11 @@ def test_a_crop_in_words() -> None:
     [
         (Rpe2d(), "no grid, attention as it is"),
         (Rpe2d(48, trained=True), "even grid over 48 places (trained positions)"),
-        (Rpe2d(48, "normalised"), "even grid over 48 places (position interpolation, for this model names no RPE-2D training)"),
+        (Rpe2d(48, "normalised", trained=True, trained_on=(13, 19)), "48 places on the extent of 15.72×15.72 tokens (trained positions)"),
+        (
+            Rpe2d(48, "normalised"),
+            "even grid over 48 places on the extent of 16×16 tokens (position interpolation, for this model names no RPE-2D training)",
+        ),
         (Rpe2d(48), "even grid over 48 places (places beyond the native ones, for this model names no RPE-2D training)"),
         (Rpe2d(scale_attention=True), "no grid, attention x 1.118"),
     ],
