@@ -32,7 +32,7 @@ class RopeLabVideoModel(io.ComfyNode):
             display_name="RoPE Lab: Tiny Wan",
             category=CATEGORY,
             description=(
-                "A real Wan text-to-video model of 4.8 million parameters that pans over six photographs, 9 pictures of 256×256 pixels. "
+                "A real Wan text-to-video model of 4.9 million parameters that pans over six photographs, 9 pictures of 256×256 pixels. "
                 "It comes with the pack and runs on a CPU: for trying the RoPE nodes and for tests, not for art."
             ),
             search_aliases=["rope", "lab", "tiny", "test model", "wan", "video"],

@@ -61,7 +61,7 @@ class MixedResRegionCRPA(io.ComfyNode):
                     "regions", optional=True, extra_dict={"forceInput": True},
                     tooltip="Rectangles in pixels of the picture, in addition to the mask.",
                 ),
-                advanced_combo("preset", list(PRESETS), "Share of an automatic region: as in the paper, or budget with 'custom'."),
+                advanced_combo("preset", list(PRESETS), "Share of an automatic region: of the paper's, or budget with 'custom'."),
                 advanced_float("budget", 0.3, 0.01, 1.0, 0.01, "Share of an automatic region under preset 'custom'."),
                 advanced_combo("text_group", ["high", "low"], "Which resolution's positions text tokens look at the picture with."),
                 advanced_combo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from comfy_api.latest import io
@@ -30,7 +31,10 @@ class RPE2DInference(io.ComfyNode):
                 "Generates beyond the native size with a model or LoRA trained on randomised positions (RPE-2D): an even grid over the "
                 "trained positions, with attention and schedule for more tokens. On other models the last two help, the grid does not."
             ),
-            search_aliases=["rope", "rpe", "rpe-2d", "high resolution", "4k", "randomized positions", "attention scale", "time shift"],
+            search_aliases=[
+                "rope", "rpe", "rpe-2d", "high resolution", "4k", "randomized positions", "attention scale", "proportional attention",
+                "time shift",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer, best with a LoRA trained with RPE-2D."),
                 io.Combo.Input(
@@ -38,7 +42,8 @@ class RPE2DInference(io.ComfyNode):
                     tooltip="Even grid over the trained positions. auto: if a LoRA on the model says it was trained with RPE-2D.",
                 ),
                 io.Boolean.Input(
-                    "attention_scale", default=True, tooltip="Sharper attention for more tokens: logits times sqrt(ln N' / ln N).",
+                    "attention_scale", default=True,
+                    tooltip="Proportional attention, on any model: sharper for more tokens, logits times sqrt(ln N' / ln N).",
                 ),
                 io.Boolean.Input(
                     "time_shift", default=True,
@@ -77,12 +82,12 @@ class RPE2DInference(io.ComfyNode):
         else:
             places = {"max_grid": trained.max_grid, "mode": trained.mode, "trained": True} if trained else {}
         architecture = architecture_of(model)
-        if trained is not None and not native_size:
-            native_size = round(trained.native_tokens * architecture.pixels_per_token)
-        patched = add_patch(model, Rpe2d(scale_attention=attention_scale, native_size=native_size, **places))
+        noted = (trained.rows, trained.columns) if trained is not None and not native_size else None
+        patched = add_patch(model, Rpe2d(scale_attention=attention_scale, native_size=native_size, trained_on=noted, **places))
         if grid == AUTO and trained is None:
             log.info("RPE-2D: no LoRA on this model names RPE-2D training, so there is no grid; with grid 'on', max_grid decides")
-        return io.NodeOutput(with_time_shift(patched, architecture, native_size) if time_shift else without_time_shift(patched))
+        native_tokens = math.prod(noted) if noted else (native_size / architecture.pixels_per_token) ** 2
+        return io.NodeOutput(with_time_shift(patched, architecture, native_tokens) if time_shift else without_time_shift(patched))
 
 
 def told(model: Any, needed: bool) -> Trained | None:

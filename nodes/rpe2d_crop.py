@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..rope_core import RopeWorksError
+from ..rope_core.extrapolate.extrapolation import check_number
 from ..rope_core.rpe2d.crops import in_words, random_crops
 from .rpe2d_training import LARGEST_SEED
-from .schema import CATEGORY, advanced_float, advanced_int, known
+from .schema import CATEGORY, advanced_float, advanced_int, known, one
 
 MULTIPLE = 16  # pixels of a token
 MOST = 4096
+SMALLEST = 0.1  # side of a crop, as a share of its picture's
+MOST_CROPS = 64  # of one picture
 
 
 class RPE2DResizeCrop(io.ComfyNode):
@@ -28,8 +31,8 @@ class RPE2DResizeCrop(io.ComfyNode):
             display_name="RPE-2D Resize & Crop",
             category=CATEGORY,
             description=(
-                "Training pictures as random crops, resized to one area, with the crop told in the caption: so a LoRA learns where rows "
-                "and columns lie in the whole. Draw later with the caption's end for the whole picture."
+                "Training pictures as random crops, drawn once before training and resized to one area, with the crop told in the caption: "
+                "so a LoRA learns where rows and columns lie in the whole. Draw later with the caption's end for the whole picture."
             ),
             search_aliases=["rope", "rpe", "rpe-2d", "random crop", "resize", "dataset", "augmentation", "training"],
             is_input_list=True,
@@ -44,11 +47,15 @@ class RPE2DResizeCrop(io.ComfyNode):
                     tooltip="Side of a square of the crops' area, in pixels. 0 = the shortest side among the pictures.",
                 ),
                 io.Float.Input(
-                    "smallest", default=0.5, min=0.1, max=1.0, step=0.05, tooltip="Side of the smallest crop, as a share of its picture's.",
+                    "smallest", default=0.5, min=SMALLEST, max=1.0, step=0.05,
+                    tooltip="Side of the smallest crop, as a share of its picture's.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip="Seed of the crops."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True,
+                    tooltip="Seed of the crops, which are the same in every epoch.",
+                ),
                 advanced_float("whole_share", 0.5, 0.0, 1.0, 0.05, "Share of the crops that are the whole picture, resized."),
-                advanced_int("crops_per_image", 1, 1, 64, "Crops from each picture."),
+                advanced_int("crops_per_image", 1, 1, MOST_CROPS, "Crops from each picture. Every epoch sees these and no others."),
             ],
             outputs=[
                 io.Image.Output(display_name="images", is_output_list=True, tooltip="The crops. Connect VAE Encode."),
@@ -69,14 +76,22 @@ class RPE2DResizeCrop(io.ComfyNode):
         crops_per_image: list[int] | None = None,
     ) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch]
+        if not pictures or not all(picture.numel() for picture in pictures):
+            raise RopeWorksError("found no pictures, or one without pixels. Connect at least one picture.")
         captions = matched(texts or [""], len(pictures))
-        side = size[0] or min(min(picture.shape[:2]) for picture in pictures)
-        if side < MULTIPLE:
-            raise RopeWorksError(f"size {side}: expected at least {MULTIPLE} pixels. Set size, or use larger pictures.")
-        copies = crops_per_image[0] if crops_per_image else 1
-        share = whole_share[0] if whole_share else 0.5
-        generator = torch.Generator().manual_seed(seed[0] % 2**63)
-        crops = random_crops(copies * len(pictures), smallest[0], share, generator).tolist()
+        side = one("size", size) or min(min(picture.shape[:2]) for picture in pictures)
+        copies = one("crops_per_image", crops_per_image or [1])
+        share = one("whole_share", whole_share or [0.5])
+        smallest_side = one("smallest", smallest)
+        # The widgets' own limits hold for widgets alone: a number by a link, or one that is none, passes them.
+        check_number("smallest", smallest_side, SMALLEST, 1.0)
+        check_number("whole_share", share, 0.0, 1.0)
+        if not MULTIPLE <= side <= MOST:
+            raise RopeWorksError(f"size {side}: expected {MULTIPLE} to {MOST} pixels. Set size, or use other pictures.")
+        if not 1 <= copies <= MOST_CROPS:
+            raise RopeWorksError(f"crops_per_image is {copies}: expected 1 to {MOST_CROPS}.")
+        generator = torch.Generator().manual_seed(one("seed", seed) % 2**63)
+        crops = random_crops(copies * len(pictures), smallest_side, share, generator).tolist()
         found: tuple[list[Tensor], list[str], list[str]] = [], [], []
         for number, crop in enumerate(crops):
             source = number // copies

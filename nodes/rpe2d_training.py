@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ..rope_core.extrapolate.projection import token_grid
 from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stack_of
 from ..rope_core.hosts.comfyui.call import check_latent, patch_size
 from ..rope_core.rpe2d.trained import Trained
-from .schema import CATEGORY, known
+from .schema import CATEGORY, known, one
 
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 
@@ -42,7 +44,7 @@ class RPE2DTrainingPatch(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode", options=["integer", "normalised"], default="integer",
-                    tooltip="integer: as published, for long trainings. normalised: shrunk to the picture's own extent, gentler on a LoRA.",
+                    tooltip="integer: as published, for long trainings. normalised: shrunk to the picture's extent, meant to be gentler.",
                 ),
                 io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, control_after_generate=True, tooltip="Seed of the places."),
                 io.Float.Input(
@@ -67,7 +69,7 @@ class RPE2DSaveLoRA(io.ComfyNode):
             display_name="RPE-2D Save LoRA",
             category=CATEGORY,
             description=(
-                "Saves a LoRA trained with RPE-2D Training Patch, with its grid, mode and native size in the file's header, where "
+                "Saves a LoRA trained with RPE-2D Training Patch, with its grid, mode, rows and columns in the file's header, where "
                 "RoPE Patch: RPE-2D reads them."
             ),
             search_aliases=["rope", "rpe", "rpe-2d", "save lora", "export lora"],
@@ -78,7 +80,8 @@ class RPE2DSaveLoRA(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model as it was trained: the output of RPE-2D Training Patch."),
                 io.String.Input("prefix", default="loras/rpe2d", tooltip="Folder and beginning of the name, in ComfyUI's output folder."),
                 io.Latent.Input(
-                    "latents", optional=True, tooltip="The training pictures; their size is noted. Without them: the model's native size.",
+                    "latents", optional=True,
+                    tooltip="The training pictures; rows and columns of the largest are noted. Without them: the model's native size.",
                 ),
                 io.Int.Input("steps", optional=True, force_input=True, tooltip="Steps it was trained for, for the file's name."),
             ],
@@ -87,17 +90,16 @@ class RPE2DSaveLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora: list[Any], model: list[Any], prefix: list[str], latents: Any = None, steps: Any = None) -> io.NodeOutput:
-        training = stack_of(model[0]).find(Rpe2dTraining)
+        trained, patched, beginning = one("lora", lora), one("model", model), one("prefix", prefix)
+        training = stack_of(patched).find(Rpe2dTraining)
         if training is None:
             raise RopeWorksError(
                 "this model has no RPE-2D Training Patch, so there is no grid to note. Connect the patch's output, or save with Save LoRA."
             )
-        native = native_tokens(model[0]) if latents is None else side_in_tokens(model[0], latents)
-        folder, name, counter, below, _ = folder_paths.get_save_image_path(prefix[0], folder_paths.get_output_directory())
-        count = f"{steps[0]}_steps" if steps else ""
-        path = Path(folder) / f"{name}_{counter:05}_{count}.safetensors"  # in this order ComfyUI finds the next free number
-        tensors = {key: value.detach().contiguous().cpu() for key, value in lora[0].items()}
-        save_file(tensors, path, Trained(training.max_grid, training.mode, round(native)).metadata())
+        size = (round(native_tokens(patched)),) * 2 if latents is None else size_in_tokens(patched, latents)
+        tensors = {key: value.detach().contiguous().cpu() for key, value in trained.items()}
+        path, below = free_path(beginning, f"{steps[0]}_steps" if steps else "")
+        save_file(tensors, path, Trained(training.max_grid, training.mode, *size).metadata())
         listed = Path(below, path.name)
         shown = (listed.relative_to("loras") if listed.parts[0] == "loras" else listed).as_posix()
         return io.NodeOutput(shown, ui=ui.PreviewText(f"{listed.as_posix()}: {training.describe_grid()}"))
@@ -109,11 +111,23 @@ def native_tokens(model: Any) -> float:
     return pixels / architecture.pixels_per_token
 
 
-def side_in_tokens(model: Any, latents: list[Any]) -> float:
-    """Tokens a side, by area, of the largest training picture."""
+def size_in_tokens(model: Any, latents: list[Any]) -> tuple[int, int]:
+    """(rows, columns) of the largest training picture."""
     architecture = architecture_of(model)
     patch = patch_size(model.model.diffusion_model, architecture)
     for latent in latents:
         check_latent(tuple(latent["samples"].shape), architecture)
     grids = [token_grid(tuple(latent["samples"].shape), patch) for latent in latents]
-    return max(math.sqrt(rows * columns) for _, rows, columns in grids)
+    _, rows, columns = max(grids, key=lambda grid: grid[1] * grid[2])
+    return rows, columns
+
+
+def free_path(prefix: str, end: str) -> tuple[Path, str]:
+    """A file that does not exist yet in ComfyUI's output folder, and its folder below that."""
+    # The core takes "loras/mine/" for "loras/mine" where it writes, and for a nameless file where it looks for the next number.
+    beginning = os.path.normpath(prefix)
+    if beginning == os.curdir:
+        raise RopeWorksError(f"prefix is {prefix!r}: expected a folder and the beginning of a name, such as loras/rpe2d.")
+    folder, name, first, below, _ = folder_paths.get_save_image_path(beginning, folder_paths.get_output_directory())
+    paths = (Path(folder) / f"{name}_{number:05}_{end}.safetensors" for number in itertools.count(first))
+    return next(path for path in paths if not path.exists()), below

@@ -19,6 +19,13 @@ def known(kind: type, *args: Any, **options: Any) -> Any:
     return kind(*args, **{name: value for name, value in options.items() if name in accepted})
 
 
+def one(name: str, values: list[Any]) -> Any:
+    """The one value of an input of a node that takes lists."""
+    if len(values) != 1:
+        raise RopeWorksError(f"found {len(values)} values of {name}: expected one. Connect one, or run the node once for each.")
+    return values[0]
+
+
 def advanced_float(name: str, default: float, low: float, high: float, step: float, tooltip: str) -> Any:
     return known(io.Float.Input, name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=True, advanced=True)
 

@@ -47,7 +47,7 @@ class RopePatchSEGA(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="How far SEGA's magnitudes depart from 1. 1 = as published, 0 = extrapolation only.",
+                    tooltip="How far SEGA's magnitudes depart from 1. 1 = as published, 0 = extrapolation only: nothing with 'keep'.",
                 ),
                 io.Combo.Input(
                     "extrapolation",

@@ -37,7 +37,8 @@ CELL = 216
 TEXT = f"""<h2>Full resolution where it matters</h2>
 <p>The same picture at twice the trained side, with a region at full resolution and a quarter of the tokens elsewhere. Every run is coarse
 down to σ = {MIXED_FROM:g}; the fine stage begins below {FINE_FROM:g}. These weights were trained further, on larger pictures at low noise
-(<code>python -m lab train --model detail</code>), so that the model can sharpen what the coarse stage has laid out.</p>
+(<code>python -m lab train --model detail</code>), so that the model can sharpen what the coarse stage has laid out. The lab's VAE enlarges
+the latents that are handed over; large models have no such upsampler, theirs are interpolated, and here that costs the detail.</p>
 <ul>
 <li><strong>{ON_LOW}</strong>, <strong>{ON_HIGH}</strong>: one linear grid for all tokens. Either the region or the rest falls apart.</li>
 <li><strong>{CRPA}</strong>: every query sees all keys on its own grid.</li>

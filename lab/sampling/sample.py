@@ -76,13 +76,15 @@ def generate(
     noise: Tensor | None = None,
     prompts: Sequence[int] | None = None,
     shift: float = 1.0,
+    upsampler: bool = True,
     on_plan: Callable[[Any, Any], None] | None = None,
     progress: tqdm | None = None,
 ) -> Tensor:
     """One picture per subject and seed on `height` x `width` tokens: (B, 3, 16*height, 16*width), values in [0, 1].
 
     `noise` (B, 16, 2*height, 2*width) stands in for the seeds' own, `prompts` for the subjects' rows of the prompt tables.
-    `shift` bends the schedule towards high noise: a s / (1 + (a - 1) s) with a = shift.
+    `shift` bends the schedule towards high noise: a s / (1 + (a - 1) s) with a = shift. Without `upsampler` mixed resolution
+    interpolates latents, as on every large model; with it the lab's own VAE enlarges them.
     `on_plan(call, plan)` sees what the patches decided at every step; `progress` advances by the tokens drawn, over all steps.
     """
     if len(subjects) != len(seeds):
@@ -103,7 +105,7 @@ def generate(
     even = torch.linspace(1, 0, steps + 1)
     sigmas = shift * even / (1 + (shift - 1) * even)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
-    options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged, "sigmas": sigmas[:-1].tolist()}
+    options = {"on_plan": on_plan, "latent_upsampler": vae.enlarged if upsampler else None, "sigmas": sigmas[:-1].tolist()}
     active = patched(transformer, *patches, native_pixels=NATIVE_PIXELS, native_widest=1.0, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):
@@ -133,7 +135,7 @@ class Lab:
         return cls(*load(folder))
 
     def draw(self, subjects: Sequence[str], canvas: Canvas, patches: Patches = (), *, seeds: Sequence[int], **options: Any) -> Tensor:
-        """`generate` on a named canvas; `options` are its steps, shift, on_plan and progress."""
+        """`generate` on a named canvas; `options` are its steps, shift, upsampler, on_plan and progress."""
         return generate(
             self.transformer, self.vae, self.tables, subjects, canvas.height, canvas.width, patches=patches, seeds=seeds, **options
         )

@@ -110,7 +110,7 @@ def train_rpe2d(
     started = time.perf_counter()
     losses = optimise(transformer, stage, loss_of_step)
     crop_weights = fold_whole(transformer)
-    save(transformer, vae, tables, output, Trained(maximum, "integer", NATIVE_TOKENS).metadata())
+    save(transformer, vae, tables, output, Trained(maximum, "integer", NATIVE_TOKENS, NATIVE_TOKENS).metadata())
     save_file({name: value.half().contiguous() for name, value in crop_weights.items()}, output / "crop_embedding.safetensors")
     report = {
         "seed": seed,

@@ -39,8 +39,9 @@ WITH_TEMPERATURE = frozenset({"yarn", "yarn-bands", "dype-yarn", "dype-yarn-band
 
 @dataclass(frozen=True)
 class Extrapolate(Patch):
-    """Frequencies for sizes beyond `native_size` pixels a side of a square (0 = the model's own); each axis by its own ratio.
+    """Frequencies for sizes beyond `native_size` pixels a side of a square (0 = the model's own).
 
+    Each axis goes by its own ratio; under "ntk-sega" see `as_sega_counts`.
     method: one of METHODS. "riflex" acts on the time axis alone, all others on height and width.
     temperature: strength of YaRN's factor on cos and sin, 1 = 0.1 ln s + 1 as published, 0 = none.
     riflex_pair: the pair RIFLEx slows down, counted from 1; 0 = the architecture's. native_rule: see `Call.with_native_size`.

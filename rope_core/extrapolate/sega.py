@@ -74,7 +74,7 @@ def magnitudes(u: Tensor, g: Tensor, m_ref: float, amplitude: float = AMPLITUDE,
 
 @dataclass(frozen=True)
 class Sega(Patch):
-    """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none.
+    """SEGA over an extrapolation. `strength` scales the magnitudes' departure from 1: 1 as published, 0 none (the extrapolation stays).
 
     extrapolation: one of SEGA_METHODS; "keep" leaves the frequencies as they come from upstream. Its magnitudes take the place of an
     extrapolation's factor on attention. Beyond native size, ratios count from where its authors count them (`as_sega_counts`).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -29,7 +29,8 @@ class Rpe2d(Patch):
 
     mode: positions as drawn, or normalised to the native extent. scale_attention: logits times sqrt(ln N' / ln N).
     trained: a file says that the model was trained on this grid; then it is at home on it at every size, and else not at its native size.
-    native_size: pixels a side, 0 = the architecture's.
+    native_size: pixels a side, 0 = the architecture's. trained_on: in its place, (rows, columns) in tokens of the training's pictures;
+    native is what has their area and the aspect of what is drawn, so that their own size has their own extents.
     """
 
     max_grid: int = 0
@@ -37,15 +38,18 @@ class Rpe2d(Patch):
     scale_attention: bool = False
     trained: bool = False
     native_size: int = 0
+    trained_on: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_method(self.mode, get_args(Mode), "mode")
         check_native_size(self.native_size)
+        if self.trained_on is not None and not all(side >= 1 for side in self.trained_on):
+            raise RopeWorksError(f"trained_on {self.trained_on!r}: expected rows and columns in tokens, of at least one each.")
         if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 0 <= self.max_grid <= 4096:
             raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 0 (off) to 4096.")
 
     def places(self, call: Call) -> Mapping[int, Tensor]:
-        call = call.with_native_size(self.native_size)
+        call = self._sized(call)
         if not self._spreads(call):
             return {}
         found = {}
@@ -63,6 +67,12 @@ class Rpe2d(Patch):
     def moves_tokens(self) -> str:
         return "RPE-2D's grid" if self.max_grid else ""
 
+    def _sized(self, call: Call) -> Call:
+        if self.trained_on is None:
+            return call.with_native_size(self.native_size)
+        share = math.sqrt(math.prod(self.trained_on) / math.prod(axis.length for axis in call.axes if axis.spatial))
+        return replace(call, axes=tuple(replace(axis, native=axis.length * share) if axis.spatial else axis for axis in call.axes))
+
     def _spreads(self, call: Call) -> bool:
         return self.max_grid > 0 and (self.trained or any(a.spatial and a.native and a.length > a.native for a in call.axes))
 
@@ -79,13 +89,14 @@ class Rpe2d(Patch):
 
     def counts(self, call: Call) -> tuple[int, float]:
         """(image tokens, how many as many frames of the native size have)."""
-        spans = call.with_native_size(self.native_size).axes
+        spans = self._sized(call).axes
         frames = math.prod(span.length for span in spans if span.role == TIME)
         spatial = [span for span in spans if span.spatial]
-        return frames * math.prod(s.length for s in spatial), frames * math.prod(s.native or s.length for s in spatial)
+        native = math.prod(self.trained_on or (s.native or s.length for s in spatial))
+        return frames * math.prod(s.length for s in spatial), frames * native
 
     def describe(self, call: Call) -> str:
-        sized = call.with_native_size(self.native_size)
+        sized = self._sized(call)
         if not self.max_grid:
             grid = "no grid"
         elif not self._spreads(sized):
@@ -94,7 +105,9 @@ class Rpe2d(Patch):
             within = self.mode == "normalised" or all(self.max_grid <= s.native for s in sized.axes if s.spatial and s.native)
             kind = "position interpolation" if within else "places beyond the native ones"
             trained = "trained positions" if self.trained else f"{kind}, for this model names no RPE-2D training"
-            grid = f"even grid over {self.max_grid} places ({trained})"
+            native = "×".join(f"{a.native:.4g}" for a in sized.axes if a.spatial and a.native)
+            extent = f" on the extent of {native} tokens" if self.mode == "normalised" else ""
+            grid = f"even grid over {self.max_grid} places{extent} ({trained})"
         factor = self._factor(call)
         attention = (
             f"attention x {factor:.3f}" if factor != 1.0 else "attention as it is" + ", at or below native size" * self.scale_attention
@@ -107,7 +120,7 @@ class Rpe2dTraining(Patch):
     """The training half: every picture of every step stands at random places. Acts only while gradients are recorded.
 
     max_grid: tokens a side of the grid drawn from. mode: integer places (as published), or normalised to the picture's own extent,
-    which is gentler on a model that is adapted. probability: share of pictures that are moved at all. seed: of the draws.
+    which is meant to be gentler on a model that is adapted. probability: share of pictures that are moved at all. seed: of the draws.
     """
 
     max_grid: int

@@ -150,6 +150,29 @@ def test_the_normalised_grid_is_position_interpolation() -> None:
     assert found == pytest.approx([n * 15 / 31 for n in range(32)])
 
 
+def test_a_picture_of_the_trainings_own_size_has_the_trainings_own_extents() -> None:
+    """52 × 76 tokens: rows from 0 to 51, columns from 0 to 75, in training as when drawing."""
+    for rows, columns in ((52, 76), (76, 52), (44, 80), (64, 64), (45, 77)):
+        drawn = Rpe2dTraining(max_grid=128, mode="normalised").draw(call(rows, columns), 500, 0)
+        found = Rpe2d(128, "normalised", scale_attention=True, trained=True, trained_on=(rows, columns))
+        spread = places(found, rows, columns)
+        for axis, length in ((1, rows), (2, columns)):
+            assert (spread[axis][0], spread[axis][-1]) == (0, length - 1)
+            assert drawn[axis].max() <= spread[axis][-1]
+        assert not found.magnitudes(call(rows, columns)).per_axis, "at its own size attention is as it is"
+
+
+def test_other_sizes_have_the_extents_of_their_own_aspect_at_the_trainings_area() -> None:
+    """Twice 52 × 76 stands on 52 × 76; its portrait on 76 × 52; a square on the square of that area, whose side is 62.86."""
+    landscape = Rpe2d(256, "normalised", trained=True, trained_on=(52, 76))
+    side = math.sqrt(52 * 76)
+    for size, ends in (((104, 152), (51, 75)), ((152, 104), (75, 51)), ((128, 128), (side - 1, side - 1)), ((26, 38), (51, 75))):
+        spread = places(landscape, *size)
+        assert (spread[1][-1], spread[2][-1]) == pytest.approx(ends, abs=1e-9)
+    tokens, native = landscape.counts(call(104, 152))
+    assert (tokens, native) == (104 * 152, 52 * 76)
+
+
 def test_magnitudes_scale_the_logits_by_the_square_of_their_own() -> None:
     factors = Rpe2d(scale_attention=True).magnitudes(call(32, 32)).per_axis
     assert set(factors) == {0, 1, 2}
@@ -180,10 +203,17 @@ def test_golden_shifts() -> None:
 # ---- files
 
 
-@given(st.integers(1, 4096), st.sampled_from(["integer", "normalised"]), st.integers(1, MOST_NATIVE_TOKENS))
-def test_metadata_comes_back(max_grid: int, mode: str, native: int) -> None:
-    trained = Trained(max_grid, mode, native)
+SIDES = st.integers(1, MOST_NATIVE_TOKENS)
+
+
+@given(st.integers(1, 4096), st.sampled_from(["integer", "normalised"]), SIDES, SIDES)
+def test_metadata_comes_back(max_grid: int, mode: str, rows: int, columns: int) -> None:
+    trained = Trained(max_grid, mode, rows, columns)
     assert Trained.read({"format": "pt", **trained.metadata()}) == trained
+
+
+def test_a_file_from_before_rows_and_columns_were_noted_names_a_square() -> None:
+    assert Trained.read({METADATA_KEY: "max_grid=128 mode=normalised native_tokens=63"}) == Trained(128, "normalised", 63, 63)
 
 
 @settings(max_examples=300)
@@ -203,6 +233,7 @@ def test_bad_settings_are_refused() -> None:
         lambda: Rpe2d(max_grid=-1),
         lambda: Rpe2d(max_grid=True),
         lambda: Rpe2d(mode="other"),
+        lambda: Rpe2d(trained_on=(0, 4)),
         lambda: Rpe2dTraining(max_grid=0),
         lambda: Rpe2dTraining(max_grid=8, probability=1.5),
         lambda: Rpe2dTraining(max_grid=8, probability=float("nan")),
@@ -242,7 +273,11 @@ def test_a_crop_in_words() -> None:
     [
         (Rpe2d(), "no grid, attention as it is"),
         (Rpe2d(48, trained=True), "even grid over 48 places (trained positions)"),
-        (Rpe2d(48, "normalised"), "even grid over 48 places (position interpolation, for this model names no RPE-2D training)"),
+        (Rpe2d(48, "normalised", trained=True, trained_on=(13, 19)), "48 places on the extent of 15.72×15.72 tokens (trained positions)"),
+        (
+            Rpe2d(48, "normalised"),
+            "even grid over 48 places on the extent of 16×16 tokens (position interpolation, for this model names no RPE-2D training)",
+        ),
         (Rpe2d(48), "even grid over 48 places (places beyond the native ones, for this model names no RPE-2D training)"),
         (Rpe2d(scale_attention=True), "no grid, attention x 1.118"),
     ],

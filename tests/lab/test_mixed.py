@@ -17,7 +17,7 @@ from lab.evaluate.metrics_mixed import coarse, detail, measure_mixed, psnr_withi
 from lab.evaluate.mixed import Case, draw
 from lab.model.vae import LinearVAE
 from lab.sampling.mixed import BANDS, CELLS, CRPA, FULL, LOW, LOW_ENLARGED, ON_HIGH, ON_LOW, compared, pixels, shapes
-from lab.sampling.sample import Lab
+from lab.sampling.sample import Lab, generate, seeded_noise
 from lab.train.detail import LARGE_TOKENS, STAGES, draw_detail_batches
 
 DETAIL = evaluate_mixed.WEIGHTS
@@ -102,6 +102,31 @@ def test_both_failures_of_linear_positions_show_and_crpa_has_neither(detail_lab)
     assert found[BANDS][0] > found[CRPA][0] - 0.2, found
 
 
+def test_without_the_labs_own_upsampler_latents_are_interpolated(detail_lab):
+    own, plain = (Case(2, "box", (LOW_ENLARGED, LOW), ("cat",), 1, upsampler=upsampler) for upsampler in (True, False))
+    seeds = [picture_seed("cat", 0)]
+    assert torch.equal(draw(detail_lab, own, LOW_ENLARGED, seeds), draw(detail_lab, plain, LOW_ENLARGED, seeds))
+    # The coarse run's own picture, which both end on: its latent as it is, and what lies between by Catmull-Rom along rows and columns.
+    noise = seeded_noise(seeds, 2 * CELLS, 2 * CELLS)[..., ::2, ::2]
+    small = generate(detail_lab.transformer, Latents(), detail_lab.tables, ["cat"], CELLS, CELLS, seeds=seeds, noise=noise)
+    for axis in (2, 3):
+        around = torch.stack([small.index_select(axis, (torch.arange(2 * CELLS) + n).clamp(0, 2 * CELLS - 1)) for n in (-1, 0, 1, 2)])
+        between = (around * torch.tensor([-1, 9, 9, -1]).view(4, 1, 1, 1, 1) / 16).sum(0)
+        small = torch.stack([small, between], dim=axis + 1).flatten(axis, axis + 1)
+    torch.testing.assert_close(draw(detail_lab, plain, LOW, seeds), detail_lab.vae.decode(small), atol=2e-3, rtol=0)
+    assert (draw(detail_lab, own, LOW, seeds) - detail_lab.vae.decode(small)).abs().mean() > 0.02
+
+
+class Latents:
+    """In a VAE's place: what was drawn, as it was drawn."""
+
+    enlarged = None
+
+    @staticmethod
+    def decode(latents):
+        return latents
+
+
 def test_every_method_to_compare_has_patches_of_its_own():
     methods = compared(BOX, 2)
     assert {FULL, LOW, ON_LOW, ON_HIGH, CRPA, BANDS} <= set(methods)
@@ -110,13 +135,22 @@ def test_every_method_to_compare_has_patches_of_its_own():
 
 def test_the_page_shows_every_method_and_subject(detail_lab, tmp_path, monkeypatch):
     case = Case(2, "box", (FULL, LOW_ENLARGED, CRPA, BANDS), ("coffee",), 1)
-    monkeypatch.setattr(evaluate_mixed, "cases", lambda seeds, quick: [case])
+    interpolated = Case(2, "box", (LOW_ENLARGED, CRPA), ("coffee",), 1, upsampler=False)
+    monkeypatch.setattr(evaluate_mixed, "cases", lambda seeds, quick: [case, interpolated])
     page = evaluate_mixed.evaluate_mixed(tmp_path, DETAIL, 1, True, "the command")
     text = page.read_text()
     for name in (*case.methods, "the command", "| coffee |", "box, ratio 2 (25% of the area, 1 pictures per method)"):
         assert name in text, name
     results = json.loads((tmp_path / "mixed.json").read_text())["results"]
-    assert [result["method"] for result in results] == [evaluate_mixed.CEILING, *case.methods]
+    ceiling = evaluate_mixed.CEILING
+    assert [result["method"] for result in results] == [ceiling, *case.methods, ceiling, *interpolated.methods]
+    own, without = text.split("## box, ratio 2")[1:]
+    assert without.startswith(", interpolated latents (25% of the area")
+    rows = {
+        name: [next(r for r in part.splitlines() if r.startswith(f"| {name} |")) for part in (own, without)] for name in (CRPA, ceiling)
+    }
+    assert rows[CRPA][0] != rows[CRPA][1]
+    assert rows[ceiling][0] == rows[ceiling][1]
     assert "Infinity" not in (tmp_path / "mixed.json").read_text()
 
 

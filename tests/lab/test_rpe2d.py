@@ -77,7 +77,7 @@ def test_a_shifted_schedule_differs_and_one_of_factor_1_does_not(lab: Lab) -> No
 
 def test_the_file_says_how_it_was_trained() -> None:
     with safe_open(WEIGHTS / "tiny_flux.safetensors", "pt") as file:
-        assert Trained.read(file.metadata()) == Trained(MAX_GRID, "integer", 16)
+        assert Trained.read(file.metadata()) == Trained(MAX_GRID, "integer", 16, 16)
     assert "steps in" in training_curve(WEIGHTS)
 
 

@@ -29,11 +29,14 @@ def moved_shift(guider: Any) -> float | None:
 
 
 class TimeShift:
-    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn. native_size: pixels a side of a square, 0 = the model's own."""
+    """The OUTER_SAMPLE wrapper: sigmas for as many tokens as are drawn.
 
-    def __init__(self, architecture: Architecture, native_size: int) -> None:
+    native_tokens: of a frame in training, 0 = of the model's own size.
+    """
+
+    def __init__(self, architecture: Architecture, native_tokens: float) -> None:
         self.architecture = architecture
-        self.native_size = native_size
+        self.native_tokens = native_tokens
 
     def __call__(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Any:
         return executor(noise, latent, sampler, self._shifted(executor.class_obj, noise, sigmas), *args, **kwargs)
@@ -50,8 +53,8 @@ class TimeShift:
             log.info("RPE-2D time shift: this model's sigmas are not flow times, so the schedule stays as it is")
             return sigmas
         _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model, self.architecture))
-        own = native_size(self.architecture, model.model_options.get("transformer_options", {})).side
-        native = (self.native_size / self.architecture.pixels_per_token or own) ** 2
+        options = model.model_options.get("transformer_options", {})
+        native = self.native_tokens or native_size(self.architecture, options).side ** 2
         found = shifted(sigmas, rows * columns, native)
         if found is sigmas:
             log.info("RPE-2D time shift: at or below native size, so the schedule stays as it is")
@@ -62,10 +65,10 @@ class TimeShift:
         return found
 
 
-def with_time_shift(model: Any, architecture: Architecture, native_size: int) -> Any:
+def with_time_shift(model: Any, architecture: Architecture, native_tokens: float) -> Any:
     """A clone of MODEL whose samplers shift their schedules; a shift of ours from before is replaced."""
     clone = without_time_shift(model)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_size))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, TimeShift(architecture, native_tokens))
     return clone
 
 

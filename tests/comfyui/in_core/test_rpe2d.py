@@ -147,18 +147,44 @@ def test_the_grid_follows_what_a_lora_says():
     model = models.flux()
     assert stack_of(inference(model)).find(Rpe2d).max_grid == 0
     trained = model.clone()
-    trained.set_attachments("lora_metadata", Trained(48, "normalised", 8).metadata())
+    trained.set_attachments("lora_metadata", Trained(48, "normalised", 8, 8).metadata())
     patch = stack_of(inference(trained)).find(Rpe2d)
     assert (patch.max_grid, patch.mode, patch.trained) == (48, "normalised", True)
     assert stack_of(inference(trained, grid="off")).find(Rpe2d).max_grid == 0
     assert not stack_of(inference(model, grid="on", max_grid=64)).find(Rpe2d).trained
     assert "Set max_grid" in message_of(lambda: inference(model, grid="on"))
-    for nonsense in ("max_grid=1e9", "max_grid=48 mode=integer native_tokens=9999"):
+    for nonsense in ("max_grid=1e9", "max_grid=48 mode=integer native_tokens=9999", "max_grid=48 mode=integer rows=8 columns=0"):
         broken = model.clone()
         broken.set_attachments("lora_metadata", {"ropeworks.rpe2d": nonsense})
-        assert "expected max_grid, mode and native_tokens" in message_of(lambda broken=broken: inference(broken))
+        assert "expected max_grid, mode, rows and columns" in message_of(lambda broken=broken: inference(broken))
         assert stack_of(inference(broken, grid="off")).find(Rpe2d).max_grid == 0
         assert stack_of(inference(broken, grid="on", max_grid=64)).find(Rpe2d).max_grid == 64
+
+
+def test_a_lora_of_a_landscape_stands_where_its_training_stood():
+    """4 × 6 tokens on a normalised grid: rows end at 3 and columns at 5, at that size and at twice its side, whatever else is noted."""
+    for header, ends in (
+        ("max_grid=24 mode=normalised rows=4 columns=6", (3.0, 5.0)),
+        # An older file: a square of 5 × 5, whose area has 4.08 × 6.12 at this aspect.
+        ("max_grid=24 mode=normalised native_tokens=5", (5 * (4 / 6) ** 0.5 - 1, 5 * (6 / 4) ** 0.5 - 1)),
+    ):
+        trained = models.flux().clone()
+        trained.set_attachments("lora_metadata", {"ropeworks.rpe2d": header})
+        for rows, columns in ((4, 6), (8, 12)):
+            model, calls = with_embedder_recorder(inference(trained), "pe_embedder")
+            models.sample(model, (1, 16, 2 * rows, 2 * columns), steps=1)
+            ids, table = calls[0]
+            wanted = ids.float()
+            y, x = (even_positions(count, 24) * (end / 23) for count, end in ((rows, ends[0]), (columns, ends[1])))
+            wanted[:, 12:, 1], wanted[:, 12:, 2] = y.repeat_interleave(columns), x.repeat(rows)
+            assert torch.allclose(table, models.flux().get_model_object("diffusion_model.pe_embedder")(wanted), atol=1e-5)
+    shape = (1, 16, 8, 12)
+    noted = models.flux().clone()
+    noted.set_attachments("lora_metadata", Trained(24, "normalised", 4, 6).metadata())
+    plain = seen_sigmas(noted, shape)
+    assert torch.equal(seen_sigmas(inference(noted, time_shift=True), shape), plain), "at its own size the schedule is as it is"
+    larger = (1, 16, 16, 24)
+    assert torch.allclose(seen_sigmas(inference(noted, time_shift=True), larger), shifted(plain, 4, 1), atol=1e-6)
 
 
 def gradients(model: Any, shape: tuple[int, ...], depth: int | None) -> torch.Tensor:

@@ -64,7 +64,7 @@ def tiny(node: Any, shape: tuple[int, ...]) -> tuple[Any, Any, torch.Tensor]:
     return model, positive, torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
-FLUX, WAN = (RopeLabModel, (2, 16, 24, 24)), (RopeLabVideoModel, (2, 16, 3, 16, 16))
+FLUX, WAN = (RopeLabModel, (2, 16, 24, 20)), (RopeLabVideoModel, (2, 16, 3, 16, 16))
 
 
 def patch(model: Any, **given: Any) -> Any:
@@ -152,26 +152,29 @@ def saved(model: Any, lora: Any, folder: Path, **given: Any) -> Path:
 
 
 def test_a_lora_is_saved_loaded_and_used() -> None:
-    for (node, shape), tokens, grid in ((FLUX, 12, 32), (WAN, 8, 32)):
+    for (node, shape), size, grid in ((FLUX, (12, 10), 32), (WAN, (8, 8), 32)):
         model, positive, latents = tiny(node, shape)
         patched = patch(model, mode="normalised")
         lora, _ = trained(patched, positive, latents, learning_rate=1.0)
         with tempfile.TemporaryDirectory() as folder:
-            file = saved(patched, lora, Path(folder), latents=[{"samples": latents}], steps=[1])
+            smaller = {"samples": latents[..., :16, :16]}
+            file = saved(patched, lora, Path(folder), latents=[smaller, {"samples": latents}, smaller], steps=[1])
             native = saved(patched, lora, Path(folder))
             assert "1_steps" in file.name
             assert len({saved(patched, lora, Path(folder), steps=[1]) for _ in range(3)} | {file}) == 4, "none written over another"
             weights, facts = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
             _, native_facts = comfy.utils.load_torch_file(str(native), safe_load=True, return_metadata=True)
-        assert Trained.read(facts) == Trained(grid, "normalised", tokens)
-        assert Trained.read(native_facts) == Trained(grid, "normalised", 16)
+        assert Trained.read(facts) == Trained(grid, "normalised", *size)
+        assert Trained.read(native_facts) == Trained(grid, "normalised", 16, 16)
         assert all(torch.equal(weights[key], lora[key]) for key in lora)
         loaded, _ = comfy.sd.load_lora_for_models(model, None, weights, 1.0, 0.0)
         loaded.set_attachments("lora_metadata", facts)  # as the newer core's own loader does
         ready = RPE2DInference.execute(loaded, "auto", True, True, 0).args[0]
         found = stack_of(ready).find(Rpe2d)
-        assert (found.max_grid, found.mode, found.trained, found.native_size) == (grid, "normalised", True, tokens * 16)
-        bare = RPE2DInference.execute(model, "on", True, True, tokens * 16, grid, "normalised").args[0]
+        assert (found.max_grid, found.mode, found.trained, found.trained_on, found.native_size) == (grid, "normalised", True, size, 0)
+        chosen = stack_of(RPE2DInference.execute(loaded, "auto", True, True, 512).args[0]).find(Rpe2d)
+        assert (chosen.trained_on, chosen.native_size) == (None, 512), "a native_size that is set goes before the file's"
+        bare = RPE2DInference.execute(model, "on", True, True, size[0] * 16, grid, "normalised").args[0]
         drawn, without = (models.sample(m, (1, *shape[1:]), steps=2, positive=positive, negative=positive) for m in (ready, bare))
         assert torch.isfinite(drawn).all()
         assert not torch.allclose(drawn, without, atol=1e-3), "the LoRA acts"
@@ -180,6 +183,24 @@ def test_a_lora_is_saved_loaded_and_used() -> None:
 def test_a_model_without_the_patch_has_no_grid_to_save() -> None:
     model, _, _ = tiny(*FLUX)
     assert "RPE-2D Training Patch" in message_of(lambda: RPE2DSaveLoRA.execute([{}], [model], ["loras/tiny"]))
+
+
+def test_no_file_is_written_over_another_and_no_lora_dropped() -> None:
+    model, _, _ = tiny(*FLUX)
+    patched = patch(model)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(folder_paths, "get_output_directory", lambda: folder):
+
+        def save(prefix: str, *values: float) -> None:
+            RPE2DSaveLoRA.execute([{"a": torch.full((2,), value)} for value in values], [patched], [prefix])
+
+        for number, prefix in enumerate(("loras/mine", "loras/mine/", "loras/mine/", "loras//mine", "loras/mine/.")):
+            save(prefix, float(number))
+        held = [comfy.utils.load_torch_file(str(file))["a"][0].item() for file in sorted(Path(folder, "loras").rglob("*.safetensors"))]
+        assert held == [0.0, 1.0, 2.0, 3.0, 4.0]
+        assert "found 2 values of lora: expected one" in message_of(lambda: save("loras/two", 1.0, 2.0))
+        for prefix in ("", ".", "./"):
+            assert "such as loras/rpe2d" in message_of(lambda prefix=prefix: save(prefix, 1.0))
+        assert len(list(Path(folder).rglob("*.safetensors"))) == len(held)
 
 
 def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:
@@ -232,4 +253,20 @@ def test_a_whole_picture_is_told_as_whole_whatever_its_aspect() -> None:
 
 def test_captions_that_do_not_match_are_refused() -> None:
     assert "2 texts for 3 pictures" in message_of(lambda: crops_of(pictures(*[(64, 64)] * 3), texts=["a", "b"]))
-    assert "expected at least 16 pixels" in message_of(lambda: crops_of(pictures((8, 64))))
+    assert "size 8: expected 16 to 4096 pixels" in message_of(lambda: crops_of(pictures((8, 64))))
+
+
+def test_numbers_that_come_by_a_link_are_checked_as_a_widgets_are() -> None:
+    square = pictures((64, 64))
+    for given, words in (
+        ({"smallest": [float("nan")]}, "smallest is nan: expected a number from 0.1 to 1"),
+        ({"smallest": [2.0]}, "smallest is 2.0"),
+        ({"smallest": [-1.0]}, "smallest is -1.0"),
+        ({"whole_share": [1.5]}, "whole_share is 1.5"),
+        ({"crops_per_image": [-1]}, "crops_per_image is -1: expected 1 to 64"),
+        ({"size": [10**7]}, "size 10000000: expected 16 to 4096 pixels"),
+        ({"seed": [1, 2]}, "found 2 values of seed: expected one"),
+    ):
+        assert words in message_of(lambda given=given: crops_of(square, **given)), words
+    for empty in ([], [torch.rand(0, 32, 32, 3)], [torch.rand(1, 32, 0, 3)]):
+        assert "at least one picture" in message_of(lambda empty=empty: crops_of(empty, size=[64]))
