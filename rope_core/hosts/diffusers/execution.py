@@ -19,6 +19,7 @@ from ...layout import HIGH, GridLayout
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
+from .schedule import Schedule, schedule_of
 
 if TYPE_CHECKING:
     from ...mixed.handover import Upsample
@@ -91,7 +92,7 @@ class PatchedTransformer:
     """What all parts of one patched transformer know; subclasses say how a class of transformers is called.
 
     base: the transformer's own embedder. original: its forward. upsampler: a latent upsampler, for what is handed over between
-    resolutions. sigmas: of all steps, largest first, where the caller tells.
+    resolutions. sigmas: of all steps, largest first, where the caller tells; `schedule` finds them otherwise.
     """
 
     attribute: str  # of the embedder
@@ -110,6 +111,7 @@ class PatchedTransformer:
     ) -> None:
         self.class_name = type(transformer).__name__
         self.transformer = weakref.proxy(transformer)
+        self._itself = weakref.ref(transformer)
         self.config: Any = transformer.config
         self.base = base
         self.original = original
@@ -117,6 +119,10 @@ class PatchedTransformer:
         self.native_pixels = native_pixels
         self.upsampler = upsampler
         self.sigmas = tuple(sigmas)
+
+    def schedule(self, sigma: float) -> Schedule | None:
+        """That of the run in which the transformer is being called at `sigma`; asked once a run."""
+        return schedule_of(self.sigmas, self._itself(), sigma)
 
     @property
     def facts(self) -> ModelFacts:
