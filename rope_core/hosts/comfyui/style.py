@@ -183,7 +183,7 @@ class ReferencePart(Part):
 
 @dataclass(frozen=True)
 class ReadyReferences:
-    """References read for one target call. rows: the positive prompts' parts of the batch. progress: 0 at the schedule's first step, 1 at its last."""
+    """References read for one target call. rows: the positive prompts' parts of the batch. progress: of the schedule, 0 to 1."""
 
     architecture: Architecture
     read: list[tuple[SharedAttention, Read]]

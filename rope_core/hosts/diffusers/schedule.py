@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import FrameType
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def _schedulers_around(transformer: nn.Module | None) -> Iterator[Any]:
 
     A transformer knows nothing of its pipeline, and a scheduler may be another at every call, so callers are the one place to look.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         for value in tuple(frame.f_locals.values()):
             runs = getattr(value, "transformer", None) if _is_pipeline(value) else None
