@@ -71,13 +71,13 @@ class SamplingRun:
             leave(latent, found)
 
 
-def begin_run(executor: Any, noise: Tensor, latent: Tensor, *args: Any, **kwargs: Any) -> Any:
+def begin_run(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The OUTER_SAMPLE wrapper: hands a run to all model calls of one sampler."""
     options = executor.class_obj.model_options.setdefault("transformer_options", {})
     around = options.get(KEY)
-    run = options[KEY] = SamplingRun(executor.class_obj, tuple(noise.shape[2:]), latent, noise)
+    run = options[KEY] = SamplingRun(executor.class_obj, tuple(noise.shape[2:]), latent_image, noise)
     try:
-        result = executor(noise, latent, *args, **kwargs)
+        result = executor(noise, latent_image, *args, **kwargs)
         run.ended(result)
         return result
     finally:
