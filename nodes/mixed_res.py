@@ -51,11 +51,17 @@ class MixedResRegionCRPA(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "coarse_until", default=-1.0, min=-1.0, max=1.0, step=0.01,
-                    tooltip="Share of the schedule that runs coarse everywhere, before detail: 0 = none, -1 = until sigma 0.8.",
+                    tooltip=(
+                        "Share of the schedule that runs coarse everywhere, "
+                        "before detail: 0 = none, -1 = 0.44, which is down to sigma 0.8 on Flux."
+                    ),
                 ),
                 io.Float.Input(
                     "fine_from", default=-1.0, min=-1.0, max=1.0, step=0.01,
-                    tooltip="Share of the schedule after which everything runs at full resolution: 1 = never, -1 = from sigma 0.25.",
+                    tooltip=(
+                        "Share of the schedule after which everything runs at full resolution: "
+                        "1 = never, -1 = 0.90, which is from sigma 0.25 on Flux."
+                    ),
                 ),
                 io.Custom("BOUNDING_BOX").Input(
                     "regions", optional=True, extra_dict={"forceInput": True},

@@ -6,7 +6,7 @@ Wu et al. 2025. Structure settles early, detail late: mixed resolution from pure
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -23,7 +23,8 @@ from .saliency import most_salient
 
 RATIOS = (2, 3, 4)
 AUTOMATIC = -1.0
-COARSE_UNTIL_SIGMA, FINE_FROM_SIGMA = 0.8, 0.25
+# On Flux structure is settled at the one and detail at the other; elsewhere, the shares of the schedule at which Flux stands there.
+COARSE_UNTIL_SIGMA, FINE_FROM_SIGMA, FLUX_SHIFT = 0.8, 0.25, math.exp(1.15)
 # The paper: 15 % of a video, 30-60 % of an image.
 VIDEO_BUDGET, IMAGE_BUDGET = 0.15, 0.45
 ALIGNED = "aligned"
@@ -31,6 +32,14 @@ COARSE, MIXED, FINE = "coarse", "mixed", "fine"
 TextGroup = Literal["high", "low"]
 Alignment = Literal["corner", "centre"]
 Positions = Literal["aligned", "low", "high"]
+
+
+def _share_on_flux(sigma: float) -> float:
+    """The share of Flux's schedule that lies before `sigma`: its shift a moves even times t to a t / (1 + (a - 1) t)."""
+    return 1.0 - sigma / (FLUX_SHIFT - (FLUX_SHIFT - 1.0) * sigma)
+
+
+COARSE_UNTIL, FINE_FROM = _share_on_flux(COARSE_UNTIL_SIGMA), _share_on_flux(FINE_FROM_SIGMA)  # 0.441 and 0.905
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,17 @@ class Stages:
             return COARSE
         return FINE if sigma < self.fine_from else MIXED
 
+    def counted(self, sigmas: Sequence[float]) -> str:
+        """How many steps of a run, whose last sigma is where it ends, are of each stage."""
+        found = [self.at(sigma) for sigma in sigmas[:-1]]
+        return ", ".join(f"{found.count(stage)} {stage}" for stage in (COARSE, MIXED, FINE))
+
 
 @dataclass(frozen=True, eq=False)
 class MixedResolution(Patch):
     """High resolution where `mask` (n, h, w) or `boxes` say, 1/ratio of it per side elsewhere; without both, where detail is found.
 
-    coarse_until, fine_from: percent of the schedule, AUTOMATIC = sigma 0.8 and 0.25. budget: share of an automatic region,
+    coarse_until, fine_from: percent of the schedule, AUTOMATIC = COARSE_UNTIL and FINE_FROM. budget: share of an automatic region,
     0 = the paper's. text_group: which queries text tokens join. alignment: a low-resolution token stands at the first or in the
     centre of its places. positions: "aligned", or "low" and "high" for the baselines that put everything on one grid.
     grow, minimum: see `regions.tidied`. on_region: told the region once it is chosen.
@@ -100,15 +114,21 @@ class MixedResolution(Patch):
     def automatic(self) -> bool:
         return self.mask is None and not self.boxes
 
-    def stages(self, percent_to_sigma: Callable[[float], float]) -> Stages:
-        """Raises RopeWorksError when no step could be mixed."""
+    def stages(self, percent_to_sigma: Callable[[float], float] | None) -> Stages:
+        """By the model's own schedule; without one, percents are shares of sigma itself, and AUTOMATIC stands for Flux's sigmas.
 
-        def sigma(percent: float) -> float:
-            # The first step is at 0 % itself, so 0 has to lie before it.
-            return percent_to_sigma(percent) if percent else math.inf
+        Raises RopeWorksError when no step could be mixed.
+        """
 
-        coarse = COARSE_UNTIL_SIGMA if self.coarse_until < 0 else sigma(self.coarse_until)
-        fine = FINE_FROM_SIGMA if self.fine_from < 0 else sigma(self.fine_from)
+        def sigma(percent: float, automatic: float, on_flux: float) -> float:
+            if percent == 0.0:
+                return math.inf  # the first step is at 0 % itself, so 0 has to lie before it
+            if percent_to_sigma is None:
+                return on_flux if percent < 0.0 else 1.0 - percent
+            return percent_to_sigma(automatic if percent < 0.0 else percent)
+
+        coarse = sigma(self.coarse_until, COARSE_UNTIL, COARSE_UNTIL_SIGMA)
+        fine = sigma(self.fine_from, FINE_FROM, FINE_FROM_SIGMA)
         if fine > coarse:
             raise RopeWorksError(
                 f"the fine stage would begin at sigma {fine:.3g}, before the coarse one ends at sigma {coarse:.3g}. "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,8 @@ CONDITIONAL, UNCONDITIONAL = 0, 1
 class MixedRun:
     """Which part of the picture is sharp, and at which steps; hosts keep one per run of a sampler and drop it afterwards.
 
-    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions.
+    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions. looks: the stage of a step
+    below the coarse stage that finds an automatic region because none before it did; FINE where the latent is sharp already.
     """
 
     stack: Stack
@@ -33,6 +35,7 @@ class MixedRun:
     grid: CellGrid
     carrier: Carrier
     region: Tensor | None = None
+    looks: str = COARSE
     _seen: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
     _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
 
@@ -77,21 +80,39 @@ class MixedRun:
             self._choose(now)
             if self.all_high:
                 return FINE
-        if stage == MIXED and (self.region is None or not self.region.any()):
-            return COARSE
-        return stage
+        if stage != MIXED:
+            return stage
+        if self.region is None:
+            return self.looks
+        return MIXED if self.region.any() else COARSE
 
     def observe(self, sigma: Callable[[], float], denoised: Tensor, kind: int) -> None:
-        """A coarse answer, (B, C, [T,] h, w) at low resolution, to choose an automatic region by."""
+        """An answer, (B, C, [T,] h, w) at low resolution, to choose an automatic region by."""
         if self.region is None:
             self._seen[kind] = (sigma(), denoised)
 
+    def looks_sharply(self, sigma: Callable[[], float]) -> bool:
+        """Whether a FINE step at `sigma` is one that looks for a region."""
+        return self.looks == FINE and self.region is None and self.stages.at(sigma()) == MIXED
+
     def saw(self, sigma: Callable[[], float]) -> bool:
-        """Whether a coarse answer at this very step was observed already."""
+        """Whether an answer at this very step was observed already."""
         return self.region is None and any(at == sigma() for at, _ in self._seen.values())
 
+    def found(self) -> Tensor | None:
+        """The region, for a run that goes on where this one ends; what coarse steps have seen is enough to choose one."""
+        if self.region is None:
+            self._choose(-math.inf)
+        return self.region
+
+    def take_over(self, region: Tensor) -> None:
+        """An automatic region that was found on the same grid, by the run that this one goes on from."""
+        self.region = region
+        if self.settings.on_region is not None:
+            self.settings.on_region(self.layout)
+
     def _choose(self, sigma: float) -> None:
-        """From the answers of the last coarse step; while there is none, the run stays coarse."""
+        """From the answers of the last step that looked; while there is none, the run goes on looking."""
         last = min((at for at, _ in self._seen.values()), default=sigma)
         if last <= sigma:
             return
@@ -100,10 +121,8 @@ class MixedRun:
             return
         found = saliency(answers[CONDITIONAL], answers.get(UNCONDITIONAL), self.carrier.patch)
         settings = self.settings
-        self.region = most_salient(found, settings.share(self.grid.frames), settings.grow, settings.minimum)
         self._seen.clear()
-        if settings.on_region is not None:
-            settings.on_region(self.layout)
+        self.take_over(most_salient(found, settings.share(self.grid.frames), settings.grow, settings.minimum))
 
     @property
     def layout(self) -> TokenLayout:
@@ -111,11 +130,20 @@ class MixedRun:
             raise RuntimeError("the region is not chosen yet")
         return token_layout(self.stack, self.region)
 
-    def describe(self, hidden: int, text: int) -> str:
-        """One line: what the region costs and when each stage runs. hidden: the model's width, text: its text tokens."""
+    def describe(self, hidden: int, text: int, sigmas: Sequence[float] = ()) -> str:
+        """One line: what the region costs and when each stage runs. hidden: the model's width, text: its text tokens.
+
+        sigmas: of all steps, and where they end; empty where the host cannot tell.
+        """
         stages = f"coarse while sigma >= {self.stages.coarse_until:.3g}, fine below {self.stages.fine_from:.3g}"
+        if len(sigmas) > 1:
+            stages = f"{self.stages.counted(sigmas)} of {len(sigmas) - 1} steps ({stages})"
         if self.region is None:
-            return f"Mixed resolution: the region is chosen after the coarse stage; {stages}"
+            begins = "at full resolution" if self.looks == FINE else "coarse"
+            chosen = "after the coarse stage"
+            if len(sigmas) > 1 and sigmas[0] < self.stages.coarse_until:
+                chosen = f"by the first step, which is {begins}, for this run begins below the coarse stage"
+            return f"Mixed resolution: the region is chosen {chosen}; {stages}"
         if self.all_high:
             return "Mixed resolution: the region is the whole picture, so there is nothing to save and the model runs unchanged"
         if not self.region.any():

@@ -30,7 +30,7 @@ KeepOn = Literal["model", "cpu"]
 
 @dataclass(frozen=True)
 class KeyScale:
-    """s_hf (fastest pair) and s_lf (slowest pair) at the run's first and last step; in between linear over the steps."""
+    """s_hf (fastest pair) and s_lf (slowest pair) at the schedule's first and last step; in between linear over the steps."""
 
     fast_start: float = 0.4
     fast_end: float = 0.8
@@ -48,7 +48,7 @@ class KeyScale:
         return next((f"'{name}'" for name, preset in PRESETS.items() if preset == self), ends)
 
     def factors(self, axes: tuple[AxisSpan, ...], progress: Tensor) -> Tensor:
-        """(channels,) float32: a factor per channel of a head, two neighbours to a pair. progress: scalar, 0 first step, 1 last.
+        """(channels,) float32: a factor per channel of a head, two neighbours to a pair. progress: scalar, see `schedule`.
 
         The index axis is flat at s_lf. Time bends like height and width: flat, it binds a still to the clip's first frame.
         """

@@ -126,15 +126,53 @@ def test_stages_change_at_their_sigmas():
     assert [STAGES.at(sigma) for sigma in (1.0, 0.8, 0.7999, 0.25, 0.2499, 0.0)] == [COARSE, COARSE, MIXED, MIXED, FINE, FINE]
 
 
-def test_stages_without_settings_are_those_of_the_method():
-    assert MixedResolution().stages(linear) == STAGES
+def shifted(shift: float):
+    """A model's schedule: even times t, moved by its shift."""
+
+    def sigma(percent: float) -> float:
+        t = 1.0 - percent
+        return shift * t / (1.0 + (shift - 1.0) * t)
+
+    return sigma
+
+
+FLUX = shifted(math.exp(1.15))
+
+
+def run_through(convert, steps: int) -> list[float]:
+    return [convert(number / steps) for number in range(steps + 1)]
+
+
+def test_flux_has_its_stages_at_the_sigmas_of_the_method():
+    stages = MixedResolution().stages(FLUX)
+    assert (stages.coarse_until, stages.fine_from) == pytest.approx((0.8, 0.25), abs=1e-9)
+    for steps in range(1, 101):
+        found = [stages.at(sigma) for sigma in run_through(FLUX, steps)]
+        assert found == [STAGES.at(sigma) for sigma in run_through(FLUX, steps)], steps
+    assert stages.counted(run_through(FLUX, 28)) == "13 coarse, 13 mixed, 2 fine"
+
+
+@pytest.mark.parametrize(
+    ("shift", "steps", "counts"),
+    # step i of N while i / N is at most 0.4412, and from 0.9045 on: by hand
+    [(12.0, 40, "18 coarse, 19 mixed, 3 fine"), (5.0, 4, "2 coarse, 2 mixed, 0 fine"), (1.0, 28, "13 coarse, 13 mixed, 2 fine")],
+    ids=["Wan 2.2", "Lightning", "no shift"],
+)
+def test_other_models_have_the_same_share_of_their_steps_in_each_stage(shift, steps, counts):
+    convert = shifted(shift)
+    assert MixedResolution().stages(convert).counted(run_through(convert, steps)) == counts
+
+
+def test_without_a_schedule_percents_are_shares_of_sigma_and_automatic_stands_for_flux():
+    assert MixedResolution().stages(None) == STAGES
+    assert MixedResolution(mask=MASK, coarse_until=0.0, fine_from=0.6).stages(None) == Stages(math.inf, 0.4)
 
 
 def test_percents_go_through_the_models_own_schedule():
     assert MixedResolution(mask=MASK, coarse_until=0.1, fine_from=0.5).stages(lambda p: (1 - p) ** 2) == Stages(0.9**2, 0.25)
 
 
-@pytest.mark.parametrize("options", [{"coarse_until": 0.9}, {"fine_from": 0.1}])
+@pytest.mark.parametrize("options", [{"coarse_until": 0.95}, {"fine_from": 0.1}])
 def test_stages_that_overlap_on_this_schedule_are_refused_with_both_sigmas(options):
     with pytest.raises(RopeWorksError, match=r"sigma 0\.\d+.*sigma 0\.\d+"):
         MixedResolution(mask=MASK, **options).stages(linear)
@@ -220,6 +258,31 @@ def test_an_automatic_region_waits_for_a_coarse_answer_of_an_earlier_step():
     assert run.region is None
     assert run.stage(at(0.6)) == MIXED
     assert run.region is not None
+
+
+def test_a_run_that_goes_on_looks_at_full_resolution():
+    run = run_of()
+    run.looks = FINE
+    assert run.stage(at(0.7)) == FINE
+    assert run.looks_sharply(at(0.7))
+    run.observe(at(0.7), picture(), CONDITIONAL)
+    assert run.stage(at(0.7)) == FINE  # the other call of the same step
+    assert run.stage(at(0.6)) == MIXED
+    assert not run.looks_sharply(at(0.6))
+    assert run_of().stage(at(0.9)) == COARSE
+
+
+def test_a_run_that_ends_at_the_switch_hands_on_what_one_run_would_have_chosen():
+    whole, told = run_of(), []
+    first, second = run_of(), run_of(MixedResolution(on_region=told.append))
+    for run in (whole, first):
+        run.observe(at(0.85), picture(rows=9), CONDITIONAL)
+    assert whole.stage(at(0.7)) == MIXED
+    second.take_over(first.found())
+    assert second.stage(at(0.7)) == MIXED
+    assert torch.equal(second.region, whole.region)
+    assert [torch.equal(layout.region, whole.region) for layout in told] == [True]
+    assert run_of().found() is None
 
 
 def test_a_run_without_any_coarse_answer_goes_from_coarse_to_fine():

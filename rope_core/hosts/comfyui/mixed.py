@@ -49,9 +49,16 @@ class MixedPart(Part):
         if run.unchanged:
             return inner(execution)
         execution = replace(execution, own_attention=True)
-        if stage == FINE:
+        looks = stage == FINE and run.looks_sharply(sigma)
+        if stage == FINE and not looks:
             return inner(self.model.other(execution, replace(request, x=run.carrier.for_fine(request.x, run.region, sigma))))
         kinds = kinds_of(request.options, execution.run.guider)
+        if looks:
+            sharp = inner(execution)
+            with execution.run.lock:
+                for kind, answer in zip(kinds, sharp.chunk(len(kinds)), strict=True):
+                    run.observe(sigma, run.carrier.low(answer), kind)
+            return sharp
         chunk = len(request.x) // len(kinds)
         first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
         conditional = None if first is None else slice(first, first + chunk)
@@ -129,8 +136,24 @@ class MixedPart(Part):
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
         run = MixedRun(self.model.stack, stages, grid, Carrier(settings.ratio, patch, hand_over, last_sigma))
-        log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens))
+        sigmas = request.schedule.tolist() if request.schedule is not None else []
+        if settings.automatic and len(sigmas) > 1:
+            self._go_on(run, sigmas, within)
+        log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens, sigmas))
         return run
+
+    def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun) -> None:
+        """Where one schedule is cut over several samplers, the region that one of them finds is that of those after it."""
+        key = ("mixed resolution's region", run.grid)
+        if sigmas[0] < run.stages.coarse_until and within.goes_on:
+            region = within.handed(key)
+            if region is None:
+                run.looks = FINE
+            else:
+                log.info("Mixed resolution: the region is that of the run before, which this one goes on from")
+                run.take_over(region)
+        if 0.0 < sigmas[-1] < run.stages.coarse_until:
+            within.hand_on(key, run.found)
 
     @property
     def settings(self) -> MixedResolution:

@@ -8,22 +8,29 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from .continued import going_on_from, leave
+
 KEY = "ropeworks_run"  # in transformer_options, which every model call of the run gets, on whatever device and thread
 Kept = TypeVar("Kept")
 
 
 class SamplingRun:
-    """What one run keeps; nothing outlives it. Threads of several devices share it: `lock` is for what only one of them may do.
+    """What one run keeps; nothing outlives it but what is handed on. Threads of several devices share it: `lock` is for what only
+    one of them may do.
 
     guider: who runs it, for its prompts. size: of the latent, [frames,] height, width. Both are None for a model that is called
-    outside of a sampler, where every call is a run of its own.
+    outside of a sampler, where every call is a run of its own. latent, noise: what the sampler begins with.
     """
 
-    def __init__(self, guider: Any = None, size: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, guider: Any = None, size: tuple[int, ...] | None = None, latent: Tensor | None = None, noise: Tensor | None = None
+    ) -> None:
         self.guider = guider
         self.size = size
         self.lock = threading.RLock()
+        self._begins_with = (latent, noise)
         self._kept: dict[Hashable, Any] = {}
+        self._to_hand_on: dict[Hashable, Callable[[], Any]] = {}
 
     def __deepcopy__(self, memo: object) -> SamplingRun:
         return self
@@ -43,14 +50,36 @@ class SamplingRun:
                 self._kept[owner] = make()
             return self._kept[owner]
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether this run adds no noise, so that its latent holds what another run left. Looks at all of the noise: ask once."""
+        noise = self._begins_with[1]
+        return noise is not None and not noise.any()
 
-def begin_run(executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def handed(self, name: Hashable) -> Any:
+        """What the run handed on under `name` whose latent this one begins with; None where that is not known."""
+        latent = self._begins_with[0]
+        return None if latent is None else going_on_from(latent).get(name)
+
+    def hand_on(self, name: Hashable, make: Callable[[], Any]) -> None:
+        """At the end of this run, to the one that goes on with its latent: what `make` returns, unless it is None."""
+        self._to_hand_on[name] = make
+
+    def ended(self, latent: Any) -> None:
+        found = {name: value for name, make in self._to_hand_on.items() if (value := make()) is not None}
+        if found and isinstance(latent, Tensor):
+            leave(latent, found)
+
+
+def begin_run(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The OUTER_SAMPLE wrapper: hands a run to all model calls of one sampler."""
     options = executor.class_obj.model_options.setdefault("transformer_options", {})
     around = options.get(KEY)
-    options[KEY] = SamplingRun(executor.class_obj, tuple(noise.shape[2:]))
+    run = options[KEY] = SamplingRun(executor.class_obj, tuple(noise.shape[2:]), latent_image, noise)
     try:
-        return executor(noise, *args, **kwargs)
+        result = executor(noise, latent_image, *args, **kwargs)
+        run.ended(result)
+        return result
     finally:
         if around is None:
             del options[KEY]

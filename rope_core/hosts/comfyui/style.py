@@ -16,6 +16,7 @@ from ...extrapolate.projection import token_grid
 from ...reference.bank import ImageCalls, KeyBank, Recording
 from ...reference.shared import Reading, Sharing
 from ...reference.style import SharedAttention, reference_turn
+from ...schedule import progress_of_levels, share_of
 from ...stack import SHARED, Call
 from ...tokens import TokenFinder
 from .call import ModelCall, image_tokens, patch_size
@@ -76,7 +77,7 @@ class ReferencePart(Part):
         self._refuse_parts(acting, request, run)
         at, row = self._step(request, run), rows[0].start if rows else 0
         read = [(patch, self._read(patch, execution, state, at, row)) for patch in acting]
-        return ReadyReferences(self.model.architecture, read, rows, at[0] / max(_steps(request) - 1, 1))
+        return ReadyReferences(self.model.architecture, read, rows, self._progress(request, run, at))
 
     def _step(self, request: ModelCall, run: SamplingRun) -> tuple[int, float]:
         """(number of steps before this one, sigma): sigma is read from the device once per model call, the schedule once per run."""
@@ -85,6 +86,14 @@ class ReferencePart(Part):
             return 0, sigma
         levels = run.kept((self, "levels"), schedule.cpu)
         return int((levels > sigma * 1.0001).sum()), sigma
+
+    def _progress(self, request: ModelCall, run: SamplingRun, at: tuple[int, float]) -> float:
+        """How far the model's schedule is at (step, sigma), whichever part of it this run goes through."""
+        schedule, convert = request.schedule, request.host.model_sampling.percent_to_sigma
+        if schedule is None:
+            return share_of(at[1], convert)
+        progress = run.kept((self, "progress"), lambda: progress_of_levels(schedule.tolist(), convert))
+        return progress[min(at[0], len(progress) - 1)]
 
     def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: SamplingRun) -> None:
         """A call over a part of the picture does not tell which, so a mask cannot be laid over it."""
@@ -174,7 +183,7 @@ class ReferencePart(Part):
 
 @dataclass(frozen=True)
 class ReadyReferences:
-    """References read for one target call. rows: the positive prompts' parts of the batch. progress: 0 at the first step, 1 at the last."""
+    """References read for one target call. rows: the positive prompts' parts of the batch. progress: of the schedule, 0 to 1."""
 
     architecture: Architecture
     read: list[tuple[SharedAttention, Read]]
@@ -269,7 +278,3 @@ def _rows(positive: list[bool], batch: int) -> list[slice]:
 def _inside(call: Call, patch: SharedAttention) -> bool:
     inside = call.within(patch.window)
     return inside is None or bool(inside)
-
-
-def _steps(request: ModelCall) -> int:
-    return 1 if request.schedule is None else len(request.schedule) - 1

@@ -21,6 +21,7 @@ from ...published import GENERAL_RULES
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
+from .schedule import Schedule, schedule_of
 
 if TYPE_CHECKING:
     from ...mixed.handover import Upsample
@@ -93,7 +94,8 @@ class PatchedTransformer:
     """What all parts of one patched transformer know; subclasses say how a class of transformers is called.
 
     base: the transformer's own embedder. original: its forward. native_pixels, native_widest: see `patched`. upsampler: a latent
-    upsampler, for what is handed over between resolutions. sigmas: of all steps, largest first, where the caller tells.
+    upsampler, for what is handed over between resolutions. sigmas: of all steps, largest first, where the caller tells; `schedule` finds
+    them otherwise.
     """
 
     attribute: str  # of the embedder
@@ -113,6 +115,7 @@ class PatchedTransformer:
     ) -> None:
         self.class_name = type(transformer).__name__
         self.transformer = weakref.proxy(transformer)
+        self._itself = weakref.ref(transformer)
         self.config: Any = transformer.config
         self.base = base
         self.original = original
@@ -121,6 +124,10 @@ class PatchedTransformer:
         self.native_widest = native_widest
         self.upsampler = upsampler
         self.sigmas = tuple(sigmas)
+
+    def schedule(self, sigma: float) -> Schedule | None:
+        """That of the run in which the transformer is being called at `sigma`; asked once a run."""
+        return schedule_of(self.sigmas, self._itself(), sigma)
 
     @property
     def facts(self) -> ModelFacts:

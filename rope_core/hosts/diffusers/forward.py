@@ -47,9 +47,9 @@ def patched(
     """Apply `patches` to a diffusers transformer for the length of the block; afterwards it is exactly as before.
 
     native_pixels: side of a square of the trained area, native_widest: trained aspect, longer side over shorter; 0 = the
-    architecture's. on_plan: called with every resolved plan, once a forward pass.
-    latent_upsampler: for mixed resolution on latents that do not interpolate well, see `handover`. sigmas: of all steps, largest first,
-    for an upsampler's last step and for how far a style reference's schedule is; without them 1 - sigma tells the latter.
+    architecture's. on_plan: called with every resolved plan, once a forward pass. latent_upsampler: for mixed resolution on latents
+    that do not interpolate well, see `handover`. sigmas: of all steps, largest first; where they are not given, those of the scheduler
+    in use where the transformer is called, so that no pipeline needs them.
     Raises RopeWorksError for transformers that are not supported or patched already, and for patches that cannot act on them or
     beside others.
     """

@@ -64,7 +64,7 @@ class MixedPart(Part):
         self._refuse_single_images(execution)
         call = execution.planned.call
         now = float(call.sigma)
-        found = self.runs.at(execution.whole["img_ids"], now, lambda: self._new(execution))
+        found = self.runs.at(execution.whole["img_ids"], now, lambda: self._new(execution, now))
         run = found.kept.run
 
         def sigma() -> float:
@@ -167,15 +167,18 @@ class MixedPart(Part):
             raise RuntimeError("mixed calls without a mixed-resolution patch")
         return found
 
-    def _new(self, execution: Execution) -> MixedState:
+    def _new(self, execution: Execution, sigma: float) -> MixedState:
         settings, (_, rows, columns) = self.settings, execution.grid
         pixels = self.model.architecture.pixels_per_token
         cells = CellGrid(1, rows * pixels, columns * pixels, pixels * settings.ratio)
-        stages = settings.stages(lambda percent: 1.0 - percent if percent else 1e9)
-        upsample, sigmas = self.model.upsampler, self.model.sigmas
+        schedule, upsample = self.model.schedule(sigma), self.model.upsampler
+        stages = settings.stages(schedule.percent_to_sigma if schedule else None)
+        sigmas = schedule.sigmas if schedule else self.model.sigmas
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         run = MixedRun(self.model.stack, stages, cells, Carrier(settings.ratio, PATCH, hand_over, sigmas[-1] if sigmas else 0.0))
-        log.info(run.describe(**_FOR_THE_LOG))
+        log.info(run.describe(**_FOR_THE_LOG, sigmas=schedule.left(sigma) if schedule else ()))
+        if schedule is None:
+            log.info("Mixed resolution: no scheduler is in use around this transformer, so stages go by shares of sigma itself")
         return MixedState(run, tuple(without_batch(execution.whole["img_ids"])[0].tolist()))
 
     def _refuse_single_images(self, execution: Execution) -> None:

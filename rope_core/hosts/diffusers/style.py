@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,9 @@ from .execution import Answer, Arguments, Execution, Grid, Part, PatchedTransfor
 from .flux import PATCH, Flux, ids_on, packed, start_of
 from .images import by_image
 from .runs import Run, Runs
+from .schedule import Schedule
 
+log = logging.getLogger("ropeworks")
 WHAT = "a style reference"
 PROMPT = ("encoder_hidden_states", "pooled_projections", "guidance")
 
@@ -34,8 +37,9 @@ class Read:
 
 @dataclass
 class StyleState:
-    """What references keep during one run, by the reference it belongs to."""
+    """What references keep during one run, by the reference it belongs to. schedule: None where nobody tells."""
 
+    schedule: Schedule | None = None
     noise: dict[str, Tensor] = field(default_factory=dict)
     reads: dict[str, Read] = field(default_factory=dict)
 
@@ -69,7 +73,7 @@ class ReferencePart(Part):
         if not able:
             return None
         now = float(call.sigma)
-        run = self.runs.at(execution.whole["img_ids"], now, StyleState)
+        run = self.runs.at(execution.whole["img_ids"], now, lambda: self._new(now))
         run.again(now)  # also for a step outside of every window, which counts as one
         acting = [patch for patch in able if _inside(call, patch)]
         for patch in able:
@@ -78,16 +82,13 @@ class ReferencePart(Part):
         if not acting:
             return None
         read = [(patch, self._read(patch, execution.whole, run)) for patch in acting]
-        return ReadyReferences(read, torch.tensor(self._progress(now), device=call.device))
+        return ReadyReferences(read, torch.tensor(_progress(run.kept.schedule, now), device=call.device))
 
-    def _progress(self, sigma: float) -> float:
-        """0 at the first step, 1 at the last; without the sigmas of all steps, one minus sigma stands in for it."""
-        sigmas = self.model.sigmas
-        if len(sigmas) < 2:
-            return 1.0 - sigma
-        # The nearest, for pipelines round their time to half precision.
-        step = min(range(len(sigmas)), key=lambda number: abs(sigmas[number] - sigma))
-        return step / (len(sigmas) - 1)
+    def _new(self, sigma: float) -> StyleState:
+        schedule = self.model.schedule(sigma)
+        if schedule is None:
+            log.info("Shared attention: no scheduler is in use around this transformer, so 1 - sigma stands in for how far a run is")
+        return StyleState(schedule)
 
     def _read(self, patch: SharedAttention, arguments: Arguments, run: Run[StyleState]) -> Read:
         reads, at = run.kept.reads, (run.step, run.last)
@@ -139,7 +140,7 @@ class ReferencePart(Part):
 
 @dataclass(frozen=True)
 class ReadyReferences:
-    """References read for one forward. progress: scalar, 0 at the first step, 1 at the last."""
+    """References read for one forward. progress: scalar, 0 at the schedule's first step, 1 at its last."""
 
     read: list[tuple[SharedAttention, Read]]
     progress: Tensor
@@ -168,6 +169,11 @@ class ReadyReferences:
             None,
             patch.covered(execution.grid, execution.layout),
         )
+
+
+def _progress(schedule: Schedule | None, sigma: float) -> float:
+    """0 at the schedule's first step, 1 at its last."""
+    return 1.0 - sigma if schedule is None else schedule.progress(sigma)
 
 
 def _serves(read: Read | None, at: tuple[int, float], refresh: int) -> bool:

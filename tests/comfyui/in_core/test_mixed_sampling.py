@@ -118,8 +118,8 @@ def test_mixed_stages_follow_the_schedule():
     assert keys(coarse_until=0.0, fine_from=0.0) == [76] * 16
     assert keys(coarse_until=0.0, fine_from=0.6) == [40, 28] * 12 + [76] * 4
     assert keys(coarse_until=0.3, fine_from=1.0) == [28] * 8 + [40, 28] * 8
-    # sigmas 1, 0.75, 0.5, 0.25: coarse down to 0.8, fine below 0.25
-    assert keys(coarse_until=-1.0, fine_from=-1.0) == [28] * 4 + [40, 28] * 12
+    # 0, 25, 50 and 75 % of the schedule: coarse up to 44 %, fine from 90 % on
+    assert keys(coarse_until=-1.0, fine_from=-1.0) == [28] * 8 + [40, 28] * 8
 
 
 # ---- what a run starts from

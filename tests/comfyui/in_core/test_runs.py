@@ -107,7 +107,7 @@ def test_a_region_is_chosen_by_the_positive_prompt_whatever_the_guiders_order():
     shape = (1, 16, 48, 48)
     for guider in guiders:  # one coarse step each, from the same noise
         euler = comfy.samplers.sampler_object("euler")
-        sigmas = torch.tensor([1.0, 0.7, 0.0])
+        sigmas = torch.tensor([1.0, 0.5, 0.0])
         guider.sample(noise(*shape, seed=3), torch.zeros(shape), euler, sigmas, disable_pbar=True, seed=3)
     first, *others = [layout.places[len(layout.low) :] for layout in regions]
     assert len(others) == len(guiders) - 1
