@@ -170,7 +170,7 @@ FLOORS = [
         "layout",
         "active",
         "tokens",
-    },  # fmt: skip
+    },
     {"extrapolate", "mixed", "reference", "rpe2d", "inspect"},
     {"hosts"},
 ]
