@@ -78,6 +78,7 @@ class Call:
 
     sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
     percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
+    spans: the axes of a picture of (frames, rows, columns) tokens on this model.
     """
 
     family: str
@@ -87,6 +88,7 @@ class Call:
     token_map: Callable[[], Tensor]
     percent_to_sigma: Callable[[float], float] | None = None
     riflex_pair: int | None = None
+    spans: Callable[[tuple[int, int, int]], tuple[AxisSpan, ...]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +100,10 @@ class Call:
             return self
         tokens = pixels / self.pixels_per_token
         return replace(self, axes=tuple(replace(a, native=tokens) if a.spatial else a for a in self.axes))
+
+    def of_reference(self, grid: tuple[int, int, int]) -> Call:
+        """The same step as a picture of `grid` tokens would see it."""
+        return self if self.spans is None else replace(self, axes=self.spans(grid))
 
     def within(self, window: Window) -> Tensor | None:
         """Boolean scalar on the device: is this step inside `window`? None means always, without looking."""
@@ -172,6 +178,10 @@ class Patch:
         """New positions of the image's tokens along an axis, (1 or batch, length) float64, 0 at the host's first one."""
         return {}
 
+    def for_references(self) -> Patch:
+        """This patch as it acts on pictures that a model looks at, see `Stack.of_reference`."""
+        return self
+
     def describe(self, call: Call) -> str:
         """One line for the log: what this patch does to this call, or why it does nothing."""
         raise NotImplementedError
@@ -231,6 +241,12 @@ class Stack:
                     text_magnitudes[axis] = _product(text_magnitudes[axis], factor)
         return Plan(self.frequencies(call), tuple(magnitudes), tuple(text_magnitudes), self.positions(call))
 
+    def of_reference(self, call: Call) -> Plan:
+        """The plan of a reference: angles and places of a picture of its own size, so that equal sizes stay aligned; no magnitudes."""
+        nothing = (None,) * len(call.axes)
+        own = Stack(tuple(patch.for_references() for patch in self.patches))
+        return Plan(own.frequencies(call), nothing, nothing, own.positions(call))
+
     def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
         """Angles per token of every axis, (pairs,) float64; None where no patch changes them."""
         found: list[Tensor | None] = [None] * len(call.axes)
@@ -254,6 +270,13 @@ class Stack:
 
     def describe(self, call: Call) -> list[str]:
         return [patch.describe(call) for patch in self.patches]
+
+    def describe_reference(self, call: Call) -> str:
+        """One line for the log: what becomes of a reference whose own call this is."""
+        what = f"A reference of {call.size()} tokens on {call.family}"
+        if self.of_reference(call).untouched:
+            return f"{what} is not larger than native and stays as the model places it"
+        return f"{what} stands as a picture of its own size, beyond native"
 
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model

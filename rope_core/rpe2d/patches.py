@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -53,6 +53,10 @@ class Rpe2d(Patch):
                 places = even_positions(span.length, self.max_grid, call.device)
                 found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None]
         return found
+
+    def for_references(self) -> Rpe2d:
+        """Training leaves references where the host puts them, so one of native size is at home there."""
+        return replace(self, trained=False)
 
     @property
     def scales_magnitudes(self) -> bool:

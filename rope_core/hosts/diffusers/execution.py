@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture, ModelFacts
-from ...layout import HIGH, GridLayout
+from ...layout import HIGH, GridLayout, Reference, ReferenceLayout
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
@@ -72,12 +72,22 @@ class Execution:
         frames, rows, columns = self.grid
         return frames * rows * columns if self.layout is None else self.layout.tokens
 
-    def executed(self, forward: Callable[..., Any]) -> Any:
-        call, layout = self.planned.call, None
+    def executed(self, forward: Callable[..., Any], stack: Stack, known: tuple[Reference, ...]) -> Any:
+        """known: references of the sequence, which `stack` has its say on."""
+        call, references = self.planned.call, stack.of_reference if known else None
+        layout: GridLayout | ReferenceLayout = ReferenceLayout(known)
         if self.groups is None:
-            layout = GridLayout(self.grid, self.start, steps=(1.0,) * len(call.axes))
-        batch = len(self.arguments["hidden_states"])
-        active = ActivePlan(self.planned.plan, call, batch, lambda ids: layout, groups=self.groups, shared=self.shared, group=self.group)
+            layout = GridLayout(self.grid, self.start, steps=(1.0,) * len(call.axes), known=known)
+        active = ActivePlan(
+            self.planned.plan,
+            call,
+            len(self.arguments["hidden_states"]),
+            lambda ids: layout,
+            groups=self.groups,
+            shared=self.shared,
+            group=self.group,
+            references=references,
+        )
         if self.attention_for:
             return run_grouped(forward, active, self.arguments, self.attention_for)
         with running(active):
@@ -146,16 +156,23 @@ class PatchedTransformer:
         mine = self.on_grid(arguments, grid, group, divisor)
         return replace(execution, arguments=arguments, grid=grid, start=mine.start, grids=mine.grids)
 
+    def references(self, execution: Execution) -> tuple[Reference, ...]:
+        """The pictures beside the drawn one in the sequence of an execution."""
+        return ()
+
     def executed(self, execution: Execution) -> Any:
-        return execution.executed(self.original)
+        return execution.executed(self.original, self.stack, self.references(execution))
 
     def call(self, axes: tuple[int, ...], theta: float, grid: Grid, sigma: Tensor, token_map: Callable[[], Tensor]) -> Call:
         row = self.architecture
         native = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
-        lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
-        spans = tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
+
+        def spans(grid: Grid) -> tuple[AxisSpan, ...]:
+            lengths = {TIME: (grid[0], row.native_frames), HEIGHT: (grid[1], native), WIDTH: (grid[2], native)}
+            return tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
+
         sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
-        return Call(row.family, spans, sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair)
+        return Call(row.family, spans(grid), sigma, row.pixels_per_token, token_map, riflex_pair=row.riflex_pair, spans=spans)
 
 
 class Part:
