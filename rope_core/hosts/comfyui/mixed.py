@@ -55,6 +55,8 @@ class MixedPart(Part):
         chunk = len(request.x) // len(kinds)
         first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
         conditional = None if first is None else slice(first, first + chunk)
+        with execution.run.lock:
+            run.carrier.begin(request.x[:chunk], sigma)
         if stage == COARSE:
             low = inner(self.model.other(execution, at_low(request, run), LOW, float(self.settings.ratio)))
             with execution.run.lock:
@@ -63,12 +65,14 @@ class MixedPart(Part):
                 return run.carrier.after_coarse(low, size, sigma, conditional)
         strip = run.strip(request.x.device, self._longest_other(request))
         execution.record.region = run.region
-        answer = inner(self._on_strip(execution, run, strip, run.carrier.for_high(request.x, strip, sigma)))
+        with execution.run.lock:
+            read = run.carrier.for_strip(request.x, strip, sigma)
+        answer = inner(self._on_strip(execution, run, strip, *read))
         with execution.run.lock:
             return run.carrier.after_mixed(strip, answer, size, sigma, conditional)
 
-    def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None) -> Execution:
-        request = on_the_strip(execution.request, run, strip, for_high)
+    def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> Execution:
+        request = on_the_strip(execution.request, run, strip, for_high, for_low)
         low_request = at_low(execution.request, run)
         high = Planned(execution.planned.call, self.model.stack)
         low = self.model.other(execution, low_request, LOW, float(run.settings.ratio)).planned

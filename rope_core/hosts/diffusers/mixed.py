@@ -78,6 +78,7 @@ class MixedPart(Part):
         level = call.sigma.to(carrier)
         if stage == FINE:
             return self._fine(execution, inner, run, carrier, sigma)
+        run.carrier.begin(carrier, sigma)
         low = self._at_low(execution, run, carrier)
         # Guidance in two calls asks for its own prompt first.
         again = found.again(now)
@@ -118,7 +119,7 @@ class MixedPart(Part):
     def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         strip = run.strip(carrier.device, 0)
-        row = strip.gather(carrier, run.carrier.for_high(carrier, strip, lambda: now))
+        row = strip.gather(carrier, *run.carrier.for_strip(carrier, strip, lambda: now))
         output = inner(self._on_strip(execution, found.kept, low.planned, strip, row))
         tokens = strip.layout.tokens
         velocity = unpacked(sample_of(output)[:, :tokens], (1, 1, tokens))
