@@ -25,6 +25,7 @@ from ...stack import MIXED
 from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
+from .images import by_image
 from .positions import origins, position_steps
 from .prompt import kinds_of
 from .run import SamplingRun
@@ -40,8 +41,18 @@ class MixedPart(Part):
     needs = MIXED
 
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        prompts = len(kinds_of(execution.request.options, execution.run.guider))
+        if not self.settings.automatic or len(execution.request.x) == prompts:
+            return self._answer(execution, inner, 0)
+
+        def alone(request: ModelCall, image: int) -> Tensor:
+            return self._answer(self.model.execution(request, execution.run, execution.record), inner, image)
+
+        return by_image(execution.request, prompts, alone)  # each has a region of its own
+
+    def _answer(self, execution: Execution, inner: Answer, image: int) -> Tensor:
         request = execution.request
-        run = self._run_of(request, execution.run)
+        run = self._run_of(request, execution.run, image)
         size = (request.x.shape[-2], request.x.shape[-1])
         sigma = _Sigma(request.t)
         with execution.run.lock:
@@ -64,7 +75,8 @@ class MixedPart(Part):
                     run.observe(sigma, answer, kind)
                 return run.carrier.after_coarse(low, size, sigma, conditional)
         strip = run.strip(request.x.device, self._longest_other(request))
-        execution.record.region = run.region
+        if image == 0:
+            execution.record.region = run.region
         with execution.run.lock:
             read = run.carrier.for_strip(request.x, strip, sigma)
         answer = inner(self._on_strip(execution, run, strip, *read))
@@ -108,14 +120,16 @@ class MixedPart(Part):
 
     # ---- one run
 
-    def _run_of(self, request: ModelCall, run: SamplingRun) -> MixedRun:
+    def _run_of(self, request: ModelCall, run: SamplingRun, image: int) -> MixedRun:
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         grid = self._cells(request, patch)
         with run.lock:
             # By size: several only where every one of them is the plain model's.
-            runs: dict[CellGrid, MixedRun] = run.kept(self, dict)
+            runs: dict[CellGrid, MixedRun] = run.kept((self, image), dict)
             if grid not in runs:
                 found = self._new_run(request, grid, patch, run)
+                if image == 0:
+                    log.info(found.describe(hidden_width(request.host.diffusion_model), request.text_tokens))
                 for other in runs.values():
                     if not (found.unchanged and other.unchanged):
                         grew = any(now > own for now, own in zip(request.x.shape[-2:], run.size[-2:], strict=True)) if run.size else False
@@ -132,9 +146,7 @@ class MixedPart(Part):
         upsample = request.options.get(UPSAMPLE_KEY)
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
-        run = MixedRun(self.model.stack, stages, grid, Carrier(settings.ratio, patch, hand_over, last_sigma))
-        log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens))
-        return run
+        return MixedRun(self.model.stack, stages, grid, Carrier(settings.ratio, patch, hand_over, last_sigma))
 
     @property
     def settings(self) -> MixedResolution:

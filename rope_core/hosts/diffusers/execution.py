@@ -42,8 +42,8 @@ class Execution:
     """whole: the call as the pipeline made it; arguments: what runs. grid: the picture's tokens, from `start` of the sequence.
 
     grids: by query group. groups, layout: of a step with two of them, and its tokens; grid is then the whole picture's. shared: what
-    looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. one_by_one: the whole
-    call's images run each alone, and this is one of them.
+    looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. image: number of
+    the one of the whole call's that runs, where they run one by one.
     """
 
     whole: Arguments
@@ -55,7 +55,7 @@ class Execution:
     layout: TokenLayout | None = None
     shared: Reader | None = None
     attention_for: str = ""
-    one_by_one: bool = False
+    image: int | None = None
 
     @property
     def group(self) -> str:
