@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .edit_references import with_references
 from .errors import RopeWorksError
-from .layout import HIGH, LOW, GridLayout, MaskLayout, plan_table
+from .layout import HIGH, LOW, Layout, ReferenceLayout, plan_table
 from .stack import Call, Plan
 from .table import rotate_keys
 
@@ -95,6 +96,7 @@ class ActivePlan:
     """A resolved plan and how to find its tokens in an embedder call.
 
     locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for.
+    references: the call of a reference -> its plan; None = they stay as the host places them.
     groups: the query groups of a mixed-resolution call, which then make the tables; split turns True once they divided an attention
     call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a
     reference's own pass, or references to read. group: which of the groups all tokens belong to where there are no groups.
@@ -104,7 +106,7 @@ class ActivePlan:
     plan: Plan
     call: Call
     batch: int
-    locate: Callable[[Tensor], GridLayout | MaskLayout | None]
+    locate: Callable[[Tensor], Layout | None]
     consulted: bool = False
     groups: TwoGroups | None = None
     attend: Callable[[Tensor, Tensor, Tensor, int, Tensor | None, bool], Tensor] | None = None
@@ -112,17 +114,21 @@ class ActivePlan:
     group: str = HIGH
     split: bool = False
     clashes: dict[int, Tensor] = field(default_factory=dict)
+    references: Callable[[Call], Plan] | None = None
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
         self.consulted = True
-        layout = self.locate(ids)
+        layout, table = self.locate(ids), None
         if self.groups is not None:
             table = self.groups.table(ids)
-            return base(slice(None)) if table is None else table
-        if layout is None or self.plan.untouched:
-            return base(slice(None))
-        return plan_table(ids, self.plan, self.call, layout, base, base_is_plain, self.clashes)
+        elif not (layout is None or isinstance(layout, ReferenceLayout) or self.plan.untouched):
+            table = plan_table(ids, self.plan, self.call, layout, base, base_is_plain, self.clashes)
+        if table is None:
+            table = base(slice(None))
+        if layout is None or self.references is None:
+            return table
+        return with_references(table, ids, layout, (self.plan, self.call), self.references, base, base_is_plain)
 
     def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
         """One attention call; two, by query group, where there are groups."""

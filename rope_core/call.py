@@ -78,7 +78,7 @@ class Call:
     sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
     percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
     native: what the axes' native lengths come from; without it squares. assumed: what nobody can tell from the model, for people.
-    published: what methods' authors use on this family.
+    published: what methods' authors use on this family. spans: the axes of a picture of (frames, rows, columns) tokens on this model.
     """
 
     family: str
@@ -91,6 +91,7 @@ class Call:
     native: NativeSize | None = None
     assumed: str = ""
     published: Published = GENERAL_RULES
+    spans: Callable[[tuple[int, int, int]], tuple[AxisSpan, ...]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +112,10 @@ class Call:
         lengths = {HEIGHT: rows, WIDTH: columns}
         axes = tuple(replace(axis, native=lengths.get(axis.role, axis.native)) for axis in self.axes)
         return replace(self, axes=axes, native=native, assumed="" if pixels else self.assumed)
+
+    def of_reference(self, grid: tuple[int, int, int]) -> Call:
+        """The same step as a picture of `grid` tokens would see it."""
+        return self if self.spans is None else replace(self, axes=self.spans(grid))
 
     def within(self, window: Window) -> Tensor | None:
         """Boolean scalar on the device: is this step inside `window`? None means always, without looking."""

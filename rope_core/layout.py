@@ -14,6 +14,25 @@ from .table import rotations, token_table, turn, turns_otherwise, write_grid
 
 GRID_DIMENSION = {HEIGHT: 1, WIDTH: 2}
 HIGH, LOW = "high", "low"  # query groups, where a step has two: by the resolution of their tokens
+PICTURE = -1  # among the pictures of a sequence: the one that is drawn
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A picture that a model looks at while it draws another: a (frames, rows, columns) grid from token `start`.
+
+    offset: per axis how many tokens the host sets it aside. behind: per axis the picture that takes up this room, by its number among
+    the references, PICTURE for the one that is drawn, None where nobody knows or nothing is set aside.
+    """
+
+    grid: tuple[int, int, int]
+    start: int
+    offset: tuple[float, ...]
+    behind: tuple[int | None, ...]
+
+    @property
+    def tokens(self) -> slice:
+        return slice(self.start, self.start + math.prod(self.grid))
 
 
 @dataclass(frozen=True)
@@ -22,12 +41,14 @@ class GridLayout:
 
     steps: distance between neighbours per axis, used only where ids arrive in half precision, which is inexact beyond 256.
     text: first and last + 1 of its parts; None = all that stands before the image. What is neither image nor text is reference.
+    known: those references whose grid is known.
     """
 
     grid: tuple[int, int, int]
     start: int = 0
     steps: tuple[float, ...] = ()
     text: tuple[tuple[int, int], ...] | None = None
+    known: tuple[Reference, ...] = ()
 
     @property
     def end(self) -> int:
@@ -54,6 +75,17 @@ class MaskLayout:
 
     text: Tensor
     reference: Tensor | None = None
+    known: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferenceLayout:
+    """References without the picture that is drawn, or beside one whose table others make."""
+
+    known: tuple[Reference, ...]
+
+
+Layout = GridLayout | MaskLayout | ReferenceLayout
 
 
 def plan_table(

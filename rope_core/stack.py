@@ -89,6 +89,10 @@ class Patch:
         """mu of the schedule that this patch's results on `call` are known at; None where it does not matter."""
         return None
 
+    def for_references(self) -> Patch:
+        """This patch as it acts on pictures that a model looks at, see `Stack.of_reference`."""
+        return self
+
     def describe(self, call: Call) -> str:
         """One line for the log: what this patch does to this call, or why it does nothing."""
         raise NotImplementedError
@@ -144,6 +148,12 @@ class Stack:
         image, text = (product_of(found, len(call.axes), on_text) for on_text in (False, True))
         return Plan(self.frequencies(call), image, text, self.positions(call))
 
+    def of_reference(self, call: Call) -> Plan:
+        """The plan of a reference: angles and places of a picture of its own size, so that equal sizes stay aligned; no magnitudes."""
+        nothing = (None,) * len(call.axes)
+        own = Stack(tuple(patch.for_references() for patch in self.patches))
+        return Plan(own.frequencies(call), nothing, nothing, own.positions(call))
+
     def frequencies(self, call: Call) -> tuple[Tensor | None, ...]:
         """Angles per token of every axis, (pairs,) float64; None where no patch changes them."""
         found: list[Tensor | None] = [None] * len(call.axes)
@@ -186,6 +196,13 @@ class Stack:
     def way_out(self) -> str:
         """ ", or ..." for people: how a patch here would leave frequencies to other nodes; empty where none can."""
         return next((f", or {patch.leaves_frequencies}" for patch in self.patches if patch.leaves_frequencies), "")
+
+    def describe_reference(self, call: Call) -> str:
+        """One line for the log: what becomes of a reference whose own call this is."""
+        what = f"A reference of {call.size()} tokens on {call.family}"
+        if self.of_reference(call).untouched:
+            return f"{what} is not larger than native and stays as the model places it"
+        return f"{what} stands as a picture of its own size, beyond native"
 
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model

@@ -7,14 +7,14 @@ stand elsewhere, so the picture is found wherever they are.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
 from torch import Tensor
 
 from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_REFERENCES_IMAGE, Architecture
-from .layout import GRID_DIMENSION, GridLayout, MaskLayout
+from .layout import GRID_DIMENSION, PICTURE, GridLayout, Layout, MaskLayout, Reference, ReferenceLayout
 from .stack import INDEX
 
 Grid = tuple[int, int, int]
@@ -76,7 +76,7 @@ def text_at_the_front(ids: Tensor) -> int:
 class Found:
     """One sequence of an embedder call. layout: for its table. start: the picture's first token, None without the picture."""
 
-    layout: GridLayout | MaskLayout | None
+    layout: Layout | None
     start: int | None
 
 
@@ -85,7 +85,8 @@ class TokenFinder:
 
     known: what earlier passes of the run found, by `alike` (whatever tells that a pass asks for the same positions again), so that
     ids are fetched from their device once a run. steps: see GridLayout. announced: where the picture should begin, to choose by where
-    several parts count alike. leading: frames that a host puts before the picture's.
+    several parts count alike. leading: frames that a host puts before the picture's. references: grids of the pictures beside it, in
+    the order of their tokens.
     """
 
     def __init__(
@@ -97,12 +98,14 @@ class TokenFinder:
         alike: Hashable,
         announced: int = 0,
         leading: int = 0,
+        references: Sequence[Grid] = (),
     ) -> None:
         self.row = row
         self.grid = grid
         self.steps = steps
         self.announced = announced
         self.leading = leading
+        self.references = tuple(references)
         self._known = known
         self._alike = alike
         self._seen: list[tuple[int, Found]] = []
@@ -112,7 +115,7 @@ class TokenFinder:
         else:
             self.along = [counted.get(role) for role in row.roles]
 
-    def __call__(self, ids: Tensor) -> GridLayout | MaskLayout | None:
+    def __call__(self, ids: Tensor) -> Layout | None:
         """The layout of one embedder call, ids (batch, tokens, axes); None where it has nothing for a plan to change."""
         key = (self._alike, self.grid, len(self._seen), tuple(ids.shape))
         if key not in self._known:
@@ -125,6 +128,11 @@ class TokenFinder:
     def found(self) -> bool:
         """Whether the picture was seen in this pass."""
         return any(found.start is not None for _, found in self._seen)
+
+    @property
+    def found_references(self) -> list[Reference]:
+        """Those that this pass has met."""
+        return [known for _, found in self._seen if found.layout is not None for known in found.layout.known]
 
     def start(self, length: int) -> int | None:
         """First token of the picture in an attention call over `length` tokens; None for calls that do not hold all of it.
@@ -168,21 +176,87 @@ class TokenFinder:
             if self._seen and start < self.announced:
                 return Found(None, None)  # asked for in parts, its text before it, which only a whole sequence tells from others
         if self.row.order == BY_POSITION:
-            return Found(_text_on_one_spot(ids, start, count), start)
+            parts = [slice(0, start), slice(start + count, length)]
+            return Found(replace(_text_on_one_spot(ids, start, count), known=self._references(ids, parts, start)), start)
         text = None
         if self.row.order == TEXT_REFERENCES_IMAGE:
             text = ((0, text_at_the_front(ids[0, :start].detach().cpu().double())),)
         if self.row.order == IMAGE_TEXT:
             text = ((start + count, length),)
-        return Found(GridLayout(self.grid, start, self.steps, text), start)
+        layout = GridLayout(self.grid, start, self.steps, text)
+        return Found(replace(layout, known=self._references(ids, layout.references(length), start)), start)
 
     def _clip(self, ids: Tensor) -> Found:
         """Frames that a host adds before or behind the picture's make a longer clip; references of another size are none of it."""
+        if self.references and self.found:
+            return Found(ReferenceLayout(self._references(ids, [slice(0, ids.shape[1])], None)), None)
         frames, rest = divmod(ids.shape[1], self.grid[1] * self.grid[2])
         if rest or frames < self.grid[0] or not grid_starts(ids[0], (frames, *self.grid[1:]), self.along):
             return Found(None, None)
         start = min(self.leading, frames - self.grid[0]) * self.grid[1] * self.grid[2]
         return Found(GridLayout((frames, *self.grid[1:]), 0, self.steps), start)
+
+    def _references(self, ids: Tensor, parts: Sequence[slice], start: int | None) -> tuple[Reference, ...]:
+        """Those of the announced references that stand in `parts` of a sequence; start: of its picture, None where it has none."""
+        met = len(self.found_references)
+        return find_references(ids[0], parts, self.references[met:], self.along, self.row.centred, (self.grid, start))
+
+
+def find_references(
+    ids: Tensor,
+    parts: Sequence[slice],
+    grids: Sequence[Grid],
+    along: Sequence[int | None],
+    centred: bool,
+    picture: tuple[Grid, int | None],
+) -> tuple[Reference, ...]:
+    """The references that stand in `parts` of `ids` (tokens, axes), in the order of `grids`; what comes after one not found is none.
+
+    picture: grid and first token of the one that is drawn, None where it is not among `ids`. along: see `grid_starts`.
+    """
+    found: list[Reference] = []
+    waiting = list(grids)
+    if not waiting:
+        return ()
+    ids = ids.detach().cpu()
+    for part in parts:
+        begin = part.start
+        while waiting and (starts := grid_starts(ids[begin : part.stop], waiting[0], along)):
+            grid, start = waiting.pop(0), begin + starts[0]
+            offset, behind = _set_aside(ids, grid, start, found, along, centred, picture)
+            found.append(Reference(grid, start, offset, behind))
+            begin = found[-1].tokens.stop
+    return tuple(found)
+
+
+def _set_aside(
+    ids: Tensor,
+    grid: Grid,
+    start: int,
+    earlier: Sequence[Reference],
+    along: Sequence[int | None],
+    centred: bool,
+    picture: tuple[Grid, int | None],
+) -> tuple[tuple[float, ...], tuple[int | None, ...]]:
+    """`Reference.offset` and `behind` of the one at `start`: hosts put it where another picture ends, or on the one that is drawn."""
+    offset: list[float] = [0.0] * len(along)
+    behind: list[int | None] = [None] * len(along)
+    whole, first = picture
+    if first is None:
+        return tuple(offset), tuple(behind)
+    near = ROUNDING.get(ids.dtype, 0.0)
+    for axis, dimension in enumerate(along):
+        if dimension is None or dimension == 0:
+            continue
+        unmoved = -float(grid[dimension] // 2) if centred else float(ids[first, axis])
+        apart = float(ids[start, axis]) - unmoved
+        within = 1e-3 + 2 * near * abs(float(ids[start, axis]))
+        if abs(apart) <= within:
+            continue
+        ends = {PICTURE: float(whole[dimension])} | {n: other.offset[axis] + other.grid[dimension] for n, other in enumerate(earlier)}
+        nearest = next((n for n, end in reversed(ends.items()) if abs(apart - end) <= within), None)
+        offset[axis], behind[axis] = apart if nearest is None else ends[nearest], nearest
+    return tuple(offset), tuple(behind)
 
 
 def _caption_mask(ids: Tensor) -> MaskLayout:

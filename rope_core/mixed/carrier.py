@@ -8,28 +8,54 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from .bands import Bands, averaged
 from .handover import HandOver
 from .strip import Strip, interpolated, padded
 
 
 @dataclass
 class Carrier:
-    """patch: side of a token in latent pixels. hand_over: for models that bring a latent upsampler. last_sigma: to finish with it."""
+    """patch: side of a token in latent pixels. hand_over: for models that bring a latent upsampler. last_sigma: to finish with it.
+
+    bands: for layouts with an overlap of both resolutions.
+    """
 
     ratio: int
     patch: int
     hand_over: HandOver | None = None
     last_sigma: float = 0.0
+    bands: Bands | None = None
+
+    def begin(self, images: Tensor, sigma: Callable[[], float]) -> None:
+        """A coarse or mixed call is about to read the carrier; images: its rows of one prompt."""
+        if self.bands is not None:
+            self.bands.begin(images, sigma())
 
     def low(self, carrier: Tensor) -> Tensor:
         """The low-resolution latent within it."""
         return padded(carrier, self.patch * self.ratio)[..., :: self.ratio, :: self.ratio].contiguous()
 
-    def for_high(self, carrier: Tensor, strip: Strip, sigma: Callable[[], float]) -> Tensor | None:
-        """What high-resolution tokens read in place of it; None = the carrier itself."""
-        return None if self.hand_over is None else self.hand_over.for_region(carrier, strip.region_high, sigma())
+    def for_strip(self, carrier: Tensor, strip: Strip, sigma: Callable[[], float]) -> tuple[Tensor | None, Tensor | None]:
+        """What high-resolution tokens read in place of it, None = the carrier itself; and low-resolution ones within the region, None
+        = every ratio-th pixel of that.
+        """
+        high = None if self.hand_over is None else self.hand_over.for_region(carrier, strip.region_high, sigma())
+        if self.bands is None:
+            return high, None
+        region = strip.region_high[..., : carrier.shape[-2], : carrier.shape[-1]]
+        region = region if carrier.dim() == 5 else region[0]
+        found = self.bands.read(~region)
+        if found is None:
+            return high, None
+        noise, content = (part.to(carrier).repeat(len(carrier) // len(part), *[1] * (part.dim() - 1)) for part in found)
+        content = (1 - sigma()) * content
+        if high is not None:
+            content = content + (high - carrier)
+        coarse = self.low(noise) + padded(averaged(content, self.ratio), self.patch)
+        return torch.where(region, carrier if high is None else high, noise + content), coarse
 
     def for_fine(self, carrier: Tensor, region: Tensor | None, sigma: Callable[[], float]) -> Tensor:
         """As a fine step reads it. region: (frames, rows, columns) cells that were sharp before, None = none."""
@@ -45,19 +71,24 @@ class Carrier:
         self._remember(low, sigma, conditional)
         finishes = self.hand_over is not None and sigma() <= self.last_sigma
         full = self.hand_over.finished(low) if self.hand_over is not None and finishes else interpolated(low, self.ratio)
-        return full[..., : size[0], : size[1]]
+        return self._answered(full[..., : size[0], : size[1]], conditional)
 
     def after_mixed(
         self, strip: Strip, answer: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None
     ) -> Tensor:
         """A mixed call's denoised strip as a latent of the carrier's (height, width)."""
         if self.hand_over is None:
-            return strip.scatter(answer, size)
+            return self._answered(strip.scatter(answer, size), conditional)
         low = strip.low_answer(answer)
         self._remember(low, sigma, conditional)
         if sigma() <= self.last_sigma:
             return strip.composed(answer, self.hand_over.finished(low), size)
-        return strip.scatter(answer, size)
+        return self._answered(strip.scatter(answer, size), conditional)
+
+    def _answered(self, full: Tensor, conditional: slice | None) -> Tensor:
+        if self.bands is not None:
+            self.bands.answered(full, conditional)
+        return full
 
     def _remember(self, low: Tensor, sigma: Callable[[], float], conditional: slice | None) -> None:
         if self.hand_over is not None and conditional is not None:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..stack import Stack
+from .bands import Bands
 from .carrier import Carrier
 from .one_grid import OneGrid
-from .patches import ALIGNED, COARSE, FINE, MIXED, MixedResolution, Stages, token_layout
+from .patches import ALIGNED, COARSE, FINE, MIXED, BoundaryExpandReplace, MixedResolution, Stages, token_layout
 from .phase import GroupGrid, QueryGroups
 from .regions import CellGrid, TokenLayout
 from .saliency import most_salient, saliency
@@ -40,6 +41,9 @@ class MixedRun:
     _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        bands = self.stack.find(BoundaryExpandReplace)
+        if bands is not None and (bands.outer or bands.inner):
+            self.carrier.bands = Bands(self.settings.ratio)
         if not self.settings.automatic:
             self.region = self.settings.region(self.grid)
 

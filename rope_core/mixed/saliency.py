@@ -16,8 +16,7 @@ def saliency(denoised: Tensor, unconditional: Tensor | None, patch: int) -> Tens
     """(frames, rows, columns) of low-resolution tokens, mean 1 or 2.
 
     denoised: coarse x0, (B, C, [T,] h, w). The Laplacian's energy, plus |x0 - unconditional x0| where guidance runs, which
-    is |v - v_unconditional| up to a factor. Each part is divided by its mean; a batch shares one region. The two may come
-    from different devices.
+    is |v - v_unconditional| up to a factor. Each part is divided by its mean. The two may come from different devices.
     """
     picture = denoised.float() if denoised.dim() == 5 else denoised.float().unsqueeze(2)
     framed = functional.pad(picture, (1, 1, 1, 1, 0, 0), mode="replicate")

@@ -68,17 +68,21 @@ class Strip:
         side = patch * layout.ratio
         self.region_high = cells.repeat_interleave(side, 1).repeat_interleave(side, 2)
 
-    def gather(self, carrier: Tensor, for_high: Tensor | None = None) -> Tensor:
+    def gather(self, carrier: Tensor, for_high: Tensor | None = None, for_low: Tensor | None = None) -> Tensor:
         """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens). H and W may end within a cell.
 
-        for_high: what high-resolution tokens read instead, and low-resolution ones within the region.
+        for_high: what high-resolution tokens read instead, and low-resolution ones within the region. for_low: what the latter read
+        instead, at low resolution.
         """
         video = carrier.dim() == 5
         full = self._full(carrier)
         high = full if for_high is None else self._full(for_high)
         low = full if for_high is None else torch.where(self.region_high, high, full)
+        coarse = decimated(low, self.layout.ratio)
+        if for_low is not None:
+            coarse = torch.where(self.region_low, for_low if video else for_low.unsqueeze(2), coarse)
         parts = [
-            self._tokens(decimated(low, self.layout.ratio)).index_select(-1, self.low),
+            self._tokens(coarse).index_select(-1, self.low),
             self._tokens(high).index_select(-1, self.high),
         ]
         if self.layout.padding:

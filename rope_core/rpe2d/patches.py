@@ -59,6 +59,10 @@ class Rpe2d(Patch):
                 found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None]
         return found
 
+    def for_references(self) -> Rpe2d:
+        """Training leaves references where the host puts them, so one of native size is at home there."""
+        return replace(self, trained=False)
+
     @property
     def scales_magnitudes(self) -> bool:
         return self.scale_attention

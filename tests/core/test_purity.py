@@ -25,7 +25,7 @@ ONCE_A_RUN = {
     "mixed/patches.py": {"region"},
     "mixed/saliency.py": {"most_salient"},
     "reference/shared.py": {"_readers"},
-    "tokens.py": {"grid_starts", "_find"},
+    "tokens.py": {"grid_starts", "_find", "find_references"},
 }
 
 
@@ -170,6 +170,7 @@ FLOORS = [
         "layout",
         "active",
         "tokens",
+        "edit_references",
     },
     {"extrapolate", "mixed", "reference", "rpe2d", "inspect"},
     {"hosts"},

@@ -11,7 +11,7 @@ from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 
 from lab.model.flux import build_transformer, grid_ids
-from rope_core import METHODS, SEGA_METHODS, Extrapolate, RopeWorksError, Sega, Window
+from rope_core import METHODS, SEGA_METHODS, Extrapolate, RopeWorksError, Rpe2d, Sega, Window
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
 
@@ -91,22 +91,47 @@ def test_an_image_does_not_change_with_its_batch_mates(transformer):
         torch.testing.assert_close(run(transformer, (Sega(),), **alone), together[row : row + 1], rtol=0, atol=1e-6)
 
 
-def test_reference_tokens_keep_the_models_own_table(transformer):
-    arguments = inputs(8, 8)
-    reference = grid_ids(4, 6)
-    reference[:, 0] = 1
-    arguments["img_ids"] = torch.cat([arguments["img_ids"], reference])
-    arguments["hidden_states"] = torch.cat([arguments["hidden_states"], torch.randn(1, 24, 64)], dim=1)
-    own = transformer.pos_embed(torch.cat([arguments["txt_ids"], arguments["img_ids"]]))
-    seen = []
-    with patched(transformer, Sega(), native_pixels=NATIVE):
+def with_reference(arguments: dict, rows: int, columns: int, index: float = 1.0) -> dict:
+    """As Kontext's pipeline appends a picture."""
+    ids = grid_ids(rows, columns)
+    ids[:, 0] = index
+    tokens = torch.randn(1, rows * columns, 64, generator=torch.Generator().manual_seed(7))
+    joined = torch.cat([arguments["hidden_states"], tokens], dim=1)
+    return {**arguments, "img_ids": torch.cat([arguments["img_ids"], ids]), "hidden_states": joined}
+
+
+def tables_of(transformer, patch, arguments: dict) -> tuple[torch.Tensor, ...]:
+    seen: list = []
+    with patched(transformer, patch, native_pixels=NATIVE):
         hook = transformer.pos_embed.register_forward_hook(lambda module, given, answer: seen.append(answer))
         transformer(**arguments)
         hook.remove()
+    return seen[0]
+
+
+def test_references_of_native_size_keep_the_models_own_table(transformer):
+    arguments = with_reference(inputs(8, 8), 4, 4)
+    own = transformer.pos_embed(torch.cat([arguments["txt_ids"], arguments["img_ids"]]))
     first = TEXT + 64
-    for ours, theirs in zip(seen[0], own, strict=True):
-        assert torch.equal(ours[first:], theirs[first:])
-        assert not torch.equal(ours[TEXT:first], theirs[TEXT:first])
+    for patch in (Sega(), Extrapolate("pi"), Rpe2d(max_grid=16, trained=True)):
+        for ours, theirs in zip(tables_of(transformer, patch, arguments), own, strict=True):
+            assert torch.equal(ours[first:], theirs[first:])
+            assert not torch.equal(ours[TEXT:first], theirs[TEXT:first])
+
+
+def test_larger_references_go_by_their_own_size(transformer):
+    """By hand: twice the native side under PI is half a position a token, three times a third."""
+    arguments = with_reference(with_reference(inputs(8, 8), 8, 8), 12, 12, index=2.0)
+    halved = arguments["img_ids"] * torch.tensor([1.0, 0.5, 0.5])
+    halved[128:] = arguments["img_ids"][128:] / torch.tensor([1.0, 3.0, 3.0])
+    expected = transformer.pos_embed(torch.cat([arguments["txt_ids"], halved]))
+    for ours, theirs in zip(tables_of(transformer, Extrapolate("pi"), arguments), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    small = with_reference(inputs(4, 4), 8, 8)
+    own = transformer.pos_embed(torch.cat([small["txt_ids"], small["img_ids"]]))
+    for ours, theirs in zip(tables_of(transformer, Extrapolate("pi"), small), own, strict=True):
+        assert torch.equal(ours[: TEXT + 16], theirs[: TEXT + 16])
+        assert not torch.equal(ours[TEXT + 16 :], theirs[TEXT + 16 :])
 
 
 def test_segas_map_is_the_embedding_averaged_over_channels(transformer):

@@ -578,8 +578,11 @@ def test_reference_tokens_with_everything_else(transformer):
     options = {"images": (0, 1), "references": references_of((0, 1)), "guidance": 2.0, "upsampler": repeated}
     result = draw(transformer, automatic(found), BoundaryExpandReplace(), **options)
     assert torch.isfinite(result).all()
-    assert len(found) == 1
-    assert torch.equal(draw(transformer, region(mask=as_mask(found[0])), BoundaryExpandReplace(), **options), result)
+    assert len(found) == 2
+    for image in (0, 1):
+        one = {**options, "images": (image,), "references": references_of((image,))}
+        given = draw(transformer, region(mask=as_mask(found[image])), BoundaryExpandReplace(), **one)
+        assert close(given, result[image : image + 1], 1e-4)
 
 
 # ---- together with other patches
@@ -764,16 +767,29 @@ def test_attention_that_is_not_torchs_is_refused_by_name(transformer, monkeypatc
     assert torch.equal(draw(transformer), plain)
 
 
-def test_an_automatic_region_for_a_batch_with_sega_is_refused_by_name(transformer):
+@pytest.mark.parametrize("guidance", [None, 2.0])
+@pytest.mark.parametrize(
+    "others", [(), (BoundaryExpandReplace(),), (Sega(),), (Sega(), BoundaryExpandReplace())], ids=["alone", "BER", "SEGA", "all"]
+)
+def test_every_image_of_a_batch_has_the_region_that_it_has_alone(transformer, others, guidance):
     found: list[Any] = []
-    with pytest.raises(RopeWorksError, match=r"SEGA.*Give a mask"):
-        draw(transformer, automatic(found), Sega(), images=(0, 1))
-    assert not found
-    with pytest.raises(RopeWorksError, match=r"upsampler.*SEGA"):
-        draw(transformer, region(), Sega(), images=(0, 1), upsampler=repeated)
-    assert torch.isfinite(draw(transformer, automatic(found), Sega())).all()
-    assert torch.isfinite(draw(transformer, automatic(found), Extrapolate("yarn"), images=(0, 1))).all()
-    assert len(found) == 2
+    for upsampler in (None, repeated):
+        options = {"size": (12, 12), "upsampler": upsampler, "guidance": guidance}
+        together = draw(transformer, automatic(found), *others, images=(0, 1), **options)
+        regions = [layout.region for layout in found[-2:]]
+        assert not torch.equal(*regions)
+        for image in (0, 1):
+            alone = draw(transformer, automatic(found), *others, images=(image,), **options)
+            assert torch.equal(found[-1].region, regions[image])
+            assert close(alone, together[image : image + 1], 1e-4)
+    assert len(found) == 8
+
+
+def test_images_that_sega_runs_one_by_one_have_bands_and_an_upsampler_of_their_own(transformer):
+    patches = (region(), BoundaryExpandReplace(), Sega())
+    together = draw(transformer, *patches, images=(0, 1), upsampler=repeated)
+    for image in (0, 1):
+        assert close(draw(transformer, *patches, images=(image,), upsampler=repeated), together[image : image + 1], 1e-4)
 
 
 def test_masks_and_stages_that_do_not_fit_are_refused_by_name(transformer):

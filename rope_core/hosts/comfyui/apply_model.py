@@ -26,6 +26,10 @@ LOST_PICTURE = (
     "the picture's tokens stand at places that RoPE Works does not know, so the RoPE patches have no effect: "
     "another node changes what this model's embedder is asked for"
 )
+LOST_REFERENCE = (
+    "a reference's tokens stand at places that RoPE Works does not know, so they stay as the model places them: "
+    "another node changes what this model's embedder is asked for"
+)
 LOST_EMBEDDER = "another node replaced this model's rotary embedder after RoPE Works, so the RoPE patches have no effect"
 
 
@@ -67,8 +71,23 @@ class ApplyModel:
         planned = execution.planned
         execution.record.note(planned.call.sigma, planned.plan)
         result, active = execution.executed()
+        if first:
+            self._announce_references(execution)
         self._check(execution, active, first)
         return result
+
+    def _announce_references(self, execution: Execution) -> None:
+        """One line for every size of reference where places or frequencies are a patch's affair."""
+        call, finder = execution.planned.call, execution.finder
+        met = finder.found_references
+        plans = {grid: call.of_reference(grid) for grid in dict.fromkeys(reference.grid for reference in met)}
+        plan = execution.planned.plan
+        if not any(value is not None for value in (*plan.frequencies, *plan.positions)):
+            plans = {grid: own for grid, own in plans.items() if not self.model.stack.of_reference(own).untouched}
+        for own in plans.values():
+            log.info(self.model.stack.describe_reference(own))
+        if finder.found and len(met) < len(finder.references):
+            self._warn(execution.run, LOST_REFERENCE)
 
     def _check(self, execution: Execution, active: ActivePlan, first: bool) -> None:
         """Says so where nothing of a plan can have reached the model, and refuses where the picture would be destroyed.

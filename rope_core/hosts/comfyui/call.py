@@ -22,6 +22,8 @@ from .run import SamplingRun
 
 NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
 UPSAMPLE_KEY = "ropeworks_latent_upsampler"
+# Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
+REFERENCES = ("ref_latents", "context_latents", "ref_latent")
 Rotary = tuple[float, tuple[int, ...]]  # theta, and channels per axis
 
 
@@ -86,6 +88,7 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
         native=native_size(architecture, request.options),
         assumed=assumption(architecture, request.options),
         published=published_for(architecture, request.options),
+        spans=lambda grid: axis_spans(architecture, rotary, grid, request.options),
     )
     return call, finder_of(request, architecture, grid, run)
 
@@ -100,7 +103,18 @@ def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: S
         _alike(request),
         announced=request.text_tokens,
         leading=0 if request.extra.get("reference_latent") is None else 1,
+        references=_references(request, patch_size(request.host.diffusion_model, architecture)),
     )
+
+
+def _references(request: ModelCall, patch: Grid) -> list[Grid]:
+    """Grids of the pictures that a request brings beside its own, in the order of their tokens."""
+    found: list[Grid] = []
+    for name in REFERENCES:
+        value = request.extra.get(name)
+        items = value if isinstance(value, (list, tuple)) else [value]
+        found.extend(token_grid(tuple(item.shape), patch) for item in items if isinstance(item, Tensor) and item.dim() in (4, 5))
+    return found
 
 
 def _alike(request: ModelCall) -> Hashable:

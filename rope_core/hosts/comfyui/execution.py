@@ -79,7 +79,14 @@ class Execution:
         """The model's answer, and what was in force."""
         planned, request = self.planned, self.request
         active = ActivePlan(
-            planned.plan, planned.call, len(request.x), self.finder, groups=self.groups, shared=self.shared, group=self.group
+            planned.plan,
+            planned.call,
+            len(request.x),
+            self.finder,
+            groups=self.groups,
+            shared=self.shared,
+            group=self.group,
+            references=planned.stack.of_reference,
         )
         if self.own_attention:
             options, active.attend = with_grouped_attention(request.options)

@@ -35,8 +35,8 @@ def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
     return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask)
 
 
-def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None) -> ModelCall:
-    """The request as one row of patches; for_high: see `Strip.gather`."""
+def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> ModelCall:
+    """The request as one row of patches; for_high, for_low: see `Strip.gather`."""
     grid = _token_rows_and_columns(request, run.carrier.patch)
 
     def tokens(values: Tensor, at: int) -> Tensor:
@@ -47,7 +47,7 @@ def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tens
         return mask.mean(dim=(1, 3, 4), keepdim=True).index_select(2, strip.frame_of_token)
 
     gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token)
-    return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high))
+    return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high, for_low))
 
 
 def _gathered(

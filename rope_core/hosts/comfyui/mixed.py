@@ -25,6 +25,7 @@ from ...stack import MIXED
 from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
+from .images import by_image
 from .positions import origins, position_steps
 from .prompt import kinds_of
 from .run import SamplingRun
@@ -40,8 +41,18 @@ class MixedPart(Part):
     needs = MIXED
 
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        prompts = len(kinds_of(execution.request.options, execution.run.guider))
+        if not self.settings.automatic or len(execution.request.x) == prompts:
+            return self._answer(execution, inner, 0)
+
+        def alone(request: ModelCall, image: int) -> Tensor:
+            return self._answer(self.model.execution(request, execution.run, execution.record), inner, image)
+
+        return by_image(execution.request, prompts, alone)  # each has a region of its own
+
+    def _answer(self, execution: Execution, inner: Answer, image: int) -> Tensor:
         request = execution.request
-        run = self._run_of(request, execution.run)
+        run = self._run_of(request, execution.run, image)
         size = (request.x.shape[-2], request.x.shape[-1])
         sigma = _Sigma(request.t)
         with execution.run.lock:
@@ -62,6 +73,8 @@ class MixedPart(Part):
         chunk = len(request.x) // len(kinds)
         first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
         conditional = None if first is None else slice(first, first + chunk)
+        with execution.run.lock:
+            run.carrier.begin(request.x[:chunk], sigma)
         if stage == COARSE:
             low = inner(self.model.other(execution, at_low(request, run), LOW, float(self.settings.ratio)))
             with execution.run.lock:
@@ -69,13 +82,16 @@ class MixedPart(Part):
                     run.observe(sigma, answer, kind)
                 return run.carrier.after_coarse(low, size, sigma, conditional)
         strip = run.strip(request.x.device, self._longest_other(request))
-        execution.record.region = run.region
-        answer = inner(self._on_strip(execution, run, strip, run.carrier.for_high(request.x, strip, sigma)))
+        if image == 0:
+            execution.record.region = run.region
+        with execution.run.lock:
+            read = run.carrier.for_strip(request.x, strip, sigma)
+        answer = inner(self._on_strip(execution, run, strip, *read))
         with execution.run.lock:
             return run.carrier.after_mixed(strip, answer, size, sigma, conditional)
 
-    def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None) -> Execution:
-        request = on_the_strip(execution.request, run, strip, for_high)
+    def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> Execution:
+        request = on_the_strip(execution.request, run, strip, for_high, for_low)
         low_request = at_low(execution.request, run)
         high = Planned(execution.planned.call, self.model.stack)
         low = self.model.other(execution, low_request, LOW, float(run.settings.ratio)).planned
@@ -111,14 +127,14 @@ class MixedPart(Part):
 
     # ---- one run
 
-    def _run_of(self, request: ModelCall, run: SamplingRun) -> MixedRun:
+    def _run_of(self, request: ModelCall, run: SamplingRun, image: int) -> MixedRun:
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         grid = self._cells(request, patch)
         with run.lock:
             # By size: several only where every one of them is the plain model's.
-            runs: dict[CellGrid, MixedRun] = run.kept(self, dict)
+            runs: dict[CellGrid, MixedRun] = run.kept((self, image), dict)
             if grid not in runs:
-                found = self._new_run(request, grid, patch, run)
+                found = self._new_run(request, grid, patch, run, image)
                 for other in runs.values():
                     if not (found.unchanged and other.unchanged):
                         grew = any(now > own for now, own in zip(request.x.shape[-2:], run.size[-2:], strict=True)) if run.size else False
@@ -126,7 +142,7 @@ class MixedPart(Part):
                 runs[grid] = found
             return runs[grid]
 
-    def _new_run(self, request: ModelCall, grid: CellGrid, patch: int, within: SamplingRun) -> MixedRun:
+    def _new_run(self, request: ModelCall, grid: CellGrid, patch: int, within: SamplingRun, image: int) -> MixedRun:
         self._refuse(request)
         settings = self.settings
         if settings.automatic and not within.within_sampler:
@@ -138,13 +154,14 @@ class MixedPart(Part):
         run = MixedRun(self.model.stack, stages, grid, Carrier(settings.ratio, patch, hand_over, last_sigma))
         sigmas = request.schedule.tolist() if request.schedule is not None else []
         if settings.automatic and len(sigmas) > 1:
-            self._go_on(run, sigmas, within)
-        log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens, sigmas))
+            self._go_on(run, sigmas, within, image)
+        if image == 0:
+            log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens, sigmas))
         return run
 
-    def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun) -> None:
+    def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun, image: int) -> None:
         """Where one schedule is cut over several samplers, the region that one of them finds is that of those after it."""
-        key = ("mixed resolution's region", run.grid)
+        key = ("mixed resolution's region", run.grid, image)
         if sigmas[0] < run.stages.coarse_until and within.goes_on:
             region = within.handed(key)
             if region is None:

@@ -21,7 +21,7 @@ class PlannedEmbedder(nn.Module):
 class FluxEmbedder(PlannedEmbedder):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         active = now_running()
-        if active is None or (active.plan.untouched and active.groups is None):
+        if active is None or (active.plan.untouched and active.groups is None and active.references is None):
             return self.base(ids)
         table = active.table(ids[None], lambda tokens: as_table(*self.base(ids[tokens]))[None, None], True)
         return as_cos_sin(table[0, 0])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture, ModelFacts
-from ...layout import HIGH, GridLayout
+from ...layout import HIGH, GridLayout, Reference, ReferenceLayout
 from ...native import NativeSize
 from ...published import GENERAL_RULES
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
@@ -45,8 +45,8 @@ class Execution:
     """whole: the call as the pipeline made it; arguments: what runs. grid: the picture's tokens, from `start` of the sequence.
 
     grids: by query group. groups, layout: of a step with two of them, and its tokens; grid is then the whole picture's. shared: what
-    looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. one_by_one: the whole
-    call's images run each alone, and this is one of them.
+    looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. image: number of
+    the one of the whole call's that runs, where they run one by one.
     """
 
     whole: Arguments
@@ -58,7 +58,7 @@ class Execution:
     layout: TokenLayout | None = None
     shared: Reader | None = None
     attention_for: str = ""
-    one_by_one: bool = False
+    image: int | None = None
 
     @property
     def group(self) -> str:
@@ -75,12 +75,22 @@ class Execution:
         frames, rows, columns = self.grid
         return frames * rows * columns if self.layout is None else self.layout.tokens
 
-    def executed(self, forward: Callable[..., Any]) -> Any:
-        call, layout = self.planned.call, None
+    def executed(self, forward: Callable[..., Any], stack: Stack, known: tuple[Reference, ...]) -> Any:
+        """known: references of the sequence, which `stack` has its say on."""
+        call, references = self.planned.call, stack.of_reference if known else None
+        layout: GridLayout | ReferenceLayout = ReferenceLayout(known)
         if self.groups is None:
-            layout = GridLayout(self.grid, self.start, steps=(1.0,) * len(call.axes))
-        batch = len(self.arguments["hidden_states"])
-        active = ActivePlan(self.planned.plan, call, batch, lambda ids: layout, groups=self.groups, shared=self.shared, group=self.group)
+            layout = GridLayout(self.grid, self.start, steps=(1.0,) * len(call.axes), known=known)
+        active = ActivePlan(
+            self.planned.plan,
+            call,
+            len(self.arguments["hidden_states"]),
+            lambda ids: layout,
+            groups=self.groups,
+            shared=self.shared,
+            group=self.group,
+            references=references,
+        )
         if self.attention_for:
             return run_grouped(forward, active, self.arguments, self.attention_for)
         with running(active):
@@ -157,22 +167,29 @@ class PatchedTransformer:
         mine = self.on_grid(arguments, grid, group, divisor)
         return replace(execution, arguments=arguments, grid=grid, start=mine.start, grids=mine.grids)
 
+    def references(self, execution: Execution) -> tuple[Reference, ...]:
+        """The pictures beside the drawn one in the sequence of an execution."""
+        return ()
+
     def executed(self, execution: Execution) -> Any:
-        return execution.executed(self.original)
+        return execution.executed(self.original, self.stack, self.references(execution))
 
     def call(self, axes: tuple[int, ...], theta: float, grid: Grid, sigma: Tensor, token_map: Callable[[], Tensor]) -> Call:
         row = self.architecture
         side = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
         native = NativeSize(side, self.native_widest or row.widest)
-        frames, rows, columns = grid
-        trained = native.lengths(rows, columns)
-        lengths = {TIME: (frames, row.native_frames), HEIGHT: (rows, trained[0]), WIDTH: (columns, trained[1])}
-        spans = tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
+
+        def spans(grid: Grid) -> tuple[AxisSpan, ...]:
+            frames, rows, columns = grid
+            trained = native.lengths(rows, columns)
+            lengths = {TIME: (frames, row.native_frames), HEIGHT: (rows, trained[0]), WIDTH: (columns, trained[1])}
+            return tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
+
         sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
         return Call(
-            row.family, spans, sigma, row.pixels_per_token, token_map,
+            row.family, spans(grid), sigma, row.pixels_per_token, token_map,
             riflex_pair=row.riflex_pair, native=native, assumed="" if self.native_pixels else row.assumed,
-            published=GENERAL_RULES if self.native_pixels else row.published,
+            published=GENERAL_RULES if self.native_pixels else row.published, spans=spans,
         )  # fmt: skip
 
 

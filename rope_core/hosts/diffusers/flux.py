@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 from ...architectures import ModelFacts, recognise
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_linear
+from ...layout import GRID_DIMENSION, Reference
 from ...stack import Call
+from ...tokens import find_references
 from .embedders import FluxEmbedder, as_table
-from .execution import Arguments, Grid, PatchedTransformer
+from .execution import Arguments, Execution, Grid, PatchedTransformer
 
 PATCH = 2  # a packed token is 2 x 2 latent pixels
 
@@ -26,7 +29,7 @@ class Flux(PatchedTransformer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.architecture = recognise(self.class_name, len(self.base.axes_dim))
-        self._grid: tuple[Callable[[], Tensor | None], Grid] | None = None
+        self._read: tuple[Callable[[], Tensor | None], Grid, tuple[Reference, ...]] | None = None
 
     @property
     def answered(self) -> int:
@@ -47,19 +50,32 @@ class Flux(PatchedTransformer):
             )
 
     def grid(self, arguments: Arguments) -> Grid:
-        """Rows and columns from the position ids; pipelines pass one tensor at every step, so they are read once a run."""
-        ids = arguments["img_ids"]
-        if self._grid is not None and self._grid[0]() is ids:
-            return self._grid[1]
+        return self._pictures(arguments["img_ids"])[0]
+
+    def references(self, execution: Execution) -> tuple[Reference, ...]:
+        ids = execution.whole["img_ids"]
+        grid, known = self._pictures(ids)
+        behind = len(without_batch(ids)) - grid[1] * grid[2]
+        if len(without_batch(execution.arguments["img_ids"])) - execution.tokens != behind:
+            return ()  # another picture's pass, which has none
+        later = execution.start + execution.tokens - grid[1] * grid[2]
+        return tuple(replace(reference, start=reference.start + later) for reference in known)
+
+    def _pictures(self, ids: Tensor) -> tuple[Grid, tuple[Reference, ...]]:
+        """Rows and columns from the position ids, and what stands behind; pipelines pass one tensor at every step, read once a run."""
+        if self._read is not None and self._read[0]() is ids:
+            return self._read[1:]
         positions = without_batch(ids).cpu()
-        image = positions[positions[:, 0] == positions[0, 0]]
-        # Counted, not read off the largest id, which half precision rounds beyond 256.
-        columns = int((image[:, 1] == image[0, 1]).sum())
-        rows, rest = divmod(len(image), columns)
-        if rest:
-            raise RopeWorksError(f"img_ids name {len(image)} tokens with {columns} in their first row: expected a full grid.")
-        self._grid = (weakref.ref(ids), (1, rows, columns))
-        return self._grid[1]
+        count = int((positions[:, 0] == positions[0, 0]).sum())
+        grid = _rows_and_columns(positions[:count])
+        if grid is None:
+            raise RopeWorksError(f"img_ids name {count} tokens of one picture that do not fill its rows: expected a full grid.")
+        others = [_rows_and_columns(positions[positions[:, 0] == index]) for index in positions[count:, 0].unique_consecutive()]
+        along = [GRID_DIMENSION.get(role) for role in self.architecture.roles]
+        behind = [slice(count, len(positions))]
+        known = find_references(positions, behind, [other for other in others if other], along, False, (grid, 0))
+        self._read = (weakref.ref(ids), grid, known)
+        return grid, known
 
     def start(self, arguments: Arguments) -> int:
         return arguments["encoder_hidden_states"].shape[1]
@@ -80,6 +96,13 @@ class Flux(PatchedTransformer):
     def base_table(self, ids: Tensor) -> Tensor:
         """The transformer's own table for ids (1, tokens, 3)."""
         return as_table(*self.base(ids[0]))[None, None]
+
+
+def _rows_and_columns(positions: Tensor) -> Grid | None:
+    """The grid of one picture's (tokens, 3) ids; counted, not read off the largest id, which half precision rounds beyond 256."""
+    columns = int((positions[:, 1] == positions[0, 1]).sum())
+    rows, rest = divmod(len(positions), columns)
+    return None if rest else (1, rows, columns)
 
 
 def without_batch(ids: Tensor) -> Tensor:

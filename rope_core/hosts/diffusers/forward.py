@@ -104,6 +104,8 @@ class Forward:
                 log.info(line)
             for line in self.model.stack.clashes(planned.call):
                 log.warning(line)
+            for size in {reference.grid for reference in self.model.references(execution)}:
+                log.info(self.model.stack.describe_reference(planned.call.of_reference(size)))
         if self.on_plan is not None:
             self.on_plan(planned.call, planned.plan)
         return self.answer(execution)

@@ -25,8 +25,11 @@ class ImagePart(Part):
 def by_image(execution: Execution, inner: Answer) -> Any:
     """`inner` once, or once per image where the images of a batch have magnitudes of their own."""
     images = max((len(m) for m in execution.planned.plan.magnitudes if m is not None), default=1)
-    if images == 1:
-        return inner(execution)
+    return inner(execution) if images == 1 else one_by_one(execution, inner, images)
+
+
+def one_by_one(execution: Execution, inner: Answer, images: int) -> Any:
+    """`inner` once per image."""
     outputs = [inner(_image(execution, row, images)) for row in range(images)]
     return like(outputs[0], torch.cat([sample_of(output) for output in outputs]))
 
@@ -35,7 +38,7 @@ def _image(execution: Execution, row: int, images: int) -> Execution:
     planned = execution.planned
     mine = replace(planned, call=_call_row(planned.call, row), plan=_plan_row(planned.plan, row))
     arguments = {name: value if name in SHARED else _row(value, row, images) for name, value in execution.arguments.items()}
-    return replace(execution, arguments=arguments, grids={execution.group: mine}, one_by_one=True)
+    return replace(execution, arguments=arguments, grids={execution.group: mine}, image=row)
 
 
 def _row(value: Any, row: int, images: int) -> Any:

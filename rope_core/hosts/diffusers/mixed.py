@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ...mixed.strip import Strip, interpolated
 from ...stack import MIXED
 from .execution import Answer, Execution, Part, PatchedTransformer, Planned
 from .flux import PATCH, Flux, ids_on, like, packed, sample_of, start_of, unpacked, without_batch
+from .images import one_by_one
 from .runs import Run, Runs
 
 log = logging.getLogger("ropeworks")
@@ -55,16 +57,22 @@ class MixedPart(Part):
     def __init__(self, model: PatchedTransformer) -> None:
         super().__init__(model)
         self.model.refuse_a_picture_beside("mixed resolution")
-        self.runs: Runs[MixedState] = Runs()
+        self.runs: dict[int | None, Runs[MixedState]] = {}  # by image, where they run one by one
 
     def close(self) -> None:
-        self.runs.clear()
+        for runs in self.runs.values():
+            runs.clear()
 
     def answer(self, execution: Execution, inner: Answer) -> Any:
-        self._refuse_single_images(execution)
+        images = len(execution.arguments["hidden_states"])
+        if self.settings.automatic and images > 1:
+            return one_by_one(execution, partial(self._answer, inner=inner), images)  # each has a region of its own
+        return self._answer(execution, inner)
+
+    def _answer(self, execution: Execution, inner: Answer) -> Any:
         call = execution.planned.call
         now = float(call.sigma)
-        found = self.runs.at(execution.whole["img_ids"], now, lambda: self._new(execution, now))
+        found = self.runs.setdefault(execution.image, Runs()).at(execution.whole["img_ids"], now, lambda: self._new(execution, now))
         run = found.kept.run
 
         def sigma() -> float:
@@ -78,6 +86,7 @@ class MixedPart(Part):
         level = call.sigma.to(carrier)
         if stage == FINE:
             return self._fine(execution, inner, run, carrier, sigma)
+        run.carrier.begin(carrier, sigma)
         low = self._at_low(execution, run, carrier)
         # Guidance in two calls asks for its own prompt first.
         again = found.again(now)
@@ -118,7 +127,7 @@ class MixedPart(Part):
     def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         strip = run.strip(carrier.device, 0)
-        row = strip.gather(carrier, run.carrier.for_high(carrier, strip, lambda: now))
+        row = strip.gather(carrier, *run.carrier.for_strip(carrier, strip, lambda: now))
         output = inner(self._on_strip(execution, found.kept, low.planned, strip, row))
         tokens = strip.layout.tokens
         velocity = unpacked(sample_of(output)[:, :tokens], (1, 1, tokens))
@@ -176,17 +185,11 @@ class MixedPart(Part):
         sigmas = schedule.sigmas if schedule else self.model.sigmas
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         run = MixedRun(self.model.stack, stages, cells, Carrier(settings.ratio, PATCH, hand_over, sigmas[-1] if sigmas else 0.0))
-        log.info(run.describe(**_FOR_THE_LOG, sigmas=schedule.left(sigma) if schedule else ()))
-        if schedule is None:
-            log.info("Mixed resolution: no scheduler is in use around this transformer, so stages go by shares of sigma itself")
+        if not execution.image:
+            log.info(run.describe(**_FOR_THE_LOG, sigmas=schedule.left(sigma) if schedule else ()))
+            if schedule is None:
+                log.info("Mixed resolution: no scheduler is in use around this transformer, so stages go by shares of sigma itself")
         return MixedState(run, tuple(without_batch(execution.whole["img_ids"])[0].tolist()))
-
-    def _refuse_single_images(self, execution: Execution) -> None:
-        if execution.one_by_one and (self.settings.automatic or self.model.upsampler is not None):
-            raise RopeWorksError(
-                "images of one batch share an automatic region or an upsampler, but SEGA makes diffusers run them one by one. "
-                "Give a mask and no upsampler, or draw one image at a time."
-            )
 
 
 def _refuse_controls(execution: Execution) -> None:

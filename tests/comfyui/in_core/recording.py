@@ -64,6 +64,8 @@ def with_embedder_recorder(model: Any, name: str) -> tuple[Any, list[tuple[torch
     inner = clone.get_model_object(path)
 
     class Recorder(torch.nn.Module):
+        theta, axes_dim = getattr(inner, "theta", None), getattr(inner, "axes_dim", None)
+
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             table = inner(ids)
             calls.append((ids, table))

@@ -110,18 +110,6 @@ def test_scaled_positions_from_upstream_are_respected():
     return None
 
 
-def test_reference_latents_keep_the_models_own_table():
-    model = models.flux()
-    reference = torch.randn(1, 16, 8, 12, generator=torch.Generator().manual_seed(1))
-    positive = models.conditioning(reference_latents=[reference])
-    [(ids, table), *_] = embedder_calls(add_patch(model, SEGA), positive=positive)
-    own = EmbedND(128, 10000, [16, 56, 56])(ids)
-    first_reference = 12 + 64
-    assert ids.shape[1] == first_reference + 24
-    assert torch.equal(table[:, :, first_reference:], own[:1, :, first_reference:])
-    assert not torch.equal(table[:, :, 12:first_reference], own[:1, :, 12:first_reference])
-
-
 def test_text_tokens_are_scaled_only_in_the_published_scope():
     model = models.flux()
     [(_, everything), *_] = embedder_calls(add_patch(model, SEGA))

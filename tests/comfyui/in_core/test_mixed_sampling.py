@@ -13,6 +13,7 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA, boxes_of
+from ropeworks_pack.rope_core import Sega
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_latent_upsampler, stack_of
 from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution
 from ropeworks_pack.rope_core.mixed.strip import interpolated
@@ -250,7 +251,6 @@ def test_mixed_finds_a_region():
     apart = {"cfg": 2.0, "negative": models.conditioning(tokens=20, seed=6)}
     for make, shape, frames, ways in (
         (models.flux, (1, 16, 24, 24), 1, ({"cfg": 1.0}, {"cfg": 2.0}, apart)),
-        (models.flux, (2, 16, 24, 24), 1, ({"cfg": 2.0},)),
         (models.wan, (1, 16, 2, 24, 24), 2, (apart,)),
     ):
         model = make()
@@ -265,6 +265,40 @@ def test_mixed_finds_a_region():
             given = found[0].region.repeat_interleave(4, 1).repeat_interleave(4, 2).float()
             assert torch.equal(models.sample(add_patch(model, region(mask=given)), shape, steps=5, **options), result)
             assert torch.equal(models.sample(patched, shape, steps=5, **options), result)
+
+
+def test_every_image_of_a_batch_has_the_region_that_it_has_alone():
+    for make, shape, patches in (
+        (models.flux, (3, 16, 24, 24), (BoundaryExpandReplace(),)),
+        (models.flux, (2, 16, 24, 24), (Sega(native_size=64),)),
+        (models.wan, (2, 16, 2, 24, 24), (BoundaryExpandReplace(),)),
+    ):
+        model, found = make(), []
+        patched = add_patch(model, automatic(found, budget=0.3))
+        for patch in patches:
+            patched = add_patch(patched, patch)
+        noise = comfy.sample.prepare_noise(torch.zeros(shape), 3)
+        noise[-1] *= 0.8
+        options = {"steps": 5, "cfg": 2.0, "negative": models.conditioning(tokens=20, seed=6)}
+        together = models.sample(patched, shape, noise=noise, **options)
+        regions = [layout.region for layout in found]
+        assert len(regions) == shape[0]
+        assert not all(torch.equal(one, regions[0]) for one in regions)
+        for image in range(shape[0]):
+            one = slice(image, image + 1)
+            assert torch.equal(models.sample(patched, (1, *shape[1:]), noise=noise[one], **options), together[one]), image
+            assert torch.equal(found[-1].region, regions[image])
+
+
+def test_prompts_of_one_length_run_together_for_every_image():
+    """The core puts both prompts of all images into one call; each image's own two go on together."""
+    patched = add_patch(models.flux(), automatic([]))
+    shape = (2, 16, 24, 24)
+    noise = comfy.sample.prepare_noise(torch.zeros(shape), 3)
+    together = models.sample(patched, shape, steps=5, cfg=2.0, noise=noise)
+    for image in range(2):
+        one = slice(image, image + 1)
+        assert torch.equal(models.sample(patched, (1, *shape[1:]), steps=5, cfg=2.0, noise=noise[one]), together[one])
 
 
 def test_mixed_finds_a_region_of_about_its_budget():

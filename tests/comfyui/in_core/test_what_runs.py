@@ -103,16 +103,6 @@ def test_a_reference_leaves_its_pictures_tokens_beside_those_of_other_nodes():
     return None
 
 
-def test_a_reference_of_the_pictures_own_size_keeps_its_table():
-    model, reference = models.flux(), torch.randn(1, 16, 24, 32)
-    positive = models.conditioning(reference_latents=[reference, reference])
-    plain = first_table(model, positive=positive)
-    for patch in TABLES:
-        table = first_table(add_patch(model, patch), positive=positive)
-        assert torch.equal(table[:, :, TEXT + TOKENS :], plain[:, :, TEXT + TOKENS :])
-        assert not torch.equal(table[:, :, TEXT : TEXT + TOKENS], plain[:, :, TEXT : TEXT + TOKENS])
-
-
 def test_layers_of_one_latent_keep_their_index():
     model, shape = models.qwen(), (1, 16, 3, 16, 16)
     if "t_len" not in inspect.getsource(type(model.model.diffusion_model).process_img):

@@ -1,0 +1,81 @@
+"""Pictures that a model looks at while it draws another, as edit models do: each at the angles of its own size.
+
+Beyond its trained size a picture is squeezed. A reference as large as the picture is squeezed alike, so that the same place keeps the
+same position in both; one of native size stands as the model was trained to see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .layout import PICTURE, GridLayout, Layout, Reference, plan_table
+from .stack import Call, Plan
+from .table import token_table, turn
+
+
+def with_references(
+    table: Tensor,
+    ids: Tensor,
+    layout: Layout,
+    picture: tuple[Plan, Call],
+    resolve: Callable[[Call], Plan],
+    base: Callable[[slice], Tensor],
+    base_is_plain: bool,
+) -> Tensor:
+    """`table` (1 or batch, 1, tokens, pairs, 2, 2) with the known references of `layout` at their own angles; itself where none changes.
+
+    resolve: the plan of a reference's call. base, base_is_plain: see `plan_table`.
+    """
+    calls = {grid: picture[1].of_reference(grid) for grid in {reference.grid for reference in layout.known}}
+    by_grid = {grid: (resolve(call), call) for grid, call in calls.items()}
+    own = {PICTURE: picture} | {n: by_grid[reference.grid] for n, reference in enumerate(layout.known)}
+    changed = [n for n in range(len(layout.known)) if not own[n][0].untouched]
+    if changed:
+        table = table.clone()
+    steps = layout.steps if isinstance(layout, GridLayout) else ()
+    for n in changed:
+        reference, (plan, call) = layout.known[n], own[n]
+        part = reference.tokens
+        where, grid = _without_offset(ids[:1, part], reference.offset), GridLayout(reference.grid, 0, steps)
+        mine = plan_table(where, plan, call, grid, partial(_whole, base, part), base_is_plain)
+        if any(reference.offset):
+            mine = turn(mine, _set_aside(n, layout.known, own, base_is_plain).to(mine.device))
+        table[:, :, part] = mine.to(table)
+    return table
+
+
+def _whole(base: Callable[[slice], Tensor], part: slice, _: slice) -> Tensor:
+    return base(part)
+
+
+def _without_offset(ids: Tensor, offset: Sequence[float]) -> Tensor:
+    if not any(offset):
+        return ids
+    return torch.stack([column - by for column, by in zip(ids.unbind(-1), offset, strict=True)], dim=-1)
+
+
+def _set_aside(number: int, known: Sequence[Reference], own: dict[int, tuple[Plan, Call]], base_is_plain: bool) -> Tensor:
+    """The turn (1, 1, 1, pairs, 2, 2) that sets a reference aside: it begins where the picture before it ends at that one's angles."""
+    call = own[number][1]
+    angles = []
+    for axis in range(len(call.axes)):
+        more = _shift(number, axis, known, own)
+        angles.append(more + known[number].offset[axis] * call.base(axis) if base_is_plain else more)
+    return token_table(torch.ones(1, len(angles), device=call.device), angles, [None] * len(angles))
+
+
+def _shift(number: int, axis: int, known: Sequence[Reference], own: dict[int, tuple[Plan, Call]]) -> Tensor:
+    """By how much more than the host a reference is set aside along an axis, (pairs,) radians."""
+    call = own[number][1]
+    behind = known[number].behind[axis]
+    if behind is None or (behind != PICTURE and own[behind][0].untouched):
+        return torch.zeros_like(call.base(axis))
+    before = torch.zeros_like(call.base(axis)) if behind == PICTURE else _shift(behind, axis, known, own)
+    plan, whose = own[behind]
+    length, to, plain, planned = whose.axes[axis].length, plan.moved(axis), whose.base(axis), plan.frequencies[axis]
+    extent = length if to is None or length < 2 else (to[0, -1] - to[0, 0]) * length / (length - 1)
+    return before + extent * (plain if planned is None else planned) - length * plain

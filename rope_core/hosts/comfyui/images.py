@@ -1,0 +1,42 @@
+"""ComfyUI: a batch whose images run one by one, for each has tokens of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .call import ModelCall
+
+
+def by_image(request: ModelCall, prompts: int, answer: Callable[[ModelCall, int], Tensor]) -> Tensor:
+    """`answer` to a request of one image with all of its prompts, and the image's number; in the order of the batch."""
+    images = len(request.x) // prompts
+    answers = [answer(_image(request, slice(image, None, images)), image) for image in range(images)]
+    return torch.stack([one.unflatten(0, (prompts, 1)) for one in answers], dim=1).flatten(0, 2)
+
+
+def _image(request: ModelCall, rows: slice) -> ModelCall:
+    batch = len(request.x)
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[rows] if value.dim() and len(value) == batch else value
+        if isinstance(value, dict):
+            return {name: taken(item) for name, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [taken(item) for item in value]
+        return value
+
+    return replace(
+        request,
+        x=request.x[rows],
+        t=taken(request.t),
+        c_concat=taken(request.c_concat),
+        c_crossattn=taken(request.c_crossattn),
+        control=taken(request.control),
+        extra=taken(request.extra),
+    )
