@@ -422,8 +422,8 @@ def test_both_forms_of_answer_agree(transformer):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"images": (0, 1)}, {"guidance": 2.0}, {"begin": 0.65, "steps": 4}, {"upsampler": repeated}],
-    ids=["plain", "batch", "guidance", "late", "upsampler"],
+    [{}, {"guidance": 2.0}, {"begin": 0.65, "steps": 4}, {"upsampler": repeated}],
+    ids=["plain", "guidance", "late", "upsampler"],
 )
 def test_a_region_is_found_once_a_run(transformer, options):
     found: list[Any] = []
