@@ -76,7 +76,7 @@ class RopePatchExtrapolate(io.ComfyNode):
                     "ultraimage_pairs",
                     list(get_args(UltraImagePairs)),
                     "ultraimage: published = the pairs of its authors' code (Flux.1 the 10th, Qwen-Image the 9th and 10th, from 1), "
-                    "other families by recursion. recursion = the paper's rule, from the native size.",
+                    "other families, and where native_size is given, by recursion. recursion = the paper's rule, from the native size.",
                 ),
             ],
             outputs=[io.Model.Output(tooltip="The model with stretched frequencies.")],

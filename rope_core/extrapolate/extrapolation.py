@@ -45,7 +45,8 @@ class Extrapolate(Patch):
     method: one of METHODS. "riflex" acts on the time axis alone, all others on height and width.
     temperature: strength of YaRN's factor on cos and sin, 1 = 0.1 ln s + 1 as published, 0 = none.
     riflex_pair: the pair RIFLEx slows down, counted from 1; 0 = the architecture's. native_rule: see `Call.with_native_size`.
-    ultraimage_pairs: "published" (those of the authors' code where they give any for the family) or "recursion" (the paper's rule).
+    ultraimage_pairs: "published" (those of the authors' code, where they give any for the family and `native_size` is its own) or
+    "recursion" (the paper's rule).
     """
 
     node = "RoPE Patch: Extrapolate"
@@ -103,8 +104,8 @@ class Extrapolate(Patch):
     def _pairs_in_words(self, seen: Call) -> str:
         found = seen.published.ultraimage
         if found is None:
-            none = f", for its authors' code has none for {seen.family}" if self.ultraimage_pairs == "published" else ""
-            return f"pairs by the paper's recursion{none}"
+            why = ", for native_size is given" if self.native_size else f", for its authors' code has none for {seen.family}"
+            return f"pairs by the paper's recursion{why if self.ultraimage_pairs == 'published' else ''}"
         return f"pair{'s' * (len(found.pairs) > 1)} {' and '.join(map(str, found.pairs))} as in its authors' code"
 
     def _why_nothing(self, own: Call) -> str:
@@ -117,8 +118,8 @@ class Extrapolate(Patch):
         call = call.with_native_size(self.native_size, self.native_rule)
         if self.method == "ntk-sega":
             return as_sega_counts(call, self.native_size)
-        if self.method == "ultraimage" and self.ultraimage_pairs == "recursion":
-            return replace(call, published=replace(call.published, ultraimage=None))
+        if self.method == "ultraimage" and (self.native_size or self.ultraimage_pairs == "recursion"):
+            return by_recursion(call)
         return call
 
     def _rule(self, span: AxisSpan, call: Call) -> Tensor:
@@ -152,6 +153,11 @@ def stretched_axes(method: str, call: Call) -> dict[int, AxisSpan]:
     if method == "ultraimage":
         return {i: axis for i, axis in longer.items() if _slows_a_pair(axis, call)}
     return longer
+
+
+def by_recursion(call: Call) -> Call:
+    """The call without UltraImage's published pairs, which belong to the native size that its authors count."""
+    return replace(call, published=replace(call.published, ultraimage=None))
 
 
 def as_sega_counts(call: Call, native_size: int = 0) -> Call:

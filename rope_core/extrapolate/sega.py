@@ -18,6 +18,7 @@ from .extrapolation import (
     as_sega_counts,
     assumption,
     axis_frequencies,
+    by_recursion,
     check_method,
     check_native_size,
     check_number,
@@ -118,6 +119,8 @@ class Sega(Patch):
         call = call.with_native_size(self.native_size, self.native_rule)
         if self.extrapolation == "ntk-sega":
             call = as_sega_counts(call, self.native_size)
+        if self.native_size:
+            call = by_recursion(call)
         return {axis: axis_frequencies(self.extrapolation, span, call) for axis, span in stretched_axes(self.extrapolation, call).items()}
 
     @property

@@ -146,6 +146,15 @@ def test_families_without_published_pairs_use_the_recursion_and_say_so():
     assert "recursion, for its authors' code has none for Chroma" in Extrapolate("ultraimage").describe(other)
 
 
+def test_a_native_size_of_the_users_asks_for_the_recursion():
+    patch = Extrapolate("ultraimage", native_size=2048)
+    assert changed(patch.frequencies(flux(256, 256))[1]) == [9, 10, 11]
+    assert "recursion, for native_size is given" in patch.describe(flux(256, 256))
+    over = Sega(extrapolation="ultraimage", native_size=2048)
+    assert torch.equal(over.frequencies(flux(256, 256))[1], patch.frequencies(flux(256, 256))[1])
+    assert changed(Sega(extrapolation="ultraimage").frequencies(flux(256, 256))[1]) == [9]
+
+
 @pytest.mark.parametrize(("side", "acts"), [(96, False), (103, False), (104, True)])
 def test_no_pair_is_ever_made_faster(side, acts):
     """Pair 10 of Flux has period 2 pi 10^(9/7) = 121.24 tokens, so 0.85 of a turn is 103.1."""
