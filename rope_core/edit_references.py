@@ -41,9 +41,10 @@ def with_references(
         reference, (plan, call) = layout.known[n], own[n]
         part = reference.tokens
         where, grid = _without_offset(ids[:1, part], reference.offset), GridLayout(reference.grid, 0, steps)
-        mine = plan_table(where, plan, call, grid, partial(_whole, base, part), base_is_plain)
+        clashes: dict[int, Tensor] = {}
+        mine = plan_table(where, plan, call, grid, partial(_whole, base, part), base_is_plain, clashes)
         if any(reference.offset):
-            mine = turn(mine, _set_aside(n, layout.known, own, base_is_plain).to(mine.device))
+            mine = turn(mine, _set_aside(n, layout.known, own, None if base_is_plain else clashes).to(mine.device))
         table[:, :, part] = mine.to(table)
     return table
 
@@ -58,13 +59,16 @@ def _without_offset(ids: Tensor, offset: Sequence[float]) -> Tensor:
     return torch.stack([column - by for column, by in zip(ids.unbind(-1), offset, strict=True)], dim=-1)
 
 
-def _set_aside(number: int, known: Sequence[Reference], own: dict[int, tuple[Plan, Call]], base_is_plain: bool) -> Tensor:
-    """The turn (1, 1, 1, pairs, 2, 2) that sets a reference aside: it begins where the picture before it ends at that one's angles."""
+def _set_aside(number: int, known: Sequence[Reference], own: dict[int, tuple[Plan, Call]], clashes: dict[int, Tensor] | None) -> Tensor:
+    """The turn (1, 1, 1, pairs, 2, 2) that sets a reference aside: it begins where the picture before it ends at that one's angles.
+
+    clashes: see `plan_table`; another pack's table holds the host's own offset already, but where ours took its place. None: all is ours.
+    """
     call = own[number][1]
     angles = []
     for axis in range(len(call.axes)):
-        more = _shift(number, axis, known, own)
-        angles.append(more + known[number].offset[axis] * call.base(axis) if base_is_plain else more)
+        ours = 1.0 if clashes is None else clashes[axis].to(call.device).double() if axis in clashes else 0.0
+        angles.append(_shift(number, axis, known, own) + ours * known[number].offset[axis] * call.base(axis))
     return token_table(torch.ones(1, len(angles), device=call.device), angles, [None] * len(angles))
 
 

@@ -174,8 +174,8 @@ class Turned(torch.nn.Module):
         return self.inner(ids * 1.25)
 
 
-def test_on_another_packs_table_references_are_turned_as_the_picture_is():
-    """By hand: ours takes half of the host's position away, the other pack adds a quarter of it."""
+def test_on_another_packs_table_references_stand_as_the_picture_does():
+    """By hand: height and width, which both change, are ours alone; the index stays the other pack's."""
     model = models.flux()
     given = {"reference_latents": [latent(*LARGE), latent(*LARGE, seed=5)], "reference_latents_method": "offset"}
     clone = model.clone()
@@ -183,8 +183,8 @@ def test_on_another_packs_table_references_are_turned_as_the_picture_is():
     [(_, table)] = tables(add_patch(clone, PI), (1, 16, 32, 32), **given)
     row, column = rows_and_columns(*LARGE)
     index = np.full_like(row, 1.25)
-    near(table[0, 0, TEXT + 256 : TEXT + 512], angles(index, 0.75 * row, 0.75 * column))
-    near(table[0, 0, TEXT + 512 :], angles(index, 0.75 * (row + 16), 0.75 * column))
+    near(table[0, 0, TEXT + 256 : TEXT + 512], angles(index, row / 2, column / 2))
+    near(table[0, 0, TEXT + 512 :], angles(index, (row + 16) / 2, column / 2))
 
 
 def test_references_of_hunyuan_video_begin_where_the_picture_ends():

@@ -92,6 +92,19 @@ def test_an_axis_that_we_leave_alone_stays_the_others():
     torch.testing.assert_close(table[:, :, TEXT:], flux_table(SIDE, 2, 3), rtol=0, atol=1e-6)
 
 
+def test_references_set_aside_keep_their_distance():
+    """Two of the picture's own size, one behind the other."""
+    reference = torch.randn(SHAPE, generator=torch.Generator().manual_seed(4))
+    given = {"reference_latents": [reference, reference], "reference_latents_method": "offset"}
+
+    def table(model: Any) -> torch.Tensor:
+        recorded, calls = with_embedder_recorder(add_patch(model, PI), "pe_embedder")
+        models.sample(recorded, SHAPE, steps=1, positive=models.conditioning(**given))
+        return calls[0][1]
+
+    torch.testing.assert_close(table(beside(models.flux())), table(models.flux()), rtol=0, atol=1e-5)
+
+
 def test_another_pack_that_begins_later_is_followed_at_every_step():
     found = tables(add_patch(beside(models.flux(), lambda inner: Squeezed(inner, since=2)), PI), steps=4)
     alone = tables(add_patch(models.flux(), PI), steps=4)
