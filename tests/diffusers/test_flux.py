@@ -190,7 +190,7 @@ def test_misuse_is_refused_with_what_was_found(transformer):
     ):
         pass
     ragged = {**inputs(8, 8), "img_ids": grid_ids(8, 8)[:-1]}
-    with pytest.raises(RopeWorksError, match="63 tokens with 8 in their first row"):
+    with pytest.raises(RopeWorksError, match="63 tokens of one picture that do not fill its rows"):
         run(transformer, (Sega(),), **ragged)
 
 
