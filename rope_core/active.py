@@ -95,7 +95,8 @@ class Reader(Protocol):
 class ActivePlan:
     """A resolved plan and how to find its tokens in an embedder call.
 
-    locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for.
+    locate: ids -> layout, or None for tokens the plan does not speak of. consulted turns True once a table was asked for, asked once
+    an attention call was.
     references: the call of a reference -> its plan; None = they stay as the host places them.
     groups: the query groups of a mixed-resolution call, which then make the tables; split turns True once they divided an attention
     call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a
@@ -108,6 +109,7 @@ class ActivePlan:
     batch: int
     locate: Callable[[Tensor], Layout | None]
     consulted: bool = False
+    asked: bool = False
     groups: TwoGroups | None = None
     attend: Callable[[Tensor, Tensor, Tensor, int, Tensor | None, bool], Tensor] | None = None
     shared: Reader | None = None
@@ -119,6 +121,10 @@ class ActivePlan:
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
         self.consulted = True
+        with _nothing_running():  # another pack may have wrapped an embedder of ours that was in place then
+            return self._table(ids, base, base_is_plain)
+
+    def _table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         layout, table = self.locate(ids), None
         if self.groups is not None:
             table = self.groups.table(ids)
@@ -132,6 +138,7 @@ class ActivePlan:
 
     def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
         """One attention call; two, by query group, where there are groups."""
+        self.asked = True
         attend_of = {HIGH: attend, LOW: attend}
         groups = self.groups
         if self.shared is not None:
@@ -168,6 +175,15 @@ def running(active: ActivePlan) -> Iterator[ActivePlan]:
     token = _running.set(active)
     try:
         yield active
+    finally:
+        _running.reset(token)
+
+
+@contextmanager
+def _nothing_running() -> Iterator[None]:
+    token = _running.set(None)
+    try:
+        yield
     finally:
         _running.reset(token)
 

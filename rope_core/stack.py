@@ -175,6 +175,11 @@ class Stack:
                 positions[axis] = where(active, value, plain)
         return tuple(positions)
 
+    @property
+    def nodes(self) -> str:
+        """Names of its patches' nodes, for people."""
+        return ", ".join(dict.fromkeys(patch.node or patch.key for patch in self.patches))
+
     def describe(self, call: Call) -> list[str]:
         return [patch.describe(call) for patch in self.patches]
 

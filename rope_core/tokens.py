@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_REFERENCES_IMAGE, Architecture
+from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
 from .layout import GRID_DIMENSION, PICTURE, GridLayout, Layout, MaskLayout, Reference, ReferenceLayout
 from .stack import INDEX
 
@@ -146,8 +146,8 @@ class TokenFinder:
             if found.start is not None and (length == tokens or (joined and found.start + count <= length < tokens)):
                 return found.start
         if length != sum(tokens for tokens, _ in self._seen):
-            # Refiners run over the picture alone, on their part of a table for text and picture.
-            return 0 if self.row.order == BY_POSITION and length == count and self.found else None
+            # Refiners, and engines of other packs, run over the picture alone, on their part of a table for text and picture.
+            return 0 if self.row.order in (BY_POSITION, TEXT_IMAGE_REFERENCES) and length == count and self.found else None
         for tokens, found in self._seen:
             if found.start is not None:
                 return before + found.start
@@ -155,8 +155,10 @@ class TokenFinder:
         return None
 
     def joint_start(self, length: int) -> int | None:
-        """As `start`, for calls over all that the model asked for alone: where text and picture meet, and no refiner's."""
-        if self.row.order == BY_POSITION and length != sum(tokens for tokens, _ in self._seen):
+        """As `start`, for calls in which text and picture meet alone: no refiner's, and none over the picture without the text."""
+        everything = sum(tokens for tokens, _ in self._seen)
+        alone = length == prod(self.grid) and all(length != tokens for tokens, _ in self._seen)
+        if length != everything and (alone or self.row.order == BY_POSITION):
             return None
         return self.start(length)
 

@@ -83,6 +83,7 @@ class MixedResolution(Patch):
     minimum: int = 1
     on_region: Callable[[TokenLayout], None] | None = field(default=None, repr=False)
 
+    node = "Mixed-Res Region (CRPA)"
     needs = MIXED_RUN
     relies_on_places = "mixed resolution"
 
@@ -176,6 +177,8 @@ class BoundaryExpandReplace(Patch):
 
     outer: int = 2
     inner: int = 2
+
+    node = "Boundary Expand-Replace"
 
     def __post_init__(self) -> None:
         check_number("outer_width", self.outer, 0, 64)

@@ -137,6 +137,20 @@ def tidied(cells: Tensor, grow: int, minimum: int) -> Tensor:
     return cells
 
 
+def part_of(cells: Tensor, side: int, places: Sequence[Sequence[int]]) -> Tensor:
+    """The cells of a part of the picture, (frames, rows, columns) bool: sharp where they touch a sharp one of the whole's `cells`.
+
+    side: of a cell, in the unit of `places`, which are the part's along frames, height and width.
+    """
+    frames, height, width = (torch.tensor(along) for along in places)
+    cells = cells[frames]
+    for dimension, along in ((1, height), (2, width)):
+        touched = cells.index_select(dimension, along // side).movedim(dimension, -1)
+        touched = functional.pad(touched, (0, -len(along) % side))
+        cells = touched.unflatten(-1, (-1, side)).any(-1).movedim(-1, dimension)
+    return cells
+
+
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
     """Which tokens a mixed call holds, in four runs so that either query group's keys are one slice:

@@ -27,8 +27,9 @@ CONDITIONAL, UNCONDITIONAL = 0, 1
 class MixedRun:
     """Which part of the picture is sharp, and at which steps; hosts keep one per run of a sampler and drop it afterwards.
 
-    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions. looks: the stage of a step
-    below the coarse stage that finds an automatic region because none before it did; FINE where the latent is sharp already.
+    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions. region: where it is known
+    before the run begins, for a grid that is a part of the picture; else mask and boxes tell. looks: the stage of a step below the
+    coarse stage that finds an automatic region because none before it did; FINE where the latent is sharp already.
     """
 
     stack: Stack
@@ -44,7 +45,7 @@ class MixedRun:
         bands = self.stack.find(BoundaryExpandReplace)
         if bands is not None and (bands.outer or bands.inner):
             self.carrier.bands = Bands(self.settings.ratio)
-        if not self.settings.automatic:
+        if not self.settings.automatic and self.region is None:
             self.region = self.settings.region(self.grid)
 
     @property

@@ -97,6 +97,7 @@ class SharedAttention(Patch):
     conditioning: Any = None
     window: Window = ALWAYS
 
+    node = "Shared-Attention Style Ref"
     needs = SHARED
     relies_on_places = "a style reference"
 

@@ -40,6 +40,8 @@ class Rpe2d(Patch):
     native_size: int = 0
     trained_on: tuple[int, int] | None = None
 
+    node = "RoPE Patch: RPE-2D"
+
     def __post_init__(self) -> None:
         check_method(self.mode, get_args(Mode), "mode")
         check_native_size(self.native_size)
@@ -132,6 +134,7 @@ class Rpe2dTraining(Patch):
     seed: int = 0
     probability: float = 1.0
 
+    node = "RPE-2D Training Patch"
     needs = TRAINING
     moves_tokens = "RPE-2D's training"
 

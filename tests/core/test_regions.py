@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeWorksError
-from rope_core.mixed.regions import Box, CellGrid, TokenLayout, components, dilated, eroded, tidied
+from rope_core.mixed.regions import Box, CellGrid, TokenLayout, components, dilated, eroded, part_of, tidied
 
 LAW = settings(max_examples=60, deadline=None)
 
@@ -81,6 +81,18 @@ def test_a_cell_is_high_exactly_if_a_pixel_of_the_mask_lies_in_its_part_of_the_p
     found = CellGrid(1, height, width, cell).from_mask(mask)
     expected = torch.tensor(touched(height, cell, h, y))[:, None] & torch.tensor(touched(width, cell, w, x))
     assert torch.equal(found[0], expected)
+
+
+@LAW
+@given(regions(), st.integers(1, 4), st.data())
+def test_a_cell_of_a_part_is_sharp_exactly_if_one_of_its_pixels_lies_in_a_sharp_cell_of_the_whole(cells, side, data):
+    frames, rows, columns = cells.shape
+    places = [data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9)) for n in (frames, rows * side, columns * side)]
+    found = part_of(cells, side, places)
+    expected = torch.zeros(len(places[0]), -(-len(places[1]) // side), -(-len(places[2]) // side), dtype=torch.bool)
+    for (t, frame), (y, row), (x, column) in itertools.product(*map(enumerate, places)):
+        expected[t, y // side, x // side] |= cells[frame, row // side, column // side]
+    assert torch.equal(found, expected)
 
 
 @LAW

@@ -147,8 +147,8 @@ def test_attention_calls_over_the_picture():
     found = finder()
     assert found.start(23) is None, "nothing has been asked for yet"
     found(torch.cat([one_spot(3), picture(4, 5), picture(2, 2, index=1)])[None])
-    assert [found.start(length) for length in (27, 25, 23, 22, 20, 3, 28)] == [3, 3, 3, None, None, None, None]
-    assert found.joint_start(27) == 3
+    assert [found.start(length) for length in (27, 25, 23, 22, 20, 3, 28)] == [3, 3, 3, None, 0, None, None]
+    assert [found.joint_start(length) for length in (27, 20)] == [3, None], "an engine's call over the picture without the text"
 
 
 def test_text_and_picture_asked_for_in_two_calls():

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
 from torch import Tensor, nn
 
 from lab.model.flux import grid_ids
-from rope_core import MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
+from rope_core import Extrapolate, MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
 from rope_core.hosts.diffusers import patched
 from rope_core.hosts.diffusers.parts import FLUX_PARTS, WAN_PARTS
 from rope_core.stack import MIXED, SHARED
@@ -103,3 +110,152 @@ def test_images_that_run_one_by_one_keep_the_grid_they_stand_on(flux):
     torch.testing.assert_close(both[:1], alone, rtol=0, atol=1e-5)
     with patched(flux, Sega(), native_pixels=NATIVE):
         assert (flux(**inputs(2))[0] - both).abs().max() > 1e-3
+
+
+# ---- what else hangs on a transformer
+
+
+def caches() -> dict[str, Any]:
+    """diffusers' step caches, as many as this version has."""
+    made: dict[str, Any] = {
+        "FirstBlockCacheConfig": {"threshold": 0.0},
+        "PyramidAttentionBroadcastConfig": {"spatial_attention_block_skip_range": 2, "current_timestep_callback": lambda: 500},
+        "FasterCacheConfig": {"current_timestep_callback": lambda: 500, "attention_weight_callback": lambda _: 0.3},
+        "TaylorSeerCacheConfig": {},
+        "MagCacheConfig": {"mag_ratios": torch.ones(8), "num_inference_steps": 8},
+    }
+    return {name: getattr(diffusers, name)(**given) for name, given in made.items() if hasattr(diffusers, name)}
+
+
+def name_of(cache: str) -> str:
+    """The module of diffusers that makes it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", cache.removesuffix("Config").replace("Seer", "seer")).lower()
+
+
+@pytest.mark.parametrize("cache", caches())
+@torch.inference_mode()
+def test_step_caches_are_refused_where_a_step_is_not_one_call(flux, cache):
+    arguments, name = inputs(2), name_of(cache)
+    for patch in (region(), style()):
+        model = copy.deepcopy(flux)
+        with patched(model, patch):
+            model.enable_cache(caches()[cache])
+            with pytest.raises(RopeWorksError, match=f"diffusers' {name}"):
+                model(**arguments)
+        assert f"diffusers' {name}" in refused(model, patch)
+        model.disable_cache()
+        with patched(model, patch):
+            pass
+    model = copy.deepcopy(flux)
+    model.enable_cache(caches()[cache])
+    with patched(model, Sega(), native_pixels=NATIVE), pytest.raises(RopeWorksError, match=f"{name}.*one by one"):
+        model(**arguments)
+
+
+@torch.inference_mode()
+def test_a_step_cache_that_skips_nothing_changes_nothing_of_one_image_with_sega(flux):
+    model, arguments = copy.deepcopy(flux), inputs(1)
+    with patched(model, Sega(), native_pixels=NATIVE):
+        expected = model(**arguments)[0]
+    model.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.0))
+    with patched(model, Sega(), native_pixels=NATIVE), model.cache_context("cond"):
+        torch.testing.assert_close(model(**arguments)[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", [{"ulysses_degree": 2}, {"ring_degree": 2}], ids=str)
+def test_context_parallelism_is_refused_before_the_block_and_in_it(flux, wan, mesh):
+    """The configuration as diffusers records it; splitting itself needs several processes."""
+    parallel = SimpleNamespace(context_parallel_config=diffusers.ContextParallelConfig(**mesh), tensor_parallel_config=None)
+    for model, patch in ((copy.deepcopy(flux), region()), (copy.deepcopy(flux), Sega()), (copy.deepcopy(wan), Sega())):
+        with patched(model, patch):
+            model._parallel_config = parallel
+            with pytest.raises(RopeWorksError, match="context parallelism is on"):
+                model(hidden_states=None)
+        assert "context parallelism is on" in refused(model, patch)
+
+
+def test_hooks_that_keep_nothing_are_welcome(flux):
+    model = copy.deepcopy(flux)
+    model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    with patched(model, region()), patched_again(flux):
+        pass
+
+
+# ---- threads
+
+
+def patched_again(model: nn.Module) -> Any:
+    return patched(model, Sega(), native_pixels=NATIVE)
+
+
+def in_another_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+@torch.inference_mode()
+def test_a_transformer_is_patched_for_the_thread_that_asked(flux, caplog):
+    arguments, before = inputs(1), set(vars(flux))
+
+    @torch.inference_mode()
+    def call() -> Tensor:
+        return flux(**arguments)[0]
+
+    plain = call()
+    with caplog.at_level("INFO", "ropeworks"), patched_again(flux):
+        mine = call()
+        assert torch.equal(in_another_thread(call), plain)
+        assert torch.equal(in_another_thread(call), plain)
+        assert torch.equal(call(), mine)
+    assert not torch.equal(mine, plain)
+    assert sum("another" in line and "runs as it is" in line for line in caplog.messages) == 1
+    assert torch.equal(call(), plain)
+    assert set(vars(flux)) == before
+
+
+@torch.inference_mode()
+def test_threads_that_share_a_transformer_patch_it_each_for_itself_and_leave_in_any_order(flux):
+    arguments, before, embedder = inputs(1), set(vars(flux)), flux.pos_embed
+    patches = (Sega(), Extrapolate("pi"))
+    expected = []
+    for patch in patches:
+        with patched(flux, patch, native_pixels=NATIVE):
+            expected.append(flux(**arguments)[0])
+    assert not torch.equal(*expected)
+    for first_to_leave in (0, 1):
+        both_in, one_out = threading.Barrier(2), threading.Event()
+
+        @torch.inference_mode()
+        def work(number: int) -> list[Tensor]:
+            with patched(flux, patches[number], native_pixels=NATIVE):
+                both_in.wait(60)  # noqa: B023
+                found = [flux(**arguments)[0]]
+                if number != first_to_leave:  # noqa: B023
+                    assert one_out.wait(60)  # noqa: B023
+                    found.append(flux(**arguments)[0])
+            if number == first_to_leave:  # noqa: B023
+                one_out.set()  # noqa: B023
+            return found
+
+        with ThreadPoolExecutor(2) as pool:
+            for number, found in enumerate(pool.map(work, (0, 1))):
+                assert all(torch.equal(one, expected[number]) for one in found)
+        assert set(vars(flux)) == before
+        assert flux.pos_embed is embedder
+
+
+@torch.inference_mode()
+def test_what_was_hooked_in_front_of_a_patched_transformer_stays_and_runs_it_as_it_is(flux):
+    model, arguments, seen = copy.deepcopy(flux), inputs(1), []
+    plain = model(**arguments)[0]
+    with patched_again(model):
+        patched_forward = model.forward
+
+        def in_front(*given: Any, **named: Any) -> Any:
+            seen.append(1)
+            return patched_forward(*given, **named)
+
+        model.forward = in_front
+        assert not torch.equal(model(**arguments)[0], plain)
+    assert torch.equal(model(**arguments)[0], plain)
+    assert len(seen) == 2

@@ -30,7 +30,14 @@ LOST_REFERENCE = (
     "a reference's tokens stand at places that RoPE Works does not know, so they stay as the model places them: "
     "another node changes what this model's embedder is asked for"
 )
-LOST_EMBEDDER = "another node replaced this model's rotary embedder after RoPE Works, so the RoPE patches have no effect"
+LOST_EMBEDDER = (
+    "another node replaced this model's rotary embedder after RoPE Works, so {nodes} cannot act within the model: connect that node "
+    "before the RoPE Works nodes, or remove it"
+)
+LOST_ATTENTION = (
+    "no attention call of this model came to RoPE Works, so a style reference would be read by nobody: another node or engine replaced its "
+    "attention. Remove that node, or bypass Shared-Attention Style Ref."
+)
 
 
 class ApplyModel:
@@ -97,7 +104,12 @@ class ApplyModel:
         """
         acted: set[str] = execution.run.kept((self, "acted"), set)
         unread = "" if execution.shared is None else execution.shared.complaint
-        now = {"embedder": active.consulted, "groups": active.split, "reference": execution.shared is not None and not unread}
+        now = {
+            "embedder": active.consulted,
+            "attention": active.asked,
+            "groups": active.split,
+            "reference": execution.shared is not None and not unread,
+        }
         acted.update(name for name, acts in now.items() if acts)
         if execution.groups is not None:
             if "embedder" not in acted:
@@ -108,11 +120,13 @@ class ApplyModel:
                     "replaced its attention, or what its embedder is asked for. Remove that node, or bypass Mixed-Res Region (CRPA)."
                 )
         elif first and not active.consulted:
-            self._warn(execution.run, LOST_EMBEDDER)
+            self._warn(execution.run, LOST_EMBEDDER.format(nodes=self.model.stack.nodes))
         elif first and not execution.finder.found and not active.plan.untouched:
             self._warn(execution.run, LOST_PICTURE)
         if first:
             self._check_others(execution, active)
+        if unread and active.consulted and "attention" not in acted:
+            raise RopeWorksError(LOST_ATTENTION)
         if unread and active.consulted and "reference" not in acted:
             self._warn(execution.run, unread)
 

@@ -18,7 +18,7 @@ from ...mixed.carrier import Carrier
 from ...mixed.group_tables import GroupGrid
 from ...mixed.handover import HandOver
 from ...mixed.patches import COARSE, FINE, MixedResolution
-from ...mixed.regions import CellGrid
+from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip
 from ...stack import MIXED
@@ -26,6 +26,7 @@ from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
 from .images import by_image
+from .picture import PartOfPicture, Size, latent_size, part_of_run
 from .positions import origins, position_steps
 from .prompt import kinds_of
 from .run import SamplingRun
@@ -128,36 +129,46 @@ class MixedPart(Part):
     # ---- one run
 
     def _run_of(self, request: ModelCall, run: SamplingRun, image: int) -> MixedRun:
-        patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
-        grid = self._cells(request, patch)
+        part = part_of_run(request, run)
         with run.lock:
-            # By size: several only where every one of them is the plain model's.
-            runs: dict[CellGrid, MixedRun] = run.kept((self, image), dict)
-            if grid not in runs:
-                found = self._new_run(request, grid, patch, run, image)
-                for other in runs.values():
-                    if not (found.unchanged and other.unchanged):
-                        grew = any(now > own for now, own in zip(request.x.shape[-2:], run.size[-2:], strict=True)) if run.size else False
-                        raise RopeWorksError(_two_sizes(other.grid, grid, grew))
-                runs[grid] = found
-            return runs[grid]
+            runs: dict[PartOfPicture | None, MixedRun] = run.kept((self, image), dict)
+            if part not in runs:
+                runs[part] = self._new_run(request, part, run, image, first=not runs and image == 0)
+            return runs[part]
 
-    def _new_run(self, request: ModelCall, grid: CellGrid, patch: int, within: SamplingRun, image: int) -> MixedRun:
+    def _new_run(self, request: ModelCall, part: PartOfPicture | None, within: SamplingRun, image: int, first: bool) -> MixedRun:
         self._refuse(request)
         settings = self.settings
-        if settings.automatic and not within.within_sampler:
+        if settings.automatic and part is None:
             raise RopeWorksError("an automatic region needs a sampler that tells its schedule. Connect a mask or regions instead.")
+        patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
         upsample = request.options.get(UPSAMPLE_KEY)
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
-        run = MixedRun(self.model.stack, stages, grid, Carrier(settings.ratio, patch, hand_over, last_sigma))
+        carrier = Carrier(settings.ratio, patch, hand_over, last_sigma)
+        grid = self._cells(latent_size(request.x.shape), patch)
+        run = MixedRun(self.model.stack, stages, grid, carrier, self._region_of(part, patch))
         sigmas = request.schedule.tolist() if request.schedule is not None else []
         if settings.automatic and len(sigmas) > 1:
             self._go_on(run, sigmas, within, image)
-        if image == 0:
+        if first:
             log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens, sigmas))
         return run
+
+    def _region_of(self, part: PartOfPicture | None, patch: int) -> Tensor | None:
+        """A part's piece of the picture's region; None where the part is all of the picture, or all of the picture is sharp."""
+        refusal = part.refusal_of_an_automatic_region if part is not None and self.settings.automatic else ""
+        if refusal:
+            raise RopeWorksError(refusal)
+        if part is None or part.is_whole:
+            return None
+        region = self.settings.region(self._cells(part.whole, patch))
+        if part.places is not None:
+            return part_of(region, patch * self.settings.ratio, part.places)
+        if not region.all():
+            raise RopeWorksError(part.refusal)
+        return None
 
     def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun, image: int) -> None:
         """Where one schedule is cut over several samplers, the region that one of them finds is that of those after it."""
@@ -179,12 +190,10 @@ class MixedPart(Part):
             raise RuntimeError("mixed calls without a mixed-resolution patch")
         return found
 
-    def _cells(self, request: ModelCall, patch: int) -> CellGrid:
-        architecture = self.model.architecture
-        frames = request.x.shape[2] if request.x.dim() == 5 else 1
-        pixels = architecture.pixels_per_token / patch
-        height, width = (n * pixels for n in request.x.shape[-2:])
-        return CellGrid(frames, height, width, architecture.pixels_per_token * self.settings.ratio)
+    def _cells(self, size: Size, patch: int) -> CellGrid:
+        pixels = self.model.architecture.pixels_per_token / patch
+        frames, height, width = size
+        return CellGrid(frames, height * pixels, width * pixels, self.model.architecture.pixels_per_token * self.settings.ratio)
 
     def _refuse(self, request: ModelCall) -> None:
         """What cannot be combined with a strip is refused by name before the first step."""
@@ -200,19 +209,6 @@ class MixedPart(Part):
                 "reference latents placed by 'uxo' stand where the picture ends, which mixed resolution moves. "
                 "Choose another method in FluxKontextMultiReferenceLatentMethod."
             )
-
-
-def _two_sizes(before: CellGrid, now: CellGrid, grew: bool) -> str:
-    first, second = (f"{grid.width:g}×{grid.height:g}" for grid in (before, now))
-    if grew:
-        return (
-            f"the latent grew during this run, from {first} to {second} pixels: a sampler that changes the size as it goes cannot be "
-            "combined with mixed resolution. Choose another sampler, or bypass Mixed-Res Region (CRPA)."
-        )
-    return (
-        f"found two latent sizes in one run, {first} and {second} pixels: prompts for areas cannot be combined with mixed "
-        "resolution. Use masks for prompts (Conditioning Set Mask) instead."
-    )
 
 
 class _Sigma:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...active import now_running
 
+if TYPE_CHECKING:
+    from .door import Door
+
 
 class PlannedEmbedder(nn.Module):
-    """The transformer's own embedder, or the running plan's table as diffusers' (cos, sin)."""
+    """The transformer's own embedder, or the running plan's table as diffusers' (cos, sin). door: what stands at its forward."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, door: Door) -> None:
         super().__init__()
         self.base: Any = base
+        self.door = door
 
 
 class FluxEmbedder(PlannedEmbedder):

@@ -21,6 +21,7 @@ from ...published import GENERAL_RULES
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
 from .attention import run_grouped
 from .embedders import PlannedEmbedder
+from .others import Others
 from .schedule import Schedule, schedule_of
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class PatchedTransformer:
         sigmas: Sequence[float],
     ) -> None:
         self.class_name = type(transformer).__name__
+        self.others = Others(transformer)
         self.transformer = weakref.proxy(transformer)
         self._itself = weakref.ref(transformer)
         self.config: Any = transformer.config

@@ -18,7 +18,7 @@ from torch import nn
 from ...errors import RopeWorksError
 from ...extrapolate.extrapolation import check_native_size
 from ...stack import Call, Patch, Plan, Stack
-from .embedders import PlannedEmbedder
+from .door import door_of, setting_up
 from .execution import Answer, Grid, Part, PatchedTransformer
 from .flux import Flux
 from .parts import FLUX_PARTS, WAN_PARTS, parts_of
@@ -44,47 +44,45 @@ def patched(
     sigmas: Sequence[float] = (),
     native_widest: float = 0.0,
 ) -> Iterator[nn.Module]:
-    """Apply `patches` to a diffusers transformer for the length of the block; afterwards it is exactly as before.
+    """Apply `patches` to a diffusers transformer for the length of the block, for the thread (and the tasks) that entered it.
 
+    Afterwards it is exactly as before; meanwhile it runs unpatched for other threads, which may patch it for themselves.
     native_pixels: side of a square of the trained area, native_widest: trained aspect, longer side over shorter; 0 = the
     architecture's. on_plan: called with every resolved plan, once a forward pass. latent_upsampler: for mixed resolution on latents
     that do not interpolate well, see `handover`. sigmas: of all steps, largest first; where they are not given, those of the scheduler
     in use where the transformer is called, so that no pipeline needs them.
-    Raises RopeWorksError for transformers that are not supported or patched already, and for patches that cannot act on them or
-    beside others.
+    Raises RopeWorksError for transformers that are not supported or patched already, for patches that cannot act on them or beside
+    others, for context parallelism, and for step caches where patches call the transformer more than once a step.
     """
     name = type(transformer).__name__
     if name not in _KNOWN:
         raise RopeWorksError(f"found a {name}; expected one of {', '.join(_KNOWN)}. Pass the pipeline's transformer.")
     check_native_size(native_pixels)
     adapter, kinds = _KNOWN[name]
-    base = getattr(transformer, adapter.attribute)
-    if isinstance(base, PlannedEmbedder):
-        raise RopeWorksError("this transformer is patched already. Leave the first block, or pass all patches to one call.")
     stack = Stack()
     for patch in patches:
         stack = stack.with_patch(patch)
-    # Behind accelerate's hooks, where offloaded weights have arrived.
-    forward = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
-    own_forward = vars(transformer).get(forward)
-    model = adapter(transformer, base, getattr(transformer, forward), stack, native_pixels, native_widest, latent_upsampler, sigmas)
-    parts = parts_of(model, kinds)  # asked first, for a part says what does not fit in diffusers' terms
-    stack.check(model.facts)
-    setattr(transformer, adapter.attribute, adapter.embedder(base))
-    setattr(transformer, forward, Forward(model, parts, on_plan))
+    with setting_up:
+        door = door_of(transformer, adapter.attribute)
+        if door.entered:
+            raise RopeWorksError("this transformer is patched already. Leave the first block, or pass all patches to one call.")
+        model = adapter(transformer, door.base, door.original, stack, native_pixels, native_widest, latent_upsampler, sigmas)
+        parts = parts_of(model, kinds)  # asked first, for a part says what does not fit in diffusers' terms
+        stack.check(model.facts)
+        forward = Forward(model, parts, on_plan)
+        forward.refuse_others()
+        door.enter(transformer, adapter.embedder, forward)
     try:
         yield transformer
     finally:
         for part in parts:
             part.close()
-        delattr(transformer, forward)
-        if own_forward is not None:
-            setattr(transformer, forward, own_forward)
-        setattr(transformer, adapter.attribute, base)
+        with setting_up:
+            door.leave(transformer)
 
 
 class Forward:
-    """Replaces `transformer.forward`: resolves the stack, then hands the call through the parts to the original."""
+    """Stands in the place of `transformer.forward`: resolves the stack, then hands the call through the parts to the original."""
 
     def __init__(self, model: PatchedTransformer, parts: Sequence[Part], on_plan: Callable[[Call, Plan], None] | None) -> None:
         self.model = model
@@ -95,7 +93,13 @@ class Forward:
             self.answer = partial(part.answer, inner=self.answer)
         self._announced: Grid | None = None
 
+    def refuse_others(self) -> None:
+        """Raises RopeWorksError where what else is on the transformer cannot be combined with the patches."""
+        needs = [patch.needs for patch in self.model.stack.patches if patch.needs]
+        self.model.others.refuse(" and ".join(needs))
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.refuse_others()  # they may have come since the block began
         execution = self.model.execution(self.signature.bind(*args, **kwargs).arguments)
         planned = execution.planned
         if self._announced != execution.grid:

@@ -19,13 +19,20 @@ class ImagePart(Part):
     """Decides whether the images of a batch run together."""
 
     def answer(self, execution: Execution, inner: Answer) -> Any:
+        if images_apart(execution) > 1:
+            self.model.others.refuse_step_cache("SEGA, which runs the images of a batch one by one,")
         return by_image(execution, inner)
 
 
 def by_image(execution: Execution, inner: Answer) -> Any:
     """`inner` once, or once per image where the images of a batch have magnitudes of their own."""
-    images = max((len(m) for m in execution.planned.plan.magnitudes if m is not None), default=1)
+    images = images_apart(execution)
     return inner(execution) if images == 1 else one_by_one(execution, inner, images)
+
+
+def images_apart(execution: Execution) -> int:
+    """How many images of a batch have magnitudes of their own."""
+    return max((len(m) for m in execution.planned.plan.magnitudes if m is not None), default=1)
 
 
 def one_by_one(execution: Execution, inner: Answer, images: int) -> Any:

@@ -230,27 +230,45 @@ def test_a_cache_of_reference_keys_does_not_hide_the_picture():
 
 
 def test_a_reference_that_no_call_can_read_is_said_once():
-    class OwnAttention:
-        """Another pack's attention that never calls the one before it."""
+    """Another pack's attention that takes every call apart, so that none is over the picture."""
 
-        def __call__(self, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **kwargs: Any) -> Any:
-            return function(q, k, v, heads, *args, **kwargs)
+    def apart(options: dict[str, Any]) -> Callable[..., Any]:
+        ours = options[OVERRIDE]
 
-        def __deepcopy__(self, memo: object) -> OwnAttention:
-            return self
+        def halves(function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **kwargs: Any) -> Any:
+            return torch.cat([ours(function, half, k[:, :, :9], v[:, :, :9], heads, *args, **kwargs) for half in q.chunk(2, 2)], 1)
 
-    def in_its_place(executor: Any, x: torch.Tensor, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
-        return executor(x, t, a, b, c, {**options, OVERRIDE: OwnAttention()}, **kw)
+        return halves
 
-    model = models.flux()
-    patched = add_patch(model, shared())
-    clone = patched.clone()
-    clone.add_wrapper_with_key("diffusion_model", "other attention", replaced_options(in_its_place))
-    for given, expected in ((patched, 0), (clone, 1)):
+    patched = add_patch(models.flux(), shared())
+    for given, expected in ((patched, 0), (behind_attention(patched, apart), 1)):
         with warnings_of_ours() as lines:
             models.sample(given, (1, 16, 16, 16), steps=3, cfg=2.0)
         assert len(lines) == expected, lines
     assert "no effect" in lines[0]
+
+
+def test_a_reference_where_attention_is_never_asked_for_is_an_error():
+    for make, shape in ((models.flux, (1, 16, 16, 16)), (models.wan, (1, 16, 2, 16, 16))):
+        reference = torch.randn(1, 16, *([1] if len(shape) == 5 else []), 16, 16)
+        for patches in ([SharedAttention(reference)], [SharedAttention(reference), region()]):
+            patched = make()
+            for patch in patches:
+                patched = add_patch(patched, patch)
+            told = message_of(lambda: models.sample(with_attention_of_its_own(patched), shape, steps=2))  # noqa: B023
+            assert "attention" in told, told
+            assert "Remove that node" in told, told
+
+
+def behind_attention(model: Any, theirs: Callable[[dict[str, Any]], Any]) -> Any:
+    """A clone whose blocks ask `theirs(transformer_options)` for attention in place of what stands there."""
+
+    def replaced(executor: Any, x: Any, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
+        return executor(x, t, a, b, c, {**options, OVERRIDE: theirs(options)}, **kw)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key("diffusion_model", "other attention", replaced_options(replaced))
+    return clone
 
 
 def replaced_options(change: Callable[..., Any]) -> Callable[..., Any]:
@@ -301,12 +319,27 @@ def test_a_mixed_step_without_our_embedder_or_attention_is_an_error_and_leaves_n
 
 
 def with_attention_of_its_own(model: Any) -> Any:
-    def theirs(executor: Any, x: Any, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
-        return executor(x, t, a, b, c, {**options, OVERRIDE: lambda f, *args, **kwargs: f(*args, **kwargs)}, **kw)
+    """As engines do that split a sequence over devices."""
+    return behind_attention(model, lambda options: lambda function, *args, **kwargs: function(*args, **kwargs))
 
-    clone = model.clone()
-    clone.add_wrapper_with_key("diffusion_model", "other attention", replaced_options(theirs))
-    return clone
+
+def test_an_engine_that_attends_over_the_picture_alone_is_located():
+    """Text and picture are sent to attention one by one: the picture's queries fall into two groups there too."""
+
+    def one_by_one(options: dict[str, Any]) -> Callable[..., Any]:
+        ours = options[OVERRIDE]
+
+        def engine(function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, *args: Any, **kwargs: Any) -> Any:
+            parts = [[x[:, :, first:end] for x in (q, k, v)] for first, end in ((0, TEXT), (TEXT, None))]
+            return torch.cat([ours(function, *part, heads, *args, **kwargs) for part in parts], 1)
+
+        return engine
+
+    keys = Keys()
+    found = models.sample(behind_attention(add_patch(watched(models.flux(), keys), region()), one_by_one), (1, 16, 16, 16), steps=1)
+    # 16 cells, 4 of them sharp: 16 fine tokens and 12 coarse ones, which see a fine one for every sharp cell.
+    assert {(queries, k.shape[2]) for _, queries, k in keys.calls} == {(TEXT, TEXT), (16, 28), (12, 16)}
+    assert torch.isfinite(found).all()
 
 
 def test_a_mixed_step_whose_attention_is_anothers_is_an_error():
@@ -319,6 +352,47 @@ def test_a_mixed_step_whose_picture_stands_elsewhere_is_an_error():
         for patch in (region(), region(mask=None, coarse_until=0.4)):
             elsewhere = within(add_patch(make(), patch), Elsewhere, name)
             assert "embedder is asked for" in message_of(lambda: models.sample(elsewhere, shape, steps=4))  # noqa: B023
+
+
+def test_what_a_replaced_embedder_leaves_without_effect_is_named():
+    model = models.flux()
+    plain = models.sample(model, (1, 16, 16, 16), steps=2)
+    for patches, names in (
+        ([shared()], "Shared-Attention Style Ref cannot"),
+        ([Sega(native_size=64), shared()], "RoPE Patch: SEGA, Shared"),
+    ):
+        lost = model
+        for patch in patches:
+            lost = add_patch(lost, patch)
+        lost = lost.clone()
+        lost.add_object_patch("diffusion_model.pe_embedder", Other(model.model.diffusion_model.pe_embedder))
+        with warnings_of_ours() as lines:
+            drawn = models.sample(lost, (1, 16, 16, 16), steps=2)
+        assert torch.equal(drawn, plain), "what is said to have no effect has none"
+        assert len(lines) == 1
+        assert names in lines[0]
+        assert "before the RoPE Works nodes" in lines[0]
+
+
+def test_a_pack_that_wraps_an_embedder_of_ours_gets_its_effect_once():
+    """Its node ran while another MODEL's patches were in place, so that it holds ours and not the model's own."""
+
+    class Turned(Other):
+        """Positions scaled on their way in, as packs do that stretch them."""
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.base(ids * torch.tensor([1.0, 0.9, 0.9]))
+
+    model, path = models.flux(), "diffusion_model.pe_embedder"
+    live = add_patch(model, Extrapolate("pi", native_size=64)).get_model_object(path)
+    for patch in (Extrapolate("pi", native_size=128), Sega(native_size=128, extrapolation="keep")):
+        drawn = []
+        for held in (live, model.get_model_object(path)):
+            theirs = model.clone()
+            theirs.add_object_patch(path, Turned(held))
+            drawn.append(models.sample(add_patch(theirs, patch), SHAPE, steps=1))
+        assert torch.equal(*drawn)
+        assert not torch.equal(drawn[0], models.sample(theirs, SHAPE, steps=1))
 
 
 def test_a_mixed_step_after_coarse_ones_without_our_embedder_and_attention_is_an_error():

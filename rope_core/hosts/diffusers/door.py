@@ -1,0 +1,90 @@
+"""diffusers: a transformer that several threads share is patched for those of them that asked.
+
+What stands in the place of its forward and its embedder holds no patch: it looks up what the thread that calls has entered.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from torch import nn
+
+from .embedders import PlannedEmbedder
+
+log = logging.getLogger("ropeworks")
+Forward = Callable[..., Any]
+
+_entered: ContextVar[Mapping[Door, Forward] | None] = ContextVar("ropeworks_entered", default=None)
+setting_up = threading.RLock()  # one thread at a time changes what stands on a transformer
+
+
+class Door:
+    """Calls what the calling thread has entered with, else the transformer's own forward.
+
+    base, original: the transformer's own embedder and forward. It stands while somebody is inside.
+    """
+
+    def __init__(self, transformer: nn.Module, attribute: str) -> None:
+        # Behind accelerate's hooks, where offloaded weights have arrived.
+        self._place = "_old_forward" if "_old_forward" in vars(transformer) else "forward"
+        self._attribute = attribute
+        self._own = vars(transformer).get(self._place)
+        self._inside = 0
+        self._told = False
+        self.base = getattr(transformer, attribute)
+        self.original: Forward = getattr(transformer, self._place)
+        self.__signature__ = inspect.signature(self.original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        forward = _mine().get(self)
+        if forward is not None:
+            return forward(*args, **kwargs)
+        if self._inside and not self._told:
+            self._told = True
+            log.info(
+                "A transformer that one thread has patched is called by another, for which it runs as it is: patch it in that thread too"
+            )
+        return self.original(*args, **kwargs)
+
+    @property
+    def entered(self) -> bool:
+        """Whether this thread is inside."""
+        return self in _mine()
+
+    def enter(self, transformer: nn.Module, embedder: type[PlannedEmbedder], forward: Forward) -> None:
+        """From here on, `forward` stands in the place of the transformer's own for this thread. Within `setting_up`."""
+        if not self._inside:
+            setattr(transformer, self._attribute, embedder(self.base, self))
+            setattr(transformer, self._place, self)
+        self._inside += 1
+        _entered.set({**_mine(), self: forward})
+
+    def leave(self, transformer: nn.Module) -> None:
+        """Within `setting_up`."""
+        _entered.set({door: other for door, other in _mine().items() if door is not self})
+        self._inside -= 1
+        if not self._inside:
+            self._removed(transformer)
+
+    def _removed(self, transformer: nn.Module) -> None:
+        setattr(transformer, self._attribute, self.base)
+        if vars(transformer).get(self._place) is not self:
+            return  # somebody hooked in front of it since, whose chain ends here and goes on to the original
+        delattr(transformer, self._place)
+        if self._own is not None:
+            setattr(transformer, self._place, self._own)
+
+
+def door_of(transformer: nn.Module, attribute: str) -> Door:
+    """The one that stands on a transformer, or one for it. attribute: of its embedder."""
+    embedder = getattr(transformer, attribute)
+    return embedder.door if isinstance(embedder, PlannedEmbedder) else Door(transformer, attribute)
+
+
+def _mine() -> Mapping[Door, Forward]:
+    return _entered.get() or {}
