@@ -115,7 +115,7 @@ def _model(one: Any, value: Any) -> Any:
 
 
 def _vae(one: Any, value: Any) -> Any:
-    if not hasattr(value, "encode"):
+    if not (hasattr(value, "encode") and hasattr(value, "decode")):  # a text has the first
         raise RopeWorksError(f"{one.id} is {shown(value)}: expected a VAE. Connect this model's.")
     return value
 
