@@ -9,9 +9,11 @@ from comfy_api.latest import io
 from ..rope_core import BoundaryExpandReplace as Bands
 from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.hosts.comfyui import add_patch, stack_of
+from .inputs import checked
 from .schema import CATEGORY, advanced_int, known
 
 
+@checked
 class BoundaryExpandReplace(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

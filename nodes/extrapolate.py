@@ -10,11 +10,13 @@ from ..rope_core import METHODS, Extrapolate
 from ..rope_core.extrapolate.extrapolation import UltraImagePairs
 from ..rope_core.hosts.comfyui import add_patch
 from ..rope_core.native import NATIVE_RULES
+from .inputs import checked
 from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_rule, native_size, start_percent, window
 
 _ORDER = ["yarn", *(m for m in METHODS if m != "yarn")]
 
 
+@checked
 class RopePatchExtrapolate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -6,13 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..rope_core import RopeWorksError
 from ..rope_core.hosts.comfyui.inspection import inspected
+from .inputs import checked
 from .inspect_pictures import VIEWS, inspection_picture
 from .layout_picture import SHOWN_TEXT_TOKENS, as_image
 from .schema import CATEGORY, advanced_combo, known
 
 
+@checked
 class RopeInspect(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,8 +45,6 @@ class RopeInspect(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: Any = None, view: str = VIEWS[0]) -> io.NodeOutput:
-        if view not in VIEWS:
-            raise RopeWorksError(f"unknown view {view!r}: expected one of {', '.join(VIEWS)}.")
         inspection = inspected(model, latent)
         image = as_image(inspection_picture(inspection, view, SHOWN_TEXT_TOKENS))
         report = inspection.report(SHOWN_TEXT_TOKENS)

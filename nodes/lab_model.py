@@ -21,6 +21,7 @@ from ..lab.model.vae import CHANNELS, PATCH, LinearVAE
 from ..rope_core import RopeWorksError
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
 from ..rope_core.hosts.comfyui.training import set_trained_positions
+from .inputs import checked
 from .schema import CATEGORY, advanced_combo, known
 
 WEIGHTS = Path(__file__).parent.parent / "lab" / "model" / "weights"
@@ -34,6 +35,7 @@ VARIANTS = {
 OPEN = "open"
 
 
+@checked
 class RopeLabModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -68,9 +70,6 @@ class RopeLabModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject: str, weights: str = "256 px", rendering: str = OPEN) -> io.NodeOutput:
-        for name, found, expected in (("weights", weights, list(VARIANTS)), ("rendering", rendering, [OPEN, *RENDERING_NAMES])):
-            if found not in expected:
-                raise RopeWorksError(f"unknown {name} {found!r}: expected one of {', '.join(expected)}.")
         if rendering != OPEN and weights != RENDERED:
             raise RopeWorksError(f"weights {weights!r} know photographs only. Set weights to {RENDERED!r}, or rendering to {OPEN!r}.")
         folder = VARIANTS[weights]

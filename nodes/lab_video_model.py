@@ -17,12 +17,14 @@ from torch import Tensor
 from ..lab.data.subjects import SUBJECTS
 from ..lab.model.vae import LinearVAE
 from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
+from .inputs import checked
 from .lab_model import WEIGHTS, LabVAE
 from .schema import CATEGORY, known
 
 PICTURES_PER_LATENT = 4
 
 
+@checked
 class RopeLabVideoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

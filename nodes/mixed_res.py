@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import comfy.utils
@@ -10,20 +14,27 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..rope_core import MixedResolution, RopeWorksError
+from ..rope_core.errors import shown
 from ..rope_core.hosts.comfyui import add_patch, facts_of
 from ..rope_core.mixed.patches import token_layout
 from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
 from ..rope_core.stack import Stack
+from .inputs import checked
 from .layout_picture import SHOWN_TEXT_TOKENS, as_image, layout_picture
 from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known
 
 # The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
 PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image": 0.3, "paper: 45 % of an image": 0.45,
            "paper: 60 % of an image": 0.6, "custom": None}  # fmt: skip
-MOST_BOXES, MOST_FRAMES = 1000, 4096
+SIDES = ("x", "y", "width", "height")
+MOST_BOXES, MOST_FRAMES, MOST_BOXES_OF_FRAMES = 1000, 4096, 20_000
+MOST_CELLS = 1 << 20  # of the layout that is shown
 FURTHEST = 65536  # pixels; no picture is larger, and a box beyond it is an accident
+FIND = "Leave regions unconnected to have them found during sampling."
+log = logging.getLogger("ropeworks")
 
 
+@checked
 class MixedResRegionCRPA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -100,11 +111,12 @@ class MixedResRegionCRPA(io.ComfyNode):
         grow: int = 0,
         minimum_region: int = 1,
     ) -> io.NodeOutput:
-        if preset not in PRESETS:
-            raise RopeWorksError(f"unknown preset {preset!r}: expected one of {', '.join(PRESETS)}.")
         share = PRESETS[preset]
         architecture, hidden, native = facts_of(model)
         node = getattr(cls.hidden, "unique_id", None)
+        boxes = None if regions is None else boxes_of(regions)
+        if boxes == () and mask is None:
+            log.info("Mixed-Res Region (CRPA): no box is in the regions, so nothing is at full resolution before the fine stage. %s", FIND)
 
         def show(layout: TokenLayout) -> None:
             picture = layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, "chosen automatically")
@@ -112,7 +124,7 @@ class MixedResRegionCRPA(io.ComfyNode):
 
         patch = MixedResolution(
             mask=None if mask is None else as_masks(mask),
-            boxes=boxes_of(regions),
+            boxes=boxes,
             ratio=ratio,
             coarse_until=coarse_until,
             fine_from=fine_from,
@@ -130,37 +142,43 @@ class MixedResRegionCRPA(io.ComfyNode):
 
 
 def boxes_of(regions: Any) -> tuple[Box, ...]:
-    """ComfyUI's BOUNDING_BOX: one {x, y, width, height} in pixels, or (nested) lists; several lists in a list are one for each frame.
+    """ComfyUI's BOUNDING_BOX: one {x, y, width, height} in pixels, a list of them, or a list of lists, one for each frame.
 
-    Raises RopeWorksError for anything else.
+    A single list in a list stands in every frame. Raises RopeWorksError for anything else.
     """
-    nested = isinstance(regions, (list, tuple)) and len(regions) > 1 and all(isinstance(item, (list, tuple)) for item in regions)
-    if not nested:
-        return _listed_boxes(regions)
-    if len(regions) > MOST_FRAMES:
-        raise RopeWorksError(f"found regions for {len(regions)} frames; expected at most {MOST_FRAMES}. Merge them into a mask.")
-    return tuple(replace(box, of=(n, len(regions))) for n, item in enumerate(regions) for box in _listed_boxes(item))
-
-
-def _listed_boxes(regions: Any) -> tuple[Box, ...]:
     if regions is None:
         return ()
-    if isinstance(regions, (list, tuple)):
-        if len(regions) > MOST_BOXES:
-            raise RopeWorksError(f"found {len(regions)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
-        found = tuple(box for item in regions for box in _listed_boxes(item))
-        if len(found) > MOST_BOXES:
-            raise RopeWorksError(f"found {len(found)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
-        return found
-    names = ("x", "y", "width", "height")
-    values = [regions.get(name) for name in names] if isinstance(regions, dict) else []
-    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= FURTHEST]
-    if len(numbers) != 4 or numbers[2] <= 0 or numbers[3] <= 0:
+    items = regions if isinstance(regions, (list, tuple)) else [regions]
+    lists = [item for item in items if isinstance(item, (list, tuple))]
+    if not lists:
+        return tuple(_box(item) for item in _counted(items))
+    if len(items) > MOST_FRAMES:
+        raise RopeWorksError(f"found regions for {len(items)} frames; expected at most {MOST_FRAMES}. Merge them into a mask.")
+    if len(lists) < len(items):
+        raise RopeWorksError("found boxes and lists of boxes in one list of regions; expected either boxes, or a list for each frame.")
+    if sum(map(len, lists)) > MOST_BOXES_OF_FRAMES:
         raise RopeWorksError(
-            f"found the region {str(regions)[:120]}; expected x, y, width and height in pixels, the last two above 0 and "
-            f"none beyond {FURTHEST}."
+            f"found {sum(map(len, lists))} regions in {len(lists)} frames; expected at most {MOST_BOXES_OF_FRAMES}. Merge them into a mask."
         )
-    return (Box(*numbers),)
+    count = len(lists)
+    return tuple(_box(item, (n, count) if count > 1 else None) for n, each in enumerate(lists) for item in _counted(each))
+
+
+def _counted(boxes: Sequence[Any]) -> Sequence[Any]:
+    if len(boxes) > MOST_BOXES:
+        raise RopeWorksError(f"found {len(boxes)} regions; expected at most {MOST_BOXES}. Merge them into a mask.")
+    return boxes
+
+
+def _box(found: Any, of: tuple[int, int] | None = None) -> Box:
+    values = [found.get(name) for name in SIDES] if isinstance(found, dict) else []
+    numbers = [float(value) for value in values if isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= FURTHEST]
+    if len(numbers) != 4 or numbers[2] <= 0 or numbers[3] <= 0:
+        told = ", ".join(f"{name} {shown(value)}" for name, value in zip(SIDES, values, strict=False)) or shown(found)
+        raise RopeWorksError(
+            f"found the region {told}; expected x, y, width and height in pixels, the last two above 0 and none beyond {FURTHEST}."
+        )
+    return Box(*numbers, of)
 
 
 def as_masks(mask: Tensor) -> Tensor:
@@ -178,5 +196,8 @@ def _shown_layout(patch: MixedResolution, pixels_per_token: int, native: float, 
     elif patch.boxes:
         height = max(native, *(box.y + box.height for box in patch.boxes))
         width = max(native, *(box.x + box.width for box in patch.boxes))
-    grid = CellGrid(patch.frames, height, width, pixels_per_token * patch.ratio)
-    return token_layout(Stack((patch,)), patch.example(grid, patch.share(frames)))
+    # A box may reach far beyond any picture: the example is then drawn, and reckoned, on coarser cells.
+    cell = pixels_per_token * patch.ratio
+    grid = CellGrid(patch.frames, height, width, cell)
+    crowded = math.ceil(math.sqrt(grid.frames * grid.rows * grid.columns / MOST_CELLS))
+    return token_layout(Stack((patch,)), patch.example(replace(grid, cell=cell * max(crowded, 1)), patch.share(frames)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from ..rope_core import RopeWorksError
 from ..rope_core.mixed.region_document import parse_regions
 from ..rope_core.mixed.region_raster import boxes_of_frames, drawn_on
 from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
+from .inputs import checked
 from .layout_picture import shares
 from .mixed_res import SHOWN_TEXT_TOKENS, as_masks, boxes_of
 from .schema import CATEGORY, known
@@ -25,9 +27,11 @@ LATENT_PIXELS, LATENT_PIXELS_BY_CHANNELS = 8, {128: 16, 48: 16}  # Flux.2 and Wa
 TOKEN_PIXELS, TOKEN_PIXELS_BY_CHANNELS = 16, {48: 32}
 SMALLEST, LARGEST = 16, 16384
 LONGEST_BACKGROUND = 1024
+MOST_PIXELS = 1 << 28  # of all masks, which take four bytes each
 log = logging.getLogger("ropeworks")
 
 
+@checked
 class MixedResRegionMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -96,13 +100,20 @@ class MixedResRegionMask(io.ComfyNode):
         boxes: Any = None,
     ) -> io.NodeOutput:
         document = parse_regions(regions)
-        frames, height, width, token = _picture(latent, image, height, width)
+        picture = _picture(latent, image, height, width)
+        frames, height, width, token = picture.frames, picture.height, picture.width, picture.token
         grid = CellGrid(frames, height, width, 1)
+        if frames * height * width > MOST_PIXELS:
+            grid = replace(grid, cell=picture.latent)
+            log.info(
+                "Mixed-Res Region Mask: %d masks of %d x %d pixels would fill the memory, so they are of the latent's %d x %d",
+                frames, width, height, grid.columns, grid.rows,
+            )  # fmt: skip
         given = boxes_of(boxes)
         start = grid.from_boxes(given)
         if mask is not None:
             start |= grid.from_mask(as_masks(mask).cpu())
-        drawn = drawn_on(start, document).float()
+        drawn = drawn_on(start, document, int(grid.cell)).float()
         shown = boxes_of_frames(document, frames, height, width)
         if any(box.of is not None for box in given) and len(shown) == 1:
             shown = shown * frames
@@ -116,24 +127,34 @@ class MixedResRegionMask(io.ComfyNode):
         return io.NodeOutput(drawn, [[_as_bounding_box(box) for box in each] for each in found], ui=told)
 
 
-def _picture(latent: dict[str, Any] | None, image: Tensor | None, height: int, width: int) -> tuple[int, int, int, int]:
-    """Frames, height and width of the picture, and pixels per token."""
+@dataclass(frozen=True)
+class Picture:
+    """Frames of height x width pixels. token, latent: pixels a side of a token, and of what the latent holds."""
+
+    frames: int
+    height: int
+    width: int
+    token: int
+    latent: int
+
+
+def _picture(latent: dict[str, Any] | None, image: Tensor | None, height: int, width: int) -> Picture:
+    frames, token, pixels, whose = 1, TOKEN_PIXELS, LATENT_PIXELS, "picture"
     if latent is not None:
-        samples = latent.get("samples") if isinstance(latent, dict) else None
-        if not isinstance(samples, Tensor) or samples.dim() not in (4, 5) or not samples.numel():
-            shape = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
-            raise RopeWorksError(f"the latent has shape {shape}: expected (batch, channels, [frames,] height, width). Connect another.")
+        samples = latent["samples"]
+        if samples.is_nested or samples.dim() not in (4, 5):
+            shape = "several streams" if samples.is_nested else f"shape {tuple(samples.shape)}"
+            raise RopeWorksError(f"the latent has {shape}: expected (batch, channels, [frames,] height, width). Connect another.")
         channels = samples.shape[1]
-        pixels = latent.get("downscale_ratio_spacial") or LATENT_PIXELS_BY_CHANNELS.get(channels, LATENT_PIXELS)
+        pixels = int(latent.get("downscale_ratio_spacial") or LATENT_PIXELS_BY_CHANNELS.get(channels, LATENT_PIXELS))
         frames = samples.shape[2] if samples.dim() == 5 else 1
-        rows, columns = samples.shape[-2:]
-        return frames, rows * pixels, columns * pixels, TOKEN_PIXELS_BY_CHANNELS.get(channels, TOKEN_PIXELS)
-    if image is not None:
-        return 1, image.shape[1], image.shape[2], TOKEN_PIXELS
-    for name, size in (("width", width), ("height", height)):
-        if not SMALLEST <= size <= LARGEST:
-            raise RopeWorksError(f"{name} is {size}: expected {SMALLEST} to {LARGEST}. Set it, or connect a latent.")
-    return 1, height, width, TOKEN_PIXELS
+        height, width = (side * pixels for side in samples.shape[-2:])
+        token, whose = TOKEN_PIXELS_BY_CHANNELS.get(channels, TOKEN_PIXELS), "latent"
+    elif image is not None:
+        height, width = image.shape[1:3]
+    if max(height, width) > LARGEST:
+        raise RopeWorksError(f"the {whose} has {width} x {height} pixels: expected at most {LARGEST} a side. Connect a smaller one.")
+    return Picture(frames, height, width, token, pixels)
 
 
 def _prediction(drawn: Tensor, grid: CellGrid) -> str:
@@ -152,7 +173,7 @@ def _background(image: Tensor | None, start: Tensor) -> dict[str, Any]:
     if image is not None:
         pictures["background"] = image[:1, ..., :3]
     if start.any():
-        pictures["start"] = start[:1, ..., None].float().expand(-1, -1, -1, 3)
+        pictures["start"] = start[:1, ..., None].float()
     return {name: _saved(picture) for name, picture in pictures.items()}
 
 
@@ -162,5 +183,5 @@ def _saved(picture: Tensor) -> dict[str, str]:
         size = [max(round(side * LONGEST_BACKGROUND / long_side), 1) for side in picture.shape[1:3]]
         picture = functional.interpolate(picture.movedim(-1, 1).float(), size, mode="area").movedim(1, -1)
     name = f"ropeworks_regions_{uuid4().hex[:12]}"
-    saved = ui.ImageSaveHelper.save_images(picture.clamp(0, 1), name, io.FolderType.temp, None, compress_level=1)[0]
+    saved = ui.ImageSaveHelper.save_images(picture.clamp(0, 1).expand(-1, -1, -1, 3), name, io.FolderType.temp, None, compress_level=1)[0]
     return {"filename": saved.filename, "subfolder": saved.subfolder, "type": "temp"}

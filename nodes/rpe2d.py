@@ -13,12 +13,14 @@ from ..rope_core.hosts.comfyui import add_patch, architecture_of
 from ..rope_core.hosts.comfyui.schedule import with_time_shift, without_time_shift
 from ..rope_core.hosts.comfyui.training import trained_positions
 from ..rope_core.rpe2d.trained import Trained
+from .inputs import checked
 from .schema import CATEGORY, advanced_combo, advanced_int, known, native_size
 
 AUTO, OFF, ON = "auto", "off", "on"
 log = logging.getLogger("ropeworks")
 
 
+@checked
 class RPE2DInference(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -67,8 +69,6 @@ class RPE2DInference(io.ComfyNode):
         max_grid: int = 0,
         mode: str = "integer",
     ) -> io.NodeOutput:
-        if grid not in (AUTO, OFF, ON):
-            raise RopeWorksError(f"unknown grid {grid!r}: expected {AUTO}, {OFF} or {ON}.")
         trained = told(model, needed=grid == AUTO or (grid == ON and not max_grid))
         if grid == ON and not max_grid and trained is None:
             raise RopeWorksError(

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..rope_core import RopeWorksError
-from ..rope_core.extrapolate.extrapolation import check_number
 from ..rope_core.rpe2d.crops import in_words, random_crops
+from .inputs import checked
 from .rpe2d_training import LARGEST_SEED
 from .schema import CATEGORY, advanced_float, advanced_int, known, one
 
@@ -22,6 +22,7 @@ SMALLEST = 0.1  # side of a crop, as a share of its picture's
 MOST_CROPS = 64  # of one picture
 
 
+@checked
 class RPE2DResizeCrop(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -76,22 +77,16 @@ class RPE2DResizeCrop(io.ComfyNode):
         crops_per_image: list[int] | None = None,
     ) -> io.NodeOutput:
         pictures = [picture for batch in images for picture in batch]
-        if not pictures or not all(picture.numel() for picture in pictures):
-            raise RopeWorksError("found no pictures, or one without pixels. Connect at least one picture.")
+        if not pictures:
+            raise RopeWorksError("found no pictures. Connect at least one picture.")
         captions = matched(texts or [""], len(pictures))
         side = one("size", size) or min(min(picture.shape[:2]) for picture in pictures)
         copies = one("crops_per_image", crops_per_image or [1])
         share = one("whole_share", whole_share or [0.5])
-        smallest_side = one("smallest", smallest)
-        # The widgets' own limits hold for widgets alone: a number by a link, or one that is none, passes them.
-        check_number("smallest", smallest_side, SMALLEST, 1.0)
-        check_number("whole_share", share, 0.0, 1.0)
         if not MULTIPLE <= side <= MOST:
             raise RopeWorksError(f"size {side}: expected {MULTIPLE} to {MOST} pixels. Set size, or use other pictures.")
-        if not 1 <= copies <= MOST_CROPS:
-            raise RopeWorksError(f"crops_per_image is {copies}: expected 1 to {MOST_CROPS}.")
         generator = torch.Generator().manual_seed(one("seed", seed) % 2**63)
-        crops = random_crops(copies * len(pictures), smallest_side, share, generator).tolist()
+        crops = random_crops(copies * len(pictures), one("smallest", smallest), share, generator).tolist()
         found: tuple[list[Tensor], list[str], list[str]] = [], [], []
         for number, crop in enumerate(crops):
             source = number // copies

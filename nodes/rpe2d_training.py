@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import folder_paths
+import torch
 from comfy_api.latest import io, ui
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..rope_core import RopeWorksError, Rpe2dTraining
+from ..rope_core.errors import shown as quoted
 from ..rope_core.extrapolate.projection import token_grid
 from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stack_of
 from ..rope_core.hosts.comfyui.call import check_latent, patch_size
 from ..rope_core.rpe2d.trained import Trained
+from .inputs import checked
 from .schema import CATEGORY, known, one
 
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+log = logging.getLogger("ropeworks")
 
 
+@checked
 class RPE2DTrainingPatch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -60,6 +70,7 @@ class RPE2DTrainingPatch(io.ComfyNode):
         return io.NodeOutput(add_patch(model, Rpe2dTraining(max_grid or 2 * math.ceil(native_tokens(model)), mode, seed, probability)))
 
 
+@checked
 class RPE2DSaveLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -97,12 +108,25 @@ class RPE2DSaveLoRA(io.ComfyNode):
                 "this model has no RPE-2D Training Patch, so there is no grid to note. Connect the patch's output, or save with Save LoRA."
             )
         size = (round(native_tokens(patched)),) * 2 if latents is None else size_in_tokens(patched, latents)
-        tensors = {key: value.detach().contiguous().cpu() for key, value in trained.items()}
-        path, below = free_path(beginning, f"{steps[0]}_steps" if steps else "")
-        save_file(tensors, path, Trained(training.max_grid, training.mode, *size).metadata())
+        tensors = weights_of(trained)
+        broken = sum(not bool(tensor.isfinite().all()) for tensor in tensors.values())
+        warning = f"{broken} of its {len(tensors)} tensors hold NaN or infinite values, so it draws nothing of use" if broken else ""
+        facts = Trained(training.max_grid, training.mode, *size).metadata()
+        path, below = saved_as_new(tensors, facts, beginning, f"{one('steps', steps)}_steps" if steps else "")
         listed = Path(below, path.name)
+        if warning:
+            log.warning("RPE-2D Save LoRA: %s: %s. Train anew with a lower learning rate.", ascii(listed.as_posix()), warning)
         shown = (listed.relative_to("loras") if listed.parts[0] == "loras" else listed).as_posix()
-        return io.NodeOutput(shown, ui=ui.PreviewText(f"{listed.as_posix()}: {training.describe_grid()}"))
+        told = f"{listed.as_posix()}: {training.describe_grid()}{'; ' * bool(warning)}{warning}"
+        return io.NodeOutput(shown, ui=ui.PreviewText(told))
+
+
+def weights_of(lora: Any) -> dict[str, Tensor]:
+    """A LORA_MODEL's tensors, as a file takes them."""
+    named = isinstance(lora, Mapping) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in lora.items())
+    if not named or not lora:
+        raise RopeWorksError(f"lora is {quoted(lora)}: expected weights by name, at least one. Connect Train LoRA's lora.")
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in lora.items()}
 
 
 def native_tokens(model: Any) -> float:
@@ -122,12 +146,49 @@ def size_in_tokens(model: Any, latents: list[Any]) -> tuple[int, int]:
     return rows, columns
 
 
-def free_path(prefix: str, end: str) -> tuple[Path, str]:
-    """A file that does not exist yet in ComfyUI's output folder, and its folder below that."""
+def saved_as_new(tensors: dict[str, Tensor], metadata: dict[str, str], prefix: str, end: str) -> tuple[Path, str]:
+    """A file of ComfyUI's output folder that nobody had before, whole or not at all, and its folder below that.
+
+    Its name is taken first, so that no other server writes the same; the weights come under a temporary one and are moved there.
+    """
+    folder, below, names = free_names(prefix, end)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = next(path for path in (folder / name for name in names) if taken(path))
+        temporary = path.with_name(f".{uuid4().hex}.tmp")
+        try:
+            save_file(tensors, temporary, metadata)
+            temporary.replace(path)
+        except BaseException:
+            for left in (temporary, path):
+                left.unlink(missing_ok=True)
+            raise
+    except (OSError, SafetensorError) as error:
+        why = quoted(getattr(error, "strerror", None) or str(error))
+        raise RopeWorksError(f"no file can be written for prefix {quoted(prefix)}: {why}. Choose another.") from error
+    return path, below
+
+
+def taken(path: Path) -> bool:
+    """Whether the name was free; it is ours then."""
+    try:
+        path.open("xb").close()
+    except FileExistsError:
+        return False
+    return True
+
+
+def free_names(prefix: str, end: str) -> tuple[Path, str, Iterator[str]]:
+    """Folder, its path below the output folder, and names to try in it, the core's next number first."""
     # The core takes "loras/mine/" for "loras/mine" where it writes, and for a nameless file where it looks for the next number.
     beginning = os.path.normpath(prefix)
-    if beginning == os.curdir:
-        raise RopeWorksError(f"prefix is {prefix!r}: expected a folder and the beginning of a name, such as loras/rpe2d.")
-    folder, name, first, below, _ = folder_paths.get_save_image_path(beginning, folder_paths.get_output_directory())
-    paths = (Path(folder) / f"{name}_{number:05}_{end}.safetensors" for number in itertools.count(first))
-    return next(path for path in paths if not path.exists()), below
+    outside = Path(beginning).is_absolute() or os.pardir in Path(beginning).parts
+    if beginning == os.curdir or outside or not prefix.isprintable():
+        raise RopeWorksError(
+            f"prefix is {quoted(prefix)}: expected a folder of the output folder and the beginning of a name, such as loras/rpe2d."
+        )
+    try:
+        folder, name, first, below, _ = folder_paths.get_save_image_path(beginning, folder_paths.get_output_directory())
+    except Exception as error:  # the core has no type of its own for a folder that is elsewhere, by a link for one
+        raise RopeWorksError(f"prefix is {quoted(prefix)}: {quoted(str(error).strip())}. Choose another.") from error
+    return Path(folder), below, (f"{name}_{number:05}_{end}.safetensors" for number in itertools.count(first))

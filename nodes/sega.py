@@ -10,9 +10,11 @@ from ..rope_core import SEGA_METHODS, Sega
 from ..rope_core.extrapolate import sega as defaults
 from ..rope_core.hosts.comfyui import add_patch
 from ..rope_core.native import NATIVE_RULES
+from .inputs import checked
 from .schema import CATEGORY, advanced_combo, advanced_float, end_percent, known, native_rule, native_size, start_percent, window
 
 
+@checked
 class RopePatchSEGA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

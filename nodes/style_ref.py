@@ -8,8 +8,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..rope_core import RopeWorksError, SharedAttention
-from ..rope_core.hosts.comfyui import add_patch
+from ..rope_core.hosts.comfyui import add_patch, architecture_of
 from ..rope_core.reference.style import PRESETS, KeyScale
+from .inputs import checked
+from .mixed_res import as_masks
 from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, end_percent, known, start_percent, window
 
 CUSTOM = "custom"
@@ -18,6 +20,7 @@ DEFAULT = PRESETS[IN_MENU[0]]
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 
 
+@checked
 class SharedAttentionStyleRef(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -114,8 +117,6 @@ class SharedAttentionStyleRef(io.ComfyNode):
         keys_on: str = "model",
         adain: float = 0.0,
     ) -> io.NodeOutput:
-        if preset not in (*IN_MENU, CUSTOM):
-            raise RopeWorksError(f"unknown preset {preset!r}: expected one of {', '.join((*IN_MENU, CUSTOM))}.")
         patch = SharedAttention(
             reference=_latents(model, reference, image, vae),
             strength=strength,
@@ -127,7 +128,7 @@ class SharedAttentionStyleRef(io.ComfyNode):
             refresh=refresh,
             keep_on=keys_on,
             adain=adain,
-            mask=None if mask is None else mask.reshape(-1, *mask.shape[-2:]).cpu(),
+            mask=None if mask is None else as_masks(mask).cpu(),
             conditioning=reference_conditioning,
             window=window(start_percent, end_percent),
         )
@@ -136,6 +137,7 @@ class SharedAttentionStyleRef(io.ComfyNode):
 
 def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tensor:
     """(references, C, [T,] h, w) as the model sees them. Raises RopeWorksError where nothing, or too much, is connected."""
+    family = architecture_of(model).family
     if (reference is None) == (image is None):
         found = "neither reference nor image" if image is None else "both reference and image"
         raise RopeWorksError(f"found {found}: connect one of them. A reference is a LATENT, for instance from VAE Encode.")
@@ -149,6 +151,14 @@ def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tens
         raise RopeWorksError("the reference is a latent of several streams (video with sound); expected one of pictures only.")
     if not samples.any():
         raise RopeWorksError("the reference is an empty latent. Connect VAE Encode of a picture, or image and vae.")
+    if not samples.isfinite().all():
+        raise RopeWorksError("the reference holds values that are no numbers (NaN or infinite). Connect another.")
+    channels = model.model.latent_format.latent_channels
+    if samples.shape[1] != channels:  # before the model's own constants meet them
+        raise RopeWorksError(
+            f"the reference has {samples.shape[1]} latent channels, and {family} reads {channels}. "
+            "Encode the reference with this model's own VAE."
+        )
     is_video = model.model.latent_format.latent_dimensions == 3
     if is_video and samples.dim() == 4:
         samples = samples.unsqueeze(2)

@@ -64,6 +64,8 @@ class Stages:
 class MixedResolution(Patch):
     """High resolution where `mask` (n, h, w) or `boxes` say, 1/ratio of it per side elsewhere; without both, where detail is found.
 
+    No boxes are an empty region, as an empty mask is: who looked and found nothing has not asked for an automatic one.
+
     coarse_until, fine_from: percent of the schedule, AUTOMATIC = COARSE_UNTIL and FINE_FROM. budget: share of an automatic region,
     0 = the paper's. text_group: which queries text tokens join. alignment: a low-resolution token stands at the first or in the
     centre of its places. positions: "aligned", or "low" and "high" for the baselines that put everything on one grid.
@@ -71,7 +73,7 @@ class MixedResolution(Patch):
     """
 
     mask: Tensor | None = None
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[Box, ...] | None = None
     ratio: int = 2
     coarse_until: float = AUTOMATIC
     fine_from: float = AUTOMATIC
@@ -113,7 +115,7 @@ class MixedResolution(Patch):
 
     @property
     def automatic(self) -> bool:
-        return self.mask is None and not self.boxes
+        return self.mask is None and self.boxes is None
 
     def stages(self, percent_to_sigma: Callable[[float], float] | None) -> Stages:
         """By the model's own schedule; without one, percents are shares of sigma itself, and AUTOMATIC stands for Flux's sigmas.
@@ -140,12 +142,12 @@ class MixedResolution(Patch):
     @property
     def frames(self) -> int:
         """As many as masks or boxes are given for; where these are for pictures and for latent frames, the latent ones."""
-        counts = [0 if self.mask is None else len(self.mask), *(box.of[1] for box in self.boxes if box.of is not None)]
+        counts = [0 if self.mask is None else len(self.mask), *(box.of[1] for box in self.boxes or () if box.of is not None)]
         return min((count for count in counts if count > 1), default=1)
 
     def region(self, grid: CellGrid) -> Tensor:
         """(frames, rows, columns) bool cells from mask and boxes; `grid` is in pixels of the picture."""
-        cells = grid.from_boxes(self.boxes)
+        cells = grid.from_boxes(self.boxes or ())
         if self.mask is not None:
             cells |= grid.from_mask(self.mask.cpu())
         return tidied(cells, self.grow, self.minimum)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import RopeWorksError
+from ..errors import RopeWorksError, shown
 
 VERSION = 1
 MOST_CHARACTERS = 500_000
@@ -110,7 +110,7 @@ class RegionDocument:
 def parse_regions(text: str) -> RegionDocument:
     """The document that `text` holds; an empty text holds no shapes. Raises RopeWorksError for anything else than a document."""
     if not isinstance(text, str):
-        raise RopeWorksError(f"regions are {_shown(text)}: expected a text. {REPAIR}")
+        raise RopeWorksError(f"regions are {shown(text)}: expected a text. {REPAIR}")
     if len(text) > MOST_CHARACTERS:
         raise RopeWorksError(f"regions are {len(text)} characters long: expected at most {MOST_CHARACTERS}. {REPAIR}")
     if not text.strip(" \t\r\n"):
@@ -118,13 +118,13 @@ def parse_regions(text: str) -> RegionDocument:
     try:
         found = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RopeWorksError(f"regions are no JSON ({str(error)[:80]}): found {_shown(text)}. {REPAIR}") from None
+        raise RopeWorksError(f"regions are no JSON ({str(error)[:80]}): found {shown(text)}. {REPAIR}") from None
     if not isinstance(found, dict):
-        raise RopeWorksError(f"regions are {_shown(found)}: expected an object with version and shapes. {REPAIR}")
+        raise RopeWorksError(f"regions are {shown(found)}: expected an object with version and shapes. {REPAIR}")
     where = "regions"
     version = found.get("version")
     if isinstance(version, bool) or version != VERSION:
-        raise RopeWorksError(f"{where}: version is {_shown(version)}: expected {VERSION}. Update RoPE Works, or draw the regions anew.")
+        raise RopeWorksError(f"{where}: version is {shown(version)}: expected {VERSION}. Update RoPE Works, or draw the regions anew.")
     _only(where, found, ("version", "shapes"))
     shapes = _listed(where, found, "shapes", 0, MOST_SHAPES)
     return RegionDocument(tuple(_shape(f"shape {number}", shape) for number, shape in enumerate(shapes, 1)))
@@ -135,15 +135,15 @@ REPAIR = "Correct the text, or empty it to start anew."
 
 def _shape(where: str, found: Any) -> Shape:
     if not isinstance(found, dict):
-        raise RopeWorksError(f"{where} of the regions is {_shown(found)}: expected an object. {REPAIR}")
+        raise RopeWorksError(f"{where} of the regions is {shown(found)}: expected an object. {REPAIR}")
     name = found.get("name", "")
     if not isinstance(name, str) or len(name) > LONGEST_NAME:
-        raise RopeWorksError(f"{where}: name is {_shown(name)}: expected a text of at most {LONGEST_NAME} characters. {REPAIR}")
+        raise RopeWorksError(f"{where}: name is {shown(name)}: expected a text of at most {LONGEST_NAME} characters. {REPAIR}")
     where = f"{where} ({name!r})" if name else where
     kind = found.get("kind")
     reader = READERS.get(kind) if isinstance(kind, str) else None
     if reader is None:
-        raise RopeWorksError(f"{where}: kind is {_shown(kind)}: expected one of {', '.join(READERS)}. {REPAIR}")
+        raise RopeWorksError(f"{where}: kind is {shown(kind)}: expected one of {', '.join(READERS)}. {REPAIR}")
     return reader(where, found, name)
 
 
@@ -153,7 +153,7 @@ def _area_shape(where: str, found: dict[str, Any], name: str) -> AreaShape:
     for number, key in enumerate(_listed(where, found, "keys", 0, MOST_KEYS) if "keys" in found else [], 1):
         at_key = f"{where}, key {number}"
         if not isinstance(key, dict):
-            raise RopeWorksError(f"{at_key} is {_shown(key)}: expected an object. {REPAIR}")
+            raise RopeWorksError(f"{at_key} is {shown(key)}: expected an object. {REPAIR}")
         _only(at_key, key, ("at", *AREA))
         at = _number(at_key, key, "at", 0.0, 1.0)
         if keys and at <= keys[-1].at:
@@ -166,12 +166,12 @@ def _stroke(where: str, found: dict[str, Any], name: str) -> Stroke:
     _only(where, found, ("kind", "name", "radius", "points", "erase"))
     erase = found.get("erase", False)
     if not isinstance(erase, bool):
-        raise RopeWorksError(f"{where}: erase is {_shown(erase)}: expected true or false. {REPAIR}")
+        raise RopeWorksError(f"{where}: erase is {shown(erase)}: expected true or false. {REPAIR}")
     radius = _number(where, found, "radius", 0.0, LARGEST_RADIUS, above=True)
     points: list[tuple[float, float]] = []
     for number, point in enumerate(_listed(where, found, "points", 1, MOST_POINTS), 1):
         if not isinstance(point, list) or len(point) != 2:
-            raise RopeWorksError(f"{where}: point {number} is {_shown(point)}: expected [x, y]. {REPAIR}")
+            raise RopeWorksError(f"{where}: point {number} is {shown(point)}: expected [x, y]. {REPAIR}")
         pair, at_point = {"x": point[0], "y": point[1]}, f"{where}, point {number}"
         points.append((_number(at_point, pair, "x", 0.0, 1.0), _number(at_point, pair, "y", 0.0, 1.0)))
     return Stroke(name, radius, tuple(points), erase)
@@ -194,14 +194,14 @@ def _number(where: str, found: dict[str, Any], name: str, low: float, high: floa
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low - TOLERANCE <= value <= high + TOLERANCE
     if not fits or not math.isfinite(value) or (above and value <= low):
         allowed = f"a number above {low:g}, up to {high:g}" if above else f"a number from {low:g} to {high:g}"
-        raise RopeWorksError(f"{where}: {name} is {_shown(value)}: expected {allowed}. {REPAIR}")
+        raise RopeWorksError(f"{where}: {name} is {shown(value)}: expected {allowed}. {REPAIR}")
     return min(max(float(value), low), high)
 
 
 def _listed(where: str, found: dict[str, Any], name: str, fewest: int, most: int) -> list[Any]:
     value = found.get(name)
     if not isinstance(value, list):
-        raise RopeWorksError(f"{where}: {name} is {_shown(value)}: expected a list. {REPAIR}")
+        raise RopeWorksError(f"{where}: {name} is {shown(value)}: expected a list. {REPAIR}")
     if not fewest <= len(value) <= most:
         raise RopeWorksError(f"{where}: found {len(value)} {name}: expected {fewest} to {most}. {REPAIR}")
     return value
@@ -210,14 +210,7 @@ def _listed(where: str, found: dict[str, Any], name: str, fewest: int, most: int
 def _only(where: str, found: dict[str, Any], known: Collection[str]) -> None:
     unknown = [name for name in found if name not in known]
     if unknown:
-        raise RopeWorksError(f"{where}: unknown property {_shown(unknown[0])}: expected {', '.join(known)}. {REPAIR}")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, (list, dict)):
-        return f"a {'list' if isinstance(value, list) else 'object'} of {len(value)}"
-    shown = ascii(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+        raise RopeWorksError(f"{where}: unknown property {shown(unknown[0])}: expected {', '.join(known)}. {REPAIR}")
 
 
 def _refuse_constant(name: str) -> float:

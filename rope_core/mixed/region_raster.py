@@ -6,14 +6,18 @@ All shapes are unions of convex ones, so a row of pixels is covered in one stret
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from .region_document import Area, RegionDocument, Shape, Stroke
-from .regions import Box
+from .regions import Box, CellGrid
 
+Stretches = tuple[int, Tensor, Tensor]  # top row; first column, and the one after the last, of (shapes, rows) from there
 SEGMENTS_AT_ONCE = 64
+SMALLEST = 1e-300  # half of the least height would be 0
 SHORTEST_SEGMENT = 1e-6  # pixels; a shorter one has no direction that can be trusted and is a dot
 
 
@@ -22,34 +26,58 @@ def time_of(frame: int, frames: int) -> float:
     return frame / (frames - 1) if frames > 1 else 0.0
 
 
-def drawn_on(start: Tensor, document: RegionDocument) -> Tensor:
-    """(frames, height, width) bool `start` with the document's shapes drawn, and erased, over it one after the other."""
+def drawn_on(start: Tensor, document: RegionDocument, cell: int = 1) -> Tensor:
+    """(frames, rows, columns) bool `start` with the document's shapes drawn, and erased, over it one after the other.
+
+    cell: pixels a side of what `start` holds; it is drawn where any of its pixels is, and erased where all are.
+    """
     mask = start.clone()
-    frames, height, width = mask.shape
-    for shape in document.shapes:
-        paint = not (isinstance(shape, Stroke) and shape.erase)
-        for frame in range(frames if shape.moves else 1):
-            top, left, hits = _pixels(shape, time_of(frame, frames), height, width)
-            window = mask[frame : frame + 1 if shape.moves else None, top : top + hits.shape[0], left : left + hits.shape[1]]
-            window.logical_or_(hits) if paint else window.logical_and_(~hits)
+    frames, rows, columns = mask.shape
+    height, width = rows * cell, columns * cell
+    for erases, group in groupby(document.shapes, key=lambda shape: isinstance(shape, Stroke) and shape.erase):
+        shapes = tuple(group)
+        still = (_stretches(shape, 0.0, height, width) for shape in shapes if not shape.moves)
+        if erases:
+            gone = _union(still, 1, height, width)
+            mask &= CellGrid(1, height, width, cell).from_mask(~gone[None]) if cell > 1 else ~gone
+            continue
+        mask |= _union(still, cell, rows, columns)
+        moving = [shape for shape in shapes if shape.moves]
+        for frame in range(frames if moving else 0):
+            time = time_of(frame, frames)
+            mask[frame] |= _union((_stretches(shape, time, height, width) for shape in moving), cell, rows, columns)
     return mask
+
+
+def _union(stretches: Iterable[Stretches], cell: int, rows: int, columns: int) -> Tensor:
+    """(rows, columns) bool of cells: where any of them lies. Each is a step up and a step down, and all are summed up at once."""
+    steps = torch.zeros(rows, columns + 1, dtype=torch.int32)
+    one = torch.ones((), dtype=torch.int32)
+    for top, first, stop in stretches:
+        covered = stop > first
+        row = ((torch.arange(first.shape[1]) + top) // cell).expand(first.shape)[covered]
+        steps.index_put_((row, first[covered].long() // cell), one, accumulate=True)
+        steps.index_put_((row, -(-stop[covered].long() // cell)), -one, accumulate=True)
+    return steps.cumsum_(1)[:, :columns] > 0
 
 
 def boxes_of_frames(document: RegionDocument, frames: int, height: int, width: int) -> list[list[Box]]:
     """The box around every shape that adds, in whole pixels: one list for each frame, or for all frames where nothing moves."""
     shapes = [shape for shape in document.shapes if not (isinstance(shape, Stroke) and shape.erase)]
+    still = {n: _extent(shape, 0.0, height, width) for n, shape in enumerate(shapes) if not shape.moves}
     times = [time_of(frame, frames) for frame in range(frames if document.moves else 1)]
-    return [[_extent(shape, time, height, width) for shape in shapes] for time in times]
+    return [[still.get(n) or _extent(shape, time, height, width) for n, shape in enumerate(shapes)] for time in times]
 
 
 def _extent(shape: Shape, time: float, height: int, width: int) -> Box:
     """A box in whole pixels around those that `_pixels` covers: from the first row and column with a centre in the shape to the last."""
     if isinstance(shape, Stroke):
         # A line thinner than a pixel may miss every centre and still reach past some, so its pixels alone tell.
-        top, left, window = _pixels(shape, time, height, width)
-        rows, columns = (window.any(1 - axis).nonzero()[:, 0] for axis in (0, 1))
-        x, y = left + int(columns[0]), top + int(rows[0])
-        return Box(x, y, left + int(columns[-1]) + 1 - x, top + int(rows[-1]) + 1 - y)
+        top, first, stop = _stretches(shape, time, height, width)
+        covered = stop > first
+        rows = covered.any(0).nonzero()[:, 0]
+        x, y = int(first[covered].min()), top + int(rows[0])
+        return Box(x, y, int(stop[covered].max()) - x, top + int(rows[-1]) + 1 - y)
     area = shape.at(time)
     (x, right), (y, bottom) = _covered(area.x, area.width, width), _covered(area.y, area.height, height)
     if x >= right or y >= bottom:
@@ -63,25 +91,25 @@ def _pixel(point: tuple[float, float], height: int, width: int) -> tuple[int, in
     return min(int(point[0] * width), width - 1), min(int(point[1] * height), height - 1)
 
 
-def _pixels(shape: Shape, time: float, height: int, width: int) -> tuple[int, int, Tensor]:
-    """Top row, left column and a bool window of the pixels that the shape covers."""
+def _stretches(shape: Shape, time: float, height: int, width: int) -> Stretches:
+    """The pixels that the shape covers."""
     if isinstance(shape, Stroke):
         points = torch.tensor(shape.points, dtype=torch.float64) * torch.tensor([width, height])
-        rows, spans = _stroke_spans(points, shape.radius * min(height, width), height)
-        top, window = rows, _filled(spans, width)
-        left, middle = 0, shape.points[0]
+        top, spans = _stroke_spans(points, shape.radius * min(height, width), height)
+        (left, right), middle = (0, width), shape.points[0]
     else:
         area = shape.at(time)
         top, bottom = _covered(area.y, area.height, height)
         left, right = _covered(area.x, area.width, width)
-        window = torch.ones(max(bottom - top, 0), max(right - left, 0), dtype=torch.bool)
-        if shape.kind == "ellipse":
-            window = _filled([_ellipse_spans(area, top, bottom, height, width)], width)[:, left : max(right, left)]
+        everything = torch.full((1, max(bottom - top, 0)), math.inf)
+        spans = iter([_ellipse_spans(area, top, bottom, height, width) if shape.kind == "ellipse" else (-everything, everything)])
         middle = (area.x + area.width / 2, area.y + area.height / 2)
-    if window.any():
-        return top, left, window
+    edges = [[(edge - 0.5).ceil().clamp(left, max(left, right)).int() for edge in span] for span in spans]
+    first, stop = (torch.cat(side) for side in zip(*edges, strict=True))
+    if bool((stop > first).any()):
+        return top, first, stop
     x, y = _pixel(middle, height, width)
-    return y, x, torch.ones(1, 1, dtype=torch.bool)
+    return y, torch.tensor([[x]]), torch.tensor([[x + 1]])
 
 
 def _covered(start: float, length: float, size: int) -> tuple[int, int]:
@@ -93,19 +121,19 @@ def _covered(start: float, length: float, size: int) -> tuple[int, int]:
 def _ellipse_spans(area: Area, top: int, bottom: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Where each row is entered and left, (1, rows) each, in pixels."""
     away = (torch.arange(top, bottom, dtype=torch.float64) + 0.5) / height - (area.y + area.height / 2)
-    half = area.width / 2 * width * (1 - (away / (area.height / 2)).square()).clamp(min=0).sqrt()
+    half = area.width / 2 * width * (1 - (away / max(area.height / 2, SMALLEST)).square()).clamp(min=0).sqrt()
     centre = (area.x + area.width / 2) * width
     return (centre - half)[None], (centre + half)[None]
 
 
-def _stroke_spans(points: Tensor, radius: float, height: int) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+def _stroke_spans(points: Tensor, radius: float, height: int) -> tuple[int, Iterator[tuple[Tensor, Tensor]]]:
     """First row, and where the round-ended segments between (n, 2) points enter and leave each row: (segments, rows) each."""
     low, high = float(points[:, 1].min()) - radius, float(points[:, 1].max()) + radius
     top, bottom = (min(max(math.ceil(edge - 0.5), 0), height) for edge in (low, high))
     rows = torch.arange(top, bottom, dtype=torch.float64) + 0.5
     starts, ends = (points, points) if len(points) == 1 else (points[:-1], points[1:])
     pairs = zip(starts.split(SEGMENTS_AT_ONCE), ends.split(SEGMENTS_AT_ONCE), strict=True)
-    return top, [_capsule(start, end, radius, rows) for start, end in pairs]
+    return top, (_capsule(start, end, radius, rows) for start, end in pairs)
 
 
 def _capsule(start: Tensor, end: Tensor, radius: float, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,16 +163,3 @@ def _between(slope: Tensor, offset: Tensor, low: Tensor, high: Tensor) -> tuple[
     enter = torch.where(flat, torch.where(everywhere, -math.inf, math.inf), torch.minimum(first, second))
     leave = torch.where(flat, torch.where(everywhere, math.inf, -math.inf), torch.maximum(first, second))
     return enter, leave
-
-
-def _filled(spans: list[tuple[Tensor, Tensor]], width: int) -> Tensor:
-    """(rows, width) bool: pixels whose centre lies within a span of their row."""
-    steps = torch.zeros(spans[0][0].shape[-1], width + 1, dtype=torch.int32)
-    for enter, leave in spans:
-        first = (enter - 0.5).ceil().clamp(0, width).long()
-        stop = torch.maximum((leave - 0.5).ceil().clamp(0, width).long(), first)
-        row = torch.arange(len(steps)).expand(first.shape)
-        one = torch.ones((), dtype=torch.int32)
-        steps.index_put_((row, first), one, accumulate=True)
-        steps.index_put_((row, stop), -one, accumulate=True)
-    return steps.cumsum(1, dtype=torch.int32)[:, :width] > 0

@@ -53,12 +53,10 @@ class CellGrid:
 
         n: 1, one per latent frame, or one per pixel frame. Raises RopeWorksError for other counts.
         """
-        touched = mask > TOUCHED
-        touched = self._pooled(touched, 1, self.height, self.rows)
-        touched = self._pooled(touched, 2, self.width, self.columns)
         cells = torch.zeros(self.frames, self.rows, self.columns, dtype=torch.bool)
-        for n, one in enumerate(touched):
-            cells[self._shown_in(n, len(touched), "masks")] |= one
+        shown = [frames_of(n, len(mask), self.frames, "masks") for n in range(len(mask))]
+        for one, where in zip(mask, shown, strict=True):  # one at a time: a video's are many, and often one and the same memory
+            cells[where] |= self._pooled(self._pooled(one > TOUCHED, 0, self.height, self.rows), 1, self.width, self.columns)
         return cells
 
     def from_boxes(self, boxes: Sequence[Box]) -> Tensor:
@@ -77,30 +75,38 @@ class CellGrid:
     def _frames_of(self, box: Box) -> slice:
         if box.of is None or self.frames == 1:
             return slice(None)
-        return self._shown_in(*box.of, "lists of boxes")
-
-    def _shown_in(self, n: int, count: int, what: str) -> slice:
-        """The latent frames that the nth of `count` masks or lists of boxes is for."""
-        if count == 1:
-            return slice(None)
-        pictures = FRAMES_PER_LATENT * (self.frames - 1) + 1
-        if count not in (self.frames, pictures):
-            raise RopeWorksError(
-                f"found {count} {what} for {self.frames} latent frame{'s' * (self.frames > 1)}; expected 1"
-                + (f", {self.frames}, or {pictures} (one per picture)" if self.frames > 1 else "")
-                + f". Combine the {what} into one, or make as many as there are frames."
-            )
-        frame = n if count == self.frames else -(-n // FRAMES_PER_LATENT)
-        return slice(frame, frame + 1)
+        return frames_of(*box.of, self.frames, "lists of boxes")
 
     def _pooled(self, touched: Tensor, dimension: int, size: float, count: int) -> Tensor:
+        """(h, w) bool -> `count` cells along a dimension, each True where any of what lies in it is."""
         length = touched.shape[dimension]
-        parts = []
-        for index in range(count):
-            first = min(math.floor(index * self.cell / size * length + 1e-9), length - 1)
-            last = min(math.ceil((index + 1) * self.cell / size * length - 1e-9), length)
-            parts.append(touched.narrow(dimension, first, max(last - first, 1)).any(dimension))
-        return torch.stack(parts, dimension)
+        edges = torch.arange(count + 1, dtype=torch.float64) * self.cell / size * length
+        first = (edges[:-1] + 1e-9).floor().long().clamp(max=length - 1)
+        last = torch.maximum((edges[1:] - 1e-9).ceil().long().clamp(max=length), first + 1)
+        if count == length and torch.equal(first, torch.arange(length)) and torch.equal(last, first + 1):
+            return touched
+        seen = touched.cumsum(dimension, dtype=torch.int32)
+        before = seen.index_select(dimension, (first - 1).clamp(min=0))
+        before.index_fill_(dimension, (first == 0).nonzero()[:, 0], 0)
+        return seen.index_select(dimension, last - 1) > before
+
+
+def frames_of(n: int, count: int, frames: int, what: str) -> slice:
+    """The latent frames that the nth of `count` masks or lists of boxes is for: all, its own, or that of its picture.
+
+    Raises RopeWorksError for counts that are neither of frames nor of pictures.
+    """
+    if count == 1:
+        return slice(None)
+    pictures = FRAMES_PER_LATENT * (frames - 1) + 1
+    if count not in (frames, pictures):
+        raise RopeWorksError(
+            f"found {count} {what} for {frames} latent frame{'s' * (frames > 1)}; expected 1"
+            + (f", {frames}, or {pictures} (one per picture)" if frames > 1 else "")
+            + f". Combine the {what} into one, or make as many as there are frames."
+        )
+    frame = n if count == frames else -(-n // FRAMES_PER_LATENT)
+    return slice(frame, frame + 1)
 
 
 def dilated(cells: Tensor, radius: int) -> Tensor:
@@ -117,12 +123,21 @@ def eroded(cells: Tensor, radius: int) -> Tensor:
 
 def components(cells: Tensor) -> Tensor:
     """(frames, rows, columns) int64: 0 outside, else a number that touching cells (also diagonally) of a frame share."""
-    numbers = torch.arange(1, cells[0].numel() + 1).view(cells.shape[1:]).expand(cells.shape) * cells
+    return torch.stack([_numbered(frame) for frame in cells])
+
+
+def _numbered(cells: Tensor) -> Tensor:
+    """Each cell begins with its own number. Islands take the largest that they touch, whole islands at a time: few rounds for any shape."""
+    numbers = torch.arange(1, cells.numel() + 1).view(cells.shape) * cells
     while True:
-        spread = functional.max_pool2d(numbers.double()[:, None], 3, stride=1, padding=1)[:, 0].long() * cells
-        if torch.equal(spread, numbers):
+        touched = functional.max_pool2d(numbers.double()[None], 3, stride=1, padding=1)[0].long() * cells
+        if torch.equal(touched, numbers):
             return numbers
-        numbers = spread
+        largest = torch.zeros(cells.numel() + 1, dtype=torch.int64)
+        largest.scatter_reduce_(0, numbers.flatten(), touched.flatten(), "amax")
+        while not torch.equal(further := largest[largest], largest):
+            largest = further
+        numbers = largest[numbers]
 
 
 def tidied(cells: Tensor, grow: int, minimum: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_number
 from ..layout import GridLayout, plan_table
-from ..mixed.regions import FRAMES_PER_LATENT, TokenLayout
+from ..mixed.regions import FRAMES_PER_LATENT, TokenLayout, frames_of
 from ..stack import ALWAYS, INDEX, SHARED, AxisSpan, Call, Patch, Plan, Stack, Window
 from ..table import difference
 
@@ -149,6 +149,7 @@ class SharedAttention(Patch):
         if self.mask is None:
             return None
         volume = self.mask.float()
+        frames_of(0, len(volume), grid[0], "masks")  # refuses counts that mean nothing
         if grid[0] > 1 and len(volume) == FRAMES_PER_LATENT * (grid[0] - 1) + 1:  # one per picture
             volume = torch.cat([volume[:1], volume[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).mean(1)])
         plain = functional.adaptive_avg_pool3d(volume[None, None], grid)[0, 0] >= 0.5

@@ -196,9 +196,9 @@ def test_masks_over_frames():
     mask[1] = 1
     assert style(mask=mask).covered((3, 2, 2)).view(3, 4).int().tolist() == [[0] * 4, [1] * 4, [0] * 4]
     assert style(mask=mask[1:2]).covered((3, 2, 2)).all()
-    twice = torch.zeros(6, 2, 2)
-    twice[:2] = 1
-    assert style(mask=twice).covered((3, 2, 2)).view(3, 4).int().tolist() == [[1] * 4, [0] * 4, [0] * 4]
+    for count, grid in ((6, (3, 2, 2)), (2, (3, 2, 2)), (2, (1, 2, 2)), (5, (1, 2, 2))):
+        with pytest.raises(RopeWorksError, match=f"found {count} masks for {grid[0]} latent frame.*; expected 1"):
+            style(mask=torch.ones(count, 2, 2)).covered(grid)
 
 
 def test_a_mask_per_picture_of_a_clip_follows_the_latent_frames():

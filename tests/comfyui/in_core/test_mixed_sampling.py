@@ -509,7 +509,7 @@ def test_the_mixed_node_refuses_malformed_regions_by_name():
     model = models.flux()
     for bad in (
         "0,0,8,8", 3, {}, {"x": 0, "y": 0, "width": 8}, {**good, "width": 0}, {**good, "height": -4}, {**good, "x": float("nan")},
-        {**good, "y": float("inf")}, {**good, "width": "8"}, {**good, "x": True}, {**good, "x": None}, [good, [good, 5]],
+        {**good, "y": float("inf")}, {**good, "width": "8"}, {**good, "x": True}, {**good, "x": None}, [good, 5], [[good], [good, 5]],
         {**good, "width": 1e12}, {**good, "x": 1e308, "width": 1e308}, {**good, "x": -1e30}, {**good, "y": 10**400},
     ):  # fmt: skip
         text = message_of(lambda: MixedResRegionCRPA.execute(model, 2, -1.0, -1.0, regions=bad))  # noqa: B023
@@ -517,7 +517,14 @@ def test_the_mixed_node_refuses_malformed_regions_by_name():
         assert "x, y, width and height in pixels" in text
         assert len(text) < 400
     assert "1001 regions" in message_of(lambda: boxes_of([good] * 1001))
-    assert len(boxes_of([good, [good, (good,)]])) == 3
+    assert len(boxes_of([good, good])) == len(boxes_of([[good, good]])) == len(boxes_of([[good], (good,)])) == 2
+    assert "boxes and lists of boxes" in message_of(lambda: boxes_of([good, [good]]))
+    deep = good
+    for _ in range(500):
+        deep = [deep]
+    shared = [[[[good] * 999] * 999] * 999] * 999
+    for lists in (deep, shared):
+        assert "regions" in message_of(lambda: boxes_of(lists)) or "found the region" in message_of(lambda: boxes_of(lists))  # noqa: B023
     assert boxes_of(None) == boxes_of([]) == ()
 
 

@@ -161,7 +161,7 @@ def test_region_mask_refuses_what_it_cannot_read():
     assert MixedResRegionMask.validate_inputs(None) is True  # connected: not known yet
     assert "width is 0" in message_of(lambda: ran("", 0, 64))
     assert "latent has shape" in message_of(lambda: ran("", latent={"samples": torch.zeros(1, 16, 4)}))
-    assert "latent has shape" in message_of(lambda: ran("", latent={"samples": None}))
+    assert "expected a LATENT" in message_of(lambda: ran("", latent={"samples": None}))
 
 
 def test_region_mask_feeds_mixed_res_region():
@@ -176,4 +176,4 @@ def test_region_mask_feeds_mixed_res_region():
     assert layout.shape[-1] == same_layout.shape[-1] == 3
     empty, none, _ = ran("", latent=latent(1, 16, 16, 16))
     assert not stack_of(MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=empty).args[0]).find(MixedResolution).automatic
-    assert stack_of(MixedResRegionCRPA.execute(model, 2, 0.3, 1.0, regions=none).args[0]).find(MixedResolution).automatic
+    assert not stack_of(MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, regions=none).args[0]).find(MixedResolution).automatic

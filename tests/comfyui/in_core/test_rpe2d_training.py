@@ -263,8 +263,8 @@ def test_numbers_that_come_by_a_link_are_checked_as_a_widgets_are() -> None:
         ({"smallest": [2.0]}, "smallest is 2.0"),
         ({"smallest": [-1.0]}, "smallest is -1.0"),
         ({"whole_share": [1.5]}, "whole_share is 1.5"),
-        ({"crops_per_image": [-1]}, "crops_per_image is -1: expected 1 to 64"),
-        ({"size": [10**7]}, "size 10000000: expected 16 to 4096 pixels"),
+        ({"crops_per_image": [-1]}, "crops_per_image is -1: expected a whole number from 1 to 64"),
+        ({"size": [10**7]}, "size is 10000000: expected a whole number from 0 to 4096"),
         ({"seed": [1, 2]}, "found 2 values of seed: expected one"),
     ):
         assert words in message_of(lambda given=given: crops_of(square, **given)), words
