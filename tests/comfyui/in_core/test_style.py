@@ -13,7 +13,7 @@ from ropeworks_pack.rope_core.reference.style import PRESETS, SharedAttention
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models
-from .recording import OVERRIDE, AttentionCalls, message_of, watched
+from .recording import OF_THE_WEIGHTS, OVERRIDE, AttentionCalls, message_of, watched
 
 FLUX_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 16, 3, 16, 16)
 PLAIN = PRESETS["plain sharing"]
@@ -55,7 +55,7 @@ class ModelCalls:
 
 def counted(patched: Any) -> tuple[Any, ModelCalls]:
     calls, clone = ModelCalls(), patched.clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", calls)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, calls)
     return clone, calls
 
 
