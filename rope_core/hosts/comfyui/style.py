@@ -25,7 +25,7 @@ from .call import ModelCall, image_tokens, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .own_pass import alone, weights_in_force
 from .positions import image_positions
-from .prompt import Prompt, blank_like, encoded, positive_chunks, positive_of, prompt_of_row
+from .prompt import Blank, Prompt, blank_for, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
 
 # Lists of blocks whose attention holds the whole image, once a block.
@@ -48,6 +48,7 @@ class StyleRun:
 
     noise: dict[str, Tensor] = field(default_factory=dict)
     prompts: dict[tuple[str, int], Prompt] = field(default_factory=dict)
+    blanks: dict[str, Blank] = field(default_factory=dict)
     marks: dict[str, UUID] = field(default_factory=dict)
     reads: dict[str, dict[Hashable, Read]] = field(default_factory=dict)  # by the weights in force
 
@@ -142,17 +143,16 @@ class ReferencePart(Part):
         sigma = request.t[row].reshape(-1, *[1] * (clean.dim() - 1))[:1]
         prompt = self._prompt(patch, execution, state, now, row, clean)
         extra = {name: _on(clean.device, value) for name, value in prompt.extra.items() if name != "c_concat"}
-        contexts = request.extra.get("vace_context")
-        if contexts is not None:
-            extra["vace_context"] = blank_like(contexts, clean)
-            extra["vace_strength"] = request.extra.get("vace_strength", [1.0])
+        if patch.key not in state.blanks:
+            state.blanks[patch.key] = blank_for(request, clean, patch_size(request.host.diffusion_model, self.model.architecture))
+        blank = state.blanks[patch.key]
         return replace(
             alone(request, state.marks.setdefault(patch.key, uuid4())),
             x=request.host.model_sampling.noise_scaling(sigma, noise, clean),
             t=request.t[row : row + 1].expand(len(clean)),
-            c_concat=None if request.c_concat is None else blank_like(request.c_concat, clean),
+            c_concat=_on(clean.device, blank.concat),
             c_crossattn=_on(clean.device, prompt.context),
-            extra=extra,
+            extra={**extra, **{name: _on(clean.device, value) for name, value in blank.extra.items()}},
         )
 
     def _prompt(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int, clean: Tensor) -> Prompt:

@@ -94,11 +94,14 @@ class PlainSharing:
             batched = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(x)
             return value[row : row + 1].expand(count, *value.shape[1:]) if batched else value
 
-        def blank(value: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(count, *value.shape[1 : -self.reference.dim() + 2], *self.reference.shape[2:])
+        size = self.reference.shape[2:]
 
-        passed = {name: blank(value) if name == "vace_context" else own(value) for name, value in extra.items()}
-        concat = None if c_concat is None else blank(c_concat)
+        def frames_to_draw(contexts: int) -> torch.Tensor:  # VACE: two halves of an empty picture, and a mask of ones
+            empty = executor.class_obj.process_latent_in(torch.zeros(count, 16, *size))
+            return torch.cat([empty, empty, torch.ones(count, 64, *size)], 1)[:, None].expand(-1, contexts, *[-1] * (len(size) + 1))
+
+        passed = {name: frames_to_draw(value.shape[1]) if name == "vace_context" else own(value) for name, value in extra.items()}
+        concat = None if c_concat is None else torch.zeros(count, c_concat.shape[1], *size)  # Wan's own, where nothing is given
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         watching = {**options, OVERRIDE: self.attention(kept, recording=True)}
         executor(noisy, t[row : row + 1].expand(count), concat, own(context), None, watching, **passed)
