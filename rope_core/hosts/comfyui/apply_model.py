@@ -14,8 +14,8 @@ from ...errors import RopeWorksError
 from ...inspect.record import RunRecord
 from ...stack import Call
 from .call import ModelCall
-from .embedder import name_of
 from .execution import Answer, Execution, PatchedModel
+from .names import name_of
 from .parts import parts_of
 from .positions import scaled_axes
 from .run import SamplingRun, run_of

@@ -22,12 +22,6 @@ def rotary_facts(embedder: Any) -> tuple[float, tuple[int, ...]]:
     )
 
 
-def name_of(thing: Any) -> str:
-    """Module and name of a function, or of an object's class."""
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 class RopeEmbedder(nn.Module):
     """Stands in for a model's rotary embedder: the same table, unless the running plan says otherwise."""
 

@@ -20,7 +20,8 @@ from ...mixed.regions import CellGrid, TokenLayout
 from ...stack import Call, Stack
 from .attention import OVERRIDE
 from .call import assumption, axis_spans, check_latent, hidden_width, native_size, patch_size, published_for
-from .embedder import RopeEmbedder, name_of, rotary_facts
+from .embedder import RopeEmbedder, rotary_facts
+from .names import name_of
 from .patching import architecture_of, stack_of, wrapper_of
 
 

@@ -26,6 +26,7 @@ from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
 from .images import by_image
+from .names import node_of
 from .picture import PartOfPicture, Size, latent_size, part_of_run
 from .positions import origins, position_steps
 from .prompt import kinds_of
@@ -33,7 +34,7 @@ from .run import SamplingRun
 
 log = logging.getLogger("ropeworks")
 # Hooks of other nodes that are handed the tokens as a grid, which a strip is not.
-GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner")
+GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn2_patch")
 
 
 class MixedPart(Part):
@@ -201,8 +202,8 @@ class MixedPart(Part):
         for name in GRID_HOOKS:
             for hook in hooks.get(name, ()):
                 raise RopeWorksError(
-                    f"{type(hook).__name__} of another node hooks into {name!r} and expects the picture's whole token grid, which mixed "
-                    "resolution replaces. Remove that node, or bypass Mixed-Res Region (CRPA)."
+                    f"{node_of(hook)} hooks into {name!r} and expects the picture's whole token grid, which mixed resolution replaces. "
+                    "Remove that node, or bypass Mixed-Res Region (CRPA)."
                 )
         if request.extra.get("ref_latents_method") == "uxo":
             raise RopeWorksError(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import comfy.sampler_helpers
 import comfy.samplers
+import torch
 from torch import Tensor
 
+from ...errors import RopeWorksError
 from ...mixed.run import CONDITIONAL, UNCONDITIONAL
+from ...tokens import Grid
 from .call import ModelCall
 
 OTHER = UNCONDITIONAL + 1
 # What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
 TEXT_KEYS = ("cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights")
-TARGET_ONLY = ("ref_latents", "denoise_mask", "vace_context", "vace_strength", "reference_latent", "time_dim_concat", "clip_fea")
+TARGET_ONLY = (
+    "ref_latents", "ref_latent", "reference_latent", "context_latents", "denoise_mask", "vace_context", "vace_strength", "time_dim_concat",
+    "clip_fea", "camera_conditions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def encoded(host: Any, prompt: Any, clean: Tensor) -> Prompt:
     """A CONDITIONING, or one already taken up by a guider, encoded for the reference `clean` (references, C, [T,] h, w)."""
     taken = prompt if isinstance(prompt, dict) else comfy.sampler_helpers.convert_cond(prompt[:1])[0]
     kept = {name: taken[name] for name in TEXT_KEYS if name in taken}
-    options = {"latent_image": clean, "denoise_mask": None, "seed": None}
+    options = {"latent_image": torch.zeros_like(clean), "denoise_mask": None, "seed": None}  # no picture is given beside it
     [found] = comfy.samplers.encode_model_conds(host.extra_conds, [{**kept, "model_conds": {}}], clean, clean.device, "positive", **options)
     values = {name: value.process_cond(batch_size=len(clean), area=None).concat([]) for name, value in found["model_conds"].items()}
     moved = {name: value.to(clean.device) if isinstance(value, Tensor) else value for name, value in values.items()}
@@ -79,8 +86,33 @@ def prompt_of_row(request: ModelCall, row: int, count: int) -> Prompt:
     return Prompt(taken(request.c_crossattn), {name: taken(value) for name, value in request.extra.items() if name not in TARGET_ONLY})
 
 
-def blank_like(value: Tensor, clean: Tensor) -> Tensor:
-    """Zeros of the condition's channels on the reference's pixels: nothing is known of them."""
-    if value.dim() == clean.dim() + 1:  # (batch, contexts, channels, frames, height, width)
-        return value.new_zeros(len(clean), *value.shape[1:3], *clean.shape[2:])
-    return value.new_zeros(len(clean), value.shape[1], *clean.shape[2:])
+@dataclass(frozen=True)
+class Blank:
+    """What a model reads beside its latent where nobody gives it a picture. extra: other model conditions, by name."""
+
+    concat: Tensor | None
+    extra: dict[str, Any]
+
+
+def blank_for(request: ModelCall, clean: Tensor, patch: Grid) -> Blank:
+    """The model's own blank for the reference `clean` (references, C, [T,] h, w), of the kinds that `request` brings.
+
+    Zeros would not do: to Flux Fill they are a black picture that it has to keep.
+    """
+    host, device = request.host, clean.device
+    concat, contexts = None, request.extra.get("vace_context")
+    if request.c_concat is not None:
+        concat = host.concat_cond(noise=clean, latent_image=torch.zeros_like(clean), device=device)
+        found, expected = (None if x is None else x.shape[1] for x in (concat, request.c_concat))
+        if found != expected:
+            raise RopeWorksError(
+                f"another node gives this model {expected} channels beside its latent, and the model itself has {found or 'none'} where "
+                "nothing is given, so a style reference cannot be read. Remove that node, or bypass Shared-Attention Style Ref."
+            )
+        concat = concat.to(clean)
+    if contexts is None:
+        return Blank(concat, {})
+    whole = [ceil(n / p) * p for n, p in zip(clean.shape[2:], patch, strict=True)]  # contexts are never filled up to whole patches
+    own = host.extra_conds(noise=clean.new_zeros(*clean.shape[:2], *whole), device=device)["vace_context"].cond
+    many = own.to(clean).expand(len(clean), contexts.shape[1], *own.shape[2:])
+    return Blank(concat, {"vace_context": many, "vace_strength": request.extra.get("vace_strength", [1.0])})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import ceil
 from typing import Any
+from uuid import UUID, uuid4
 
 import torch
 from torch import Tensor
@@ -21,8 +23,9 @@ from ...stack import SHARED, Call
 from ...tokens import TokenFinder
 from .call import ModelCall, image_tokens, patch_size
 from .execution import Answer, Execution, Part, Planned
+from .own_pass import alone, weights_in_force
 from .positions import image_positions
-from .prompt import CONDITIONAL, Prompt, blank_like, encoded, positive_chunks, positive_of, prompt_of_row
+from .prompt import Blank, Prompt, blank_for, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
 
 # Lists of blocks whose attention holds the whole image, once a block.
@@ -45,7 +48,9 @@ class StyleRun:
 
     noise: dict[str, Tensor] = field(default_factory=dict)
     prompts: dict[tuple[str, int], Prompt] = field(default_factory=dict)
-    reads: dict[str, Read] = field(default_factory=dict)
+    blanks: dict[str, Blank] = field(default_factory=dict)
+    marks: dict[str, UUID] = field(default_factory=dict)
+    reads: dict[str, dict[Hashable, Read]] = field(default_factory=dict)  # by the weights in force
 
 
 class ReferencePart(Part):
@@ -112,9 +117,11 @@ class ReferencePart(Part):
         )
 
     def _read(self, patch: SharedAttention, execution: Execution, state: StyleRun, at: tuple[int, float], row: int) -> Read:
-        if _serves(state.reads.get(patch.key), at, patch.refresh):
-            return state.reads[patch.key]
-        state.reads.pop(patch.key, None)  # freed before the new one is made, so no name may hold it here
+        reads, weights = state.reads.setdefault(patch.key, {}), weights_in_force(execution.whole)
+        for key in [key for key, read in reads.items() if not _serves(read, at, patch.refresh)]:
+            del reads[key]  # freed before the new one is made, so no name may hold it here
+        if weights in reads:
+            return reads[weights]
         architecture = self.model.architecture
         request = self._reference_request(patch, execution, state, at[1], row)
         reference = self.model.execution(request, execution.run, execution.record)
@@ -122,9 +129,8 @@ class ReferencePart(Part):
         bank = KeyBank(*self._range(patch, request), keep_on_cpu=patch.keep_on == "cpu")
         recording = Recording(bank, image_calls(architecture, request, reference.finder, tokens), tokens)
         replace(reference, shared=recording, own_attention=True).executed()
-        read = Read(at, bank, reference.planned, image_index(architecture, request))
-        state.reads[patch.key] = read
-        return read
+        reads[weights] = Read(at, bank, reference.planned, image_index(architecture, request))
+        return reads[weights]
 
     def _reference_request(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int) -> ModelCall:
         """The reference, noised to the step's sigma, with its own prompt or the target's."""
@@ -137,19 +143,16 @@ class ReferencePart(Part):
         sigma = request.t[row].reshape(-1, *[1] * (clean.dim() - 1))[:1]
         prompt = self._prompt(patch, execution, state, now, row, clean)
         extra = {name: _on(clean.device, value) for name, value in prompt.extra.items() if name != "c_concat"}
-        contexts = request.extra.get("vace_context")
-        if contexts is not None:
-            extra["vace_context"] = blank_like(contexts, clean)
-            extra["vace_strength"] = request.extra.get("vace_strength", [1.0])
+        if patch.key not in state.blanks:
+            state.blanks[patch.key] = blank_for(request, clean, patch_size(request.host.diffusion_model, self.model.architecture))
+        blank = state.blanks[patch.key]
         return replace(
-            request,
+            alone(request, state.marks.setdefault(patch.key, uuid4())),
             x=request.host.model_sampling.noise_scaling(sigma, noise, clean),
             t=request.t[row : row + 1].expand(len(clean)),
-            c_concat=None if request.c_concat is None else blank_like(request.c_concat, clean),
+            c_concat=_on(clean.device, blank.concat),
             c_crossattn=_on(clean.device, prompt.context),
-            control=None,
-            options={**request.options, "cond_or_uncond": [CONDITIONAL]},
-            extra=extra,
+            extra={**extra, **{name: _on(clean.device, value) for name, value in blank.extra.items()}},
         )
 
     def _prompt(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int, clean: Tensor) -> Prompt:
@@ -260,9 +263,9 @@ def _weights_of(request: ModelCall) -> int | str:
     return "on several devices" if "multigpu_thread_device" in request.options else id(request.host)
 
 
-def _serves(read: Read | None, at: tuple[int, float], refresh: int) -> bool:
+def _serves(read: Read, at: tuple[int, float], refresh: int) -> bool:
     """Whether what was read at one (step, sigma) serves another."""
-    return read is not None and (read.at == at or (refresh > 1 and read.at[0] // refresh == at[0] // refresh))
+    return read.at == at or (refresh > 1 and read.at[0] // refresh == at[0] // refresh)
 
 
 def _rows(positive: list[bool], batch: int) -> list[slice]:

@@ -11,6 +11,7 @@ import torch
 from ropeworks_pack.rope_core.errors import RopeWorksError
 
 OVERRIDE = "optimized_attention_override"
+OF_THE_WEIGHTS = "torch.compile"  # the core's key of a wrapper that acts in a reference's own pass too
 
 
 def message_of(act: Callable[[], Any]) -> str:

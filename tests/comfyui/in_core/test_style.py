@@ -13,7 +13,7 @@ from ropeworks_pack.rope_core.reference.style import PRESETS, SharedAttention
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models
-from .recording import OVERRIDE, AttentionCalls, message_of, watched
+from .recording import OF_THE_WEIGHTS, OVERRIDE, AttentionCalls, message_of, watched
 
 FLUX_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 16, 3, 16, 16)
 PLAIN = PRESETS["plain sharing"]
@@ -55,7 +55,7 @@ class ModelCalls:
 
 def counted(patched: Any) -> tuple[Any, ModelCalls]:
     calls, clone = ModelCalls(), patched.clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "test", calls)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, calls)
     return clone, calls
 
 
@@ -94,11 +94,14 @@ class PlainSharing:
             batched = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(x)
             return value[row : row + 1].expand(count, *value.shape[1:]) if batched else value
 
-        def blank(value: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(count, *value.shape[1 : -self.reference.dim() + 2], *self.reference.shape[2:])
+        size = self.reference.shape[2:]
 
-        passed = {name: blank(value) if name == "vace_context" else own(value) for name, value in extra.items()}
-        concat = None if c_concat is None else blank(c_concat)
+        def frames_to_draw(contexts: int) -> torch.Tensor:  # VACE: two halves of an empty picture, and a mask of ones
+            empty = executor.class_obj.process_latent_in(torch.zeros(count, 16, *size))
+            return torch.cat([empty, empty, torch.ones(count, 64, *size)], 1)[:, None].expand(-1, contexts, *[-1] * (len(size) + 1))
+
+        passed = {name: frames_to_draw(value.shape[1]) if name == "vace_context" else own(value) for name, value in extra.items()}
+        concat = None if c_concat is None else torch.zeros(count, c_concat.shape[1], *size)  # Wan's own, where nothing is given
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         watching = {**options, OVERRIDE: self.attention(kept, recording=True)}
         executor(noisy, t[row : row + 1].expand(count), concat, own(context), None, watching, **passed)

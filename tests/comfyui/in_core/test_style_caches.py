@@ -16,11 +16,11 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
 from ropeworks_pack.rope_core.hosts.comfyui.run import KEY, run_of
-from ropeworks_pack.rope_core.hosts.comfyui.style import StyleRun
+from ropeworks_pack.rope_core.hosts.comfyui.style import Read, StyleRun
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models
-from .recording import AttentionCalls, watched
+from .recording import OF_THE_WEIGHTS, AttentionCalls, watched
 from .test_style import FLUX_SHAPE, WAN_SHAPE, close, counted, picture, style
 
 SMALL = (1, 16, 8, 12)
@@ -40,6 +40,10 @@ def kept_by(args: tuple[Any, ...]) -> StyleRun:
     return next(value for value in run_of(options_among(args)).everything_kept if isinstance(value, StyleRun))
 
 
+def reads_of(run: StyleRun) -> list[Read]:
+    return [read for by_weights in run.reads.values() for read in by_weights.values()]
+
+
 class Alive:
     """Weak references to what the runs of a model keep, taken at every model call behind ours."""
 
@@ -55,7 +59,7 @@ class Alive:
         self.runs += [weakref.ref(run), weakref.ref(run_of(options_among(args)))]
         if x.shape[-2:] == SMALL[-2:]:
             self.banks_at_each_pass.append(sum(bank() is not None for bank in self.banks))
-        for read in run.reads.values():
+        for read in reads_of(run):
             self.banks.append(weakref.ref(read.bank))
             self.tensors += [weakref.ref(t) for entry in read.bank.entries.values() for t in (entry.k, entry.v)]
         self.tensors += [weakref.ref(noise) for noise in run.noise.values()]
@@ -71,7 +75,7 @@ class Alive:
 
 def observed(patched: Any, **settings: Any) -> tuple[Any, Alive]:
     alive, clone = Alive(**settings), patched.clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "observer", alive)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, alive)
     return clone, alive
 
 
@@ -115,11 +119,11 @@ def test_keys_are_gone_when_their_part_of_the_schedule_ends():
     later: list[int] = []
 
     def look(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        later.append(len(kept_by(args).reads))
+        later.append(len(reads_of(kept_by(args))))
         return executor(*args, **kwargs)
 
     clone = add_patch(models.flux(), style(picture(*SMALL), window=Window(0.0, 0.4)))
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, look)
     models.sample(clone, FLUX_SHAPE, steps=4)
     assert later == [0, 1, 0, 1, 0, 0], "sigmas 1 and 0.75 with a pass of the reference each, then 0.5 and 0.25"
 
@@ -128,14 +132,14 @@ def test_keys_of_the_blocks_that_share_alone_are_kept():
     sizes = []
 
     def look(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        for read in kept_by(args).reads.values():
+        for read in reads_of(kept_by(args)):
             sizes.append(read.bank.bytes)
         return executor(*args, **kwargs)
 
     model = models.flux()
     for changes in ({"first_block": 0.0}, {}, {"first_block": 0.75}, {"first_block": 0.0, "last_block": 0.25}):
         clone = add_patch(model, style(picture(*SMALL), **changes))
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, look)
         models.sample(clone, FLUX_SHAPE, steps=1)
     block = 2 * 24 * 256 * 4  # keys and values of 24 tokens
     assert sizes == [4 * block, 2 * block, block, block]

@@ -13,7 +13,7 @@ from ropeworks_pack.rope_core.mixed.patches import MixedResolution
 from ropeworks_pack.rope_core.reference.style import KeyScale
 
 from . import models
-from .recording import AttentionCalls, watched
+from .recording import OF_THE_WEIGHTS, AttentionCalls, watched
 from .test_style import FLUX_SHAPE, PLAIN, WAN_SHAPE, Columns, picture, style
 
 QWEN_SHAPE = (1, 16, 1, 16, 16)
@@ -124,7 +124,7 @@ class Flat:
             return executor(x, t, *args, **kwargs)
 
         clone = self.model.clone()
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "look", look)
+        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, look)
         self.keys(clone, shape)
         [(x, sigma)] = seen
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 
 from . import models
+from .recording import OF_THE_WEIGHTS
 from .test_style import FLUX_SHAPE, close, picture, style, together_and_apart
 
 SMALL = (1, 16, 8, 12)
@@ -26,7 +27,7 @@ def contexts(patched: Any, reference: tuple[int, ...], **options: Any) -> list[t
         return executor(x, t, concat, context, *rest, **extra)
 
     clone = patched.clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, OF_THE_WEIGHTS, watch)
     models.sample(clone, FLUX_SHAPE, **options)
     return found
 

@@ -96,7 +96,7 @@ def test_a_reference_leaves_its_pictures_tokens_beside_those_of_other_nodes():
     reference = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(4))
     patch = SharedAttention(reference, scale=PRESETS["plain sharing"], first_block=0.0)
     models.sample(add_patch(watched(with_tokens_in_front(model), keys), patch), (1, 16, 32, 32), steps=1)
-    own = {block: k[:, :, -64:] for block, queries, k in keys.calls if queries == 12 + TEXT + 64}
+    own = {block: k[:, :, -64:] for block, queries, k in keys.calls if queries == TEXT + 64}  # they stand in front of the target alone
     read = {block: k[:, :, queries:] for block, queries, k in keys.calls if k.shape[2] > queries}
     assert len(read) == 4
     assert all(torch.equal(read[block], own[block]) for block in read)
