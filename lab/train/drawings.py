@@ -1,0 +1,214 @@
+"""Trains the tiny Flux to draw what it is told, from nothing, on pictures of the drawn world that are made as it goes.
+
+Most pictures are whole canvases of native size and around it. A part are windows of finer pictures at their own places, at all but the
+highest noise: mixed resolution draws its region so. A model trained on those still knows nothing of laying out a larger canvas.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from ..data.world import BACKGROUNDS, NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, Window, picture, random_scenes
+from ..model.flux import build_transformer, grid_ids, pack
+from ..model.prompts import PARTS, prompt_tables, prompts
+from ..model.vae import LinearVAE
+from .muon import MuonAndAdamW
+
+STATE_FILE = "training_state.pt"
+# Rows and columns of a canvas, as shares of native ones. The training begins with small canvases, which hold the same pictures in
+# a few tokens, and ends with whole ones.
+SMALL = ((0.5, 0.5), (0.625, 0.625), (0.75, 0.75), (0.5, 0.75), (0.75, 0.5))
+AROUND = ((0.75, 0.75), (0.875, 0.875), (1.125, 1.125), (0.75, 1.25), (1.25, 0.75), (0.875, 1.125), (1.125, 0.875))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. tokens: side of the native canvas. minutes: ends the training early, its rate taken down in time; 0 = never.
+
+    batch: pictures of native size; as many more of a smaller one as make the same number of tokens.
+    """
+
+    steps: int = 8000
+    minutes: float = 0.0
+    tokens: int = NATIVE_TOKENS
+    batch: int = 8
+    rate: float = 2e-3
+    warmup: int = 100
+    falls_from: float = 0.65
+    small_until: float = 0.3
+    native_share: float = 0.55
+    window_share: float = 0.2
+    window_sigma: float = 0.85
+    all_open: float = 0.08
+    left_open: tuple[float, float, float] = (0.08, 0.12, 0.08)
+    average: float = 0.999
+
+    def rate_at(self, done: float, step: int) -> float:
+        """done: share of the training that is behind."""
+        fall = 0.5 * (1 + math.cos(math.pi * min(max((done - self.falls_from) / (1 - self.falls_from), 0.0), 1.0)))
+        return self.rate * min(1.0, (step + 1) / self.warmup) * fall
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Tensor  # (B, 16, 2 * rows, 2 * columns)
+    words: Tensor  # (3, B)
+    sigmas: Tensor  # (B,)
+    ids: Tensor  # (rows * columns, 3)
+
+
+def draw_batches(
+    plan: Plan, vae: LinearVAE, generator: torch.Generator, done: Callable[[], float], device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Endless batches; `done` tells which share of the training is behind."""
+
+    def chance(share: float) -> bool:
+        return bool(torch.rand((), generator=generator) < share)
+
+    def choice(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    while True:
+        highest = 1.0
+        if done() < plan.small_until:
+            height, width = (round(plan.tokens * share) for share in SMALL[choice(len(SMALL))])
+            window = Window(0, 0, height, width)
+        elif chance(plan.window_share):
+            height = width = plan.tokens * (3 + choice(2)) // 2
+            window = Window(choice(height - plan.tokens + 1), choice(width - plan.tokens + 1), plan.tokens, plan.tokens)
+            highest = plan.window_sigma
+        else:
+            shape = (1.0, 1.0) if chance(plan.native_share) else AROUND[choice(len(AROUND))]
+            height, width = (round(plan.tokens * share) for share in shape)
+            window = Window(0, 0, height, width)
+        count = max(round(plan.batch * plan.tokens**2 / (window.height * window.width)), 1)
+        scenes = random_scenes(count, height, width, generator)
+        latents = vae.encode(picture(scenes, height, width, window, device))
+        words = leave_open(torch.stack([scenes.subject, scenes.rendering, scenes.background]), plan, generator)
+        sigmas = highest * draw_sigmas(count, generator)
+        yield Batch(latents, words, sigmas, grid_ids(window.height, window.width, window.top, window.left))
+
+
+def draw_sigmas(count: int, generator: torch.Generator) -> Tensor:
+    """Half of them even over 0 to 1, half more often in the upper middle, where the picture is decided."""
+    even = torch.rand(count, generator=generator)
+    middle = (torch.randn(count, generator=generator) + 0.4).sigmoid()
+    return torch.where(torch.arange(count) % 2 == 0, even, middle)
+
+
+def leave_open(words: Tensor, plan: Plan, generator: torch.Generator) -> Tensor:
+    """Some prompts without one of their words, and some without any."""
+    count = words.shape[1]
+    dropped = torch.rand(3, count, generator=generator) < torch.tensor(plan.left_open)[:, None]
+    dropped |= torch.rand(count, generator=generator) < plan.all_open
+    return torch.where(dropped, torch.tensor([len(part) for part in PARTS.values()])[:, None], words)
+
+
+def velocity_loss(transformer: nn.Module, batch: Batch, tables: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+    device = batch.latents.device
+    noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+    sigma = batch.sigmas.to(device)[:, None, None, None]
+    context, pooled = prompts(tables, batch.words)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        predicted = transformer(
+            pack(torch.lerp(batch.latents, noise, sigma)),
+            encoder_hidden_states=context.to(device),
+            pooled_projections=pooled.to(device),
+            timestep=batch.sigmas.to(device),
+            img_ids=batch.ids.to(device),
+            txt_ids=torch.zeros(context.shape[1], 3, device=device),
+            return_dict=False,
+        )[0]
+    return nn.functional.mse_loss(predicted.float(), pack(noise - batch.latents))
+
+
+def start_as_identity(transformer: FluxTransformer2DModel) -> None:
+    """Gates and the last layer at zero: a deep model that starts as none learns sooner."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and ("norm" in name or name == "proj_out"):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class Training:
+    """A training that can be left and gone on with: all it needs is in one file."""
+
+    def __init__(self, plan: Plan, vae: LinearVAE, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        torch.manual_seed(seed)
+        self.plan, self.vae, self.seed, self.device = plan, vae, seed, torch.device(device)
+        self.transformer = build_transformer().train()
+        start_as_identity(self.transformer)
+        self.transformer.to(self.device)
+        self.tables = prompt_tables(seed)
+        self.optimizer = MuonAndAdamW(self.transformer, plan.rate)
+        self.average = [value.detach().clone() for value in self.transformer.parameters()]
+        self.steps, self.seconds = 0, 0.0
+        self.losses: list[tuple[int, float]] = []
+        self.generator = torch.Generator()
+
+    def done(self) -> float:
+        by_time = self.seconds / (60 * self.plan.minutes) if self.plan.minutes else 0.0
+        return max(self.steps / self.plan.steps, by_time)
+
+    def run(self, seconds: float) -> float:
+        """Trains for about so long, or to the end; returns the mean loss."""
+        # What is drawn depends on the seed and on how far the training is, not on how often it was left.
+        self.generator.manual_seed(self.seed * 1_000_003 + self.steps)
+        batches = draw_batches(self.plan, self.vae, self.generator, self.done, self.device)
+        began, before = time.perf_counter(), self.seconds
+        losses = []
+        while self.done() < 1 and self.seconds - before < seconds:
+            loss = velocity_loss(self.transformer, next(batches), self.tables, self.generator)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
+            self.optimizer.step(self.plan.rate_at(self.done(), self.steps))
+            self.steps += 1
+            # Early on the average must not remember the random start.
+            keep = min(self.plan.average, self.steps / (self.steps + 9))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, list(self.transformer.parameters()), 1 - keep)
+            losses.append(loss.detach())
+            self.seconds = before + time.perf_counter() - began
+        mean = float(torch.stack(losses).mean()) if losses else math.nan
+        self.losses.append((self.steps, round(mean, 5)))
+        return mean
+
+    def averaged(self) -> FluxTransformer2DModel:
+        """A copy with the moving average of the weights, on the CPU, ready to draw."""
+        model = build_transformer()
+        with torch.no_grad():
+            for value, mean in zip(model.parameters(), self.average, strict=True):
+                value.copy_(mean)
+        return model.eval().requires_grad_(False)
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.transformer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "vae": self.vae.tensors(),
+        }
+        part = path.with_suffix(".part")
+        torch.save(state, part)
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.transformer.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = [value.to(self.device) for value in state["average"]]
+        self.steps, self.seconds = state["steps"], state["seconds"]
+        self.losses = [tuple(pair) for pair in state["losses"]]
