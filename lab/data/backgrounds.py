@@ -1,4 +1,4 @@
-"""What stands behind a drawing: six scenes as SVG text, stretched to any canvas. They are the same every time, so that they cost little to learn."""
+"""What stands behind a drawing: six scenes as SVG text, stretched to any canvas, the same every time: they cost little to learn."""
 
 from __future__ import annotations
 

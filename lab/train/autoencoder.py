@@ -12,8 +12,8 @@ from ..model.decoder import Decoder
 from ..model.vae import LinearVAE
 
 SIDES = (12, 16, 24, 32)  # tokens of the canvases that the encoder is fitted to
-STEPS, RATE, BATCH = 1500, 2e-3, 4
-LATENT_NOISE = 0.06  # noise on latents: what a diffusion model leaves in them
+STEPS, RATE, BATCH = 1200, 2e-3, 4
+LATENT_NOISE = 0.2  # at most, on latents: a diffusion model leaves some in them
 
 
 def fit_linear(generator: torch.Generator) -> LinearVAE:

@@ -6,25 +6,22 @@ highest noise: mixed resolution draws its region so. A model trained on those st
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from ..data.world import BACKGROUNDS, NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, Window, picture, random_scenes
+from ..data.world import NATIVE_TOKENS, Window, picture, random_scenes
 from ..model.flux import build_transformer, grid_ids, pack
 from ..model.prompts import PARTS, prompt_tables, prompts
 from ..model.vae import LinearVAE
 from .muon import MuonAndAdamW
 
-STATE_FILE = "training_state.pt"
 # Rows and columns of a canvas, as shares of native ones. The training begins with small canvases, which hold the same pictures in
 # a few tokens, and ends with whole ones.
 SMALL = ((0.5, 0.5), (0.625, 0.625), (0.75, 0.75), (0.5, 0.75), (0.75, 0.5))
@@ -199,7 +196,6 @@ class Training:
             "steps": self.steps,
             "seconds": self.seconds,
             "losses": self.losses,
-            "vae": self.vae.tensors(),
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
