@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from .drawings import DRAWINGS, SUBJECTS
 
+SOFT_SIDE = 448  # pixels beyond which a blurred drawing shows nothing new; it is slow to draw
 HATCH, STONE = 8, 16  # pixels from line to line, and from stone to stone; whole patches of the autoencoder and whole tokens
 FRAME = 100  # units of a drawing's side
 
@@ -93,14 +95,22 @@ def pixels_of(text: str) -> Tensor:
     """What SVG text shows, (4, H, W): red, green, blue and opacity in [0, 1]. Colours are not multiplied by the opacity."""
     import resvg_py
 
-    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=text)))).convert("RGBA")
+    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=text, skip_system_fonts=True)))).convert("RGBA")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def drawing(subject: str, rendering: str, side: int) -> Tensor:
+    """(4, side, side): red, green, blue and opacity."""
+    if rendering == "soft" and side > SOFT_SIDE:
+        small = pixels_of(svg(subject, rendering, SOFT_SIDE))
+        return functional.interpolate(small[None], (side, side), mode="bilinear", align_corners=False)[0]
+    return pixels_of(svg(subject, rendering, side))
 
 
 @cache
 def drawings(side: int) -> Tensor:
     """Every subject in every rendering at `side` pixels, (subjects, renderings, 4, side, side), float16."""
-    return torch.stack([torch.stack([pixels_of(svg(s, r, side)).half() for r in RENDERINGS]) for s in SUBJECTS])
+    return torch.stack([torch.stack([drawing(s, r, side).half() for r in RENDERINGS]) for s in SUBJECTS])
 
 
 def _filled(paths: tuple[tuple[str, str], ...], fill: dict[str, str], more: str = "") -> str:

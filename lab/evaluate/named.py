@@ -1,6 +1,6 @@
 """Named right: which truth of the drawn world a picture is nearest to, over every subject, rendering, place and size.
 
-The distance is the mean square between the picture and a truth, both averaged over squares of four pixels, on the whole canvas. All
+The distance is the mean square between the picture and a truth, both averaged over small squares, on the whole canvas. All
 places of a drawing are compared at once: the square of a difference is a sum of correlations.
 """
 
@@ -19,7 +19,7 @@ from ..data.drawings import SUBJECTS
 from ..data.painting import drawings
 from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN, RENDERING_NAMES, drawing_tokens
 
-POOL = 4
+FINE, COARSE = 4, 8  # pixels a side of the squares, on canvases up to and from twice the native size
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,29 @@ def sizes(height: int, width: int) -> tuple[int, ...]:
     return tuple(sorted(size for size in candidates if size <= min(height, width)))
 
 
+def square(picture: Tensor) -> int:
+    """Pixels a side of the squares that a picture is compared in."""
+    return FINE if min(picture.shape[-2:]) < 2 * NATIVE_TOKENS * PIXELS_PER_TOKEN else COARSE
+
+
 @cache
-def _templates(side: int) -> tuple[Tensor, Tensor]:
+def templates(side: int, pool: int) -> tuple[Tensor, Tensor]:
     """Premultiplied colours (60, 3, s, s) and opacity (60, 1, s, s) of all drawings at `side` pixels, averaged over squares."""
     drawn = drawings(side).flatten(0, 1).float()
     opacity = drawn[:, 3:]
-    return functional.avg_pool2d(drawn[:, :3] * opacity, POOL), functional.avg_pool2d(opacity, POOL)
+    return functional.avg_pool2d(drawn[:, :3] * opacity, pool), functional.avg_pool2d(opacity, pool)
 
 
-def distances(picture: Tensor, background: str, size: int) -> Tensor:
-    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every whole-token place: (60, rows, columns)."""
-    height, width = picture.shape[-2:]
-    behind = functional.avg_pool2d(backgrounds(height, width)[BACKGROUNDS.index(background)].float(), POOL)
-    seen = functional.avg_pool2d(picture.float(), POOL)
-    colour, opacity = _templates(size * PIXELS_PER_TOKEN)
-    gap = seen - behind  # a truth's gap is colour - opacity * behind
-    stride = PIXELS_PER_TOKEN // POOL
+def seen(picture: Tensor, background: str) -> tuple[Tensor, Tensor]:
+    """The picture less its background, and the background, both averaged over squares: (3, h, w) each."""
+    pool = square(picture)
+    behind = functional.avg_pool2d(backgrounds(*picture.shape[-2:])[BACKGROUNDS.index(background)].float(), pool)
+    return functional.avg_pool2d(picture.float(), pool) - behind, behind
+
+
+def against_drawings(gap: Tensor, behind: Tensor, colour: Tensor, opacity: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """At every place of every drawing, (drawings, rows, columns): the sum of the picture's gap times the drawing's own, and of the
+    drawing's own squared. A drawing's gap to its background is colour - opacity * behind."""
 
     def against(maps: Tensor, kernels: Tensor) -> Tensor:
         return functional.conv2d(maps[None], kernels, stride=stride)[0]
@@ -67,6 +74,14 @@ def distances(picture: Tensor, background: str, size: int) -> Tensor:
         - 2 * against(behind, colour * opacity)
         + against(behind.square().sum(0, keepdim=True), opacity.square())
     )
+    return cross, own
+
+
+def distances(picture: Tensor, background: str, size: int) -> Tensor:
+    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every whole-token place: (60, rows, columns)."""
+    gap, behind = seen(picture, background)
+    pool = square(picture)
+    cross, own = against_drawings(gap, behind, *templates(size * PIXELS_PER_TOKEN, pool), PIXELS_PER_TOKEN // pool)
     return (gap.square().sum() - 2 * cross + own) / gap.numel()
 
 

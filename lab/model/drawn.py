@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from .decoder import Decoder
-from .flux import WEIGHTS, load, save
+from .flux import NATIVE_PIXELS, WEIGHTS, load, save
 from .vae import PATCH, LinearVAE
 
 DRAWN = WEIGHTS / "drawn"
@@ -29,11 +30,15 @@ class Drawn:
         transformer, vae, companions = load(folder)
         return cls(transformer, vae, decoder_of(companions), prompts_of(companions))
 
-    def save(self, folder: Path) -> None:
+    def to(self, device: torch.device | str) -> Drawn:
+        return replace(self, transformer=self.transformer.to(device), decoder=self.decoder.to(device))
+
+    def save(self, folder: Path, native_pixels: int = NATIVE_PIXELS) -> None:
         decoder = {f"decoder.{name}": value for name, value in self.decoder.state_dict().items()}
         factors, bias = preview_factors(self.vae)
         preview = {"preview.factors": factors, "preview.bias": bias}
-        save(self.transformer, self.vae, {**self.tables, **decoder, **preview}, folder)
+        facts = {"ropeworks.native_pixels": str(native_pixels)}
+        save(self.transformer, self.vae, {**self.tables, **decoder, **preview}, folder, facts)
 
 
 def decoder_of(companions: dict[str, Tensor]) -> Decoder:

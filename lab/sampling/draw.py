@@ -60,7 +60,7 @@ def draw(
     noise: Tensor | None = None,
     on_plan: Callable[[Any, Any], None] | None = None,
 ) -> Tensor:
-    """One picture per prompt and seed: (B, 3, 16 * height, 16 * width), values in [0, 1].
+    """One picture per prompt and seed: (B, 3, 16 * height, 16 * width), values in [0, 1], on the CPU.
 
     noise: (B, 16, 2 * height, 2 * width) in place of the seeds' own. shift: bends the schedule towards high noise.
     on_plan(call, plan): sees what the patches decided at every step.
@@ -71,25 +71,26 @@ def draw(
     guided = cfg != 1.0
     words = torch.cat([prompt.words for prompt in told] + [Prompt().words] * (count if guided else 0), dim=1)
     context, pooled = prompts(lab.tables, words)
+    device = lab.transformer.device
     conditions = {
-        "encoder_hidden_states": context,
-        "pooled_projections": pooled,
-        "img_ids": grid_ids(height, width),
-        "txt_ids": torch.zeros(context.shape[1], 3),
+        "encoder_hidden_states": context.to(device),
+        "pooled_projections": pooled.to(device),
+        "img_ids": grid_ids(height, width).to(device),
+        "txt_ids": torch.zeros(context.shape[1], 3, device=device),
         "return_dict": False,
     }
     even = torch.linspace(1, 0, steps + 1)
     sigmas = shift * even / (1 + (shift - 1) * even)
-    tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise)
+    tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise).to(device)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
     options = {"on_plan": on_plan, "latent_upsampler": lab.vae.enlarged, "sigmas": sigmas[:-1].tolist()}
     active = patched(lab.transformer, *patches, native_pixels=NATIVE_PIXELS, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):
             both = tokens.repeat(2, 1, 1) if guided else tokens
-            velocity = lab.transformer(both, timestep=sigma.expand(len(both)), **conditions)[0]
+            velocity = lab.transformer(both, timestep=sigma.expand(len(both)).to(device), **conditions)[0]
             if guided:
                 with_prompt, without = velocity.chunk(2)
                 velocity = without + cfg * (with_prompt - without)
             tokens = tokens + (following - sigma) * velocity
-    return lab.decoder.decode(unpack(tokens, height, width))
+    return lab.decoder.decode(unpack(tokens, height, width)).cpu()

@@ -8,13 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 
+from ..data.world import PIXELS_PER_TOKEN
 from ..model.drawn import Drawn, decoder_of
 from ..model.vae import LinearVAE
 from ..pictures.sheets import sheet
-from ..sampling.draw import Prompt, draw, random_prompts
+from ..sampling.draw import draw, random_prompts
 from ..sampling.sample import Canvas
-from .autoencoder import fit_linear, train_decoder
+from .autoencoder import STEPS, fit_linear, train_decoder
 from .drawings import Plan, Training
 
 STATE_FILE, AUTOENCODER_FILE, PICTURE_FILE, LOG_FILE = "training_state.pt", "autoencoder.pt", "progress.png", "training.json"
@@ -22,10 +24,20 @@ SAVE_EVERY, PICTURE_EVERY = 120.0, 600.0  # seconds
 SHOWN = 12
 
 
-def train(out: Path, work: Path, plan: Plan, seed: int = 0, device: str = "cpu", picture_every: float = PICTURE_EVERY) -> None:
+def train(
+    out: Path,
+    work: Path,
+    plan: Plan,
+    seed: int = 0,
+    device: str = "cpu",
+    *,
+    picture_every: float = PICTURE_EVERY,
+    decoder_steps: int = STEPS,
+    shown: int = SHOWN,
+) -> Training:
     """Writes the weights and a log into `out`; what a later call goes on from, and pictures, into `work`."""
     work.mkdir(parents=True, exist_ok=True)
-    autoencoder = _autoencoder(work / AUTOENCODER_FILE, seed, device)
+    autoencoder = _autoencoder(work / AUTOENCODER_FILE, seed, device, decoder_steps)
     training = Training(plan, LinearVAE.from_tensors(autoencoder), seed, device)
     state = work / STATE_FILE
     if state.is_file():
@@ -41,21 +53,22 @@ def train(out: Path, work: Path, plan: Plan, seed: int = 0, device: str = "cpu",
             f"{time.strftime('%H:%M:%S')}  {training.done():4.0%}  step {training.steps}  loss {loss:.4f}  {pace:.2f} steps/s", flush=True
         )
         if time.monotonic() - drawn_at > picture_every:
-            _progress_picture(training, autoencoder, plan, work / PICTURE_FILE)
+            _picture(training, autoencoder, shown).save(work / PICTURE_FILE)
             drawn_at = time.monotonic()
     lab = _drawn(training, autoencoder)
-    lab.save(out)
+    lab.save(out, plan.tokens * PIXELS_PER_TOKEN)
     facts = {"seed": seed, "device": device, "torch": torch.__version__, "steps": training.steps, "seconds": round(training.seconds)}
     (out / LOG_FILE).write_text(json.dumps({**facts, "plan": asdict(plan), "losses": training.losses}, indent=1) + "\n")
-    _progress_picture(training, autoencoder, plan, work / PICTURE_FILE)
+    _picture(training, autoencoder, shown).save(work / PICTURE_FILE)
+    return training
 
 
-def _autoencoder(path: Path, seed: int, device: str) -> dict[str, torch.Tensor]:
+def _autoencoder(path: Path, seed: int, device: str, steps: int) -> dict[str, torch.Tensor]:
     if path.is_file():
         return torch.load(path, weights_only=True)
     generator = torch.Generator().manual_seed(seed + 3)
     linear = fit_linear(generator)
-    decoder = train_decoder(linear, generator, device=device).cpu()
+    decoder = train_decoder(linear, generator, steps, device=device).cpu()
     tensors = {**linear.tensors(), **{f"decoder.{name}": value for name, value in decoder.state_dict().items()}}
     torch.save(tensors, path)
     return tensors
@@ -65,7 +78,10 @@ def _drawn(training: Training, autoencoder: dict[str, torch.Tensor]) -> Drawn:
     return Drawn(training.averaged(), training.vae, decoder_of(autoencoder), training.tables)
 
 
-def _progress_picture(training: Training, autoencoder: dict[str, torch.Tensor], plan: Plan, path: Path) -> None:
-    told: list[Prompt] = random_prompts(SHOWN, seed=1)
+def _picture(training: Training, autoencoder: dict[str, torch.Tensor], count: int) -> Image.Image:
+    plan = training.plan
     canvas = Canvas("native", plan.tokens, plan.tokens)
-    sheet(draw(_drawn(training, autoencoder), told, canvas, seeds=range(SHOWN)), columns=6).save(path)
+    told = random_prompts(count, seed=1)
+    return sheet(
+        draw(_drawn(training, autoencoder).to(training.device), told, canvas, seeds=range(count), shift=plan.shift), columns=min(count, 6)
+    )

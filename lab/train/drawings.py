@@ -50,6 +50,11 @@ class Plan:
     left_open: tuple[float, float, float] = (0.08, 0.12, 0.08)
     average: float = 0.999
 
+    @property
+    def shift(self) -> float:
+        """How far levels are bent towards high noise, which a larger picture needs to be hidden in."""
+        return (self.tokens / NATIVE_TOKENS) ** 0.5
+
     def rate_at(self, done: float, step: int) -> float:
         """done: share of the training that is behind."""
         fall = 0.5 * (1 + math.cos(math.pi * min(max((done - self.falls_from) / (1 - self.falls_from), 0.0), 1.0)))
@@ -92,15 +97,16 @@ def draw_batches(
         scenes = random_scenes(count, height, width, generator)
         latents = vae.encode(picture(scenes, height, width, window, device))
         words = leave_open(torch.stack([scenes.subject, scenes.rendering, scenes.background]), plan, generator)
-        sigmas = highest * draw_sigmas(count, generator)
+        sigmas = highest * draw_sigmas(count, generator, plan.shift)
         yield Batch(latents, words, sigmas, grid_ids(window.height, window.width, window.top, window.left))
 
 
-def draw_sigmas(count: int, generator: torch.Generator) -> Tensor:
+def draw_sigmas(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
     """Half of them even over 0 to 1, half more often in the upper middle, where the picture is decided."""
     even = torch.rand(count, generator=generator)
     middle = (torch.randn(count, generator=generator) + 0.4).sigmoid()
-    return torch.where(torch.arange(count) % 2 == 0, even, middle)
+    sigmas = torch.where(torch.arange(count) % 2 == 0, even, middle)
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
 def leave_open(words: Tensor, plan: Plan, generator: torch.Generator) -> Tensor:
@@ -130,11 +136,16 @@ def velocity_loss(transformer: nn.Module, batch: Batch, tables: dict[str, Tensor
 
 
 def start_as_identity(transformer: FluxTransformer2DModel) -> None:
-    """Gates and the last layer at zero: a deep model that starts as none learns sooner."""
+    """Gates at zero, and a last layer that undoes the first: the model starts by saying that all it sees is noise."""
     for name, module in transformer.named_modules():
-        if isinstance(module, nn.Linear) and ("norm" in name or name == "proj_out"):
+        if isinstance(module, nn.Linear) and ("norm" in name or name in ("x_embedder", "proj_out")):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
+    inward, outward = transformer.x_embedder.weight, transformer.proj_out.weight
+    nn.init.orthogonal_(inward)
+    with torch.no_grad():
+        # The norm before the last layer brings the mean square over all of the width to 1.
+        outward.copy_(inward.T * (inward.shape[1] / inward.shape[0]) ** 0.5)
 
 
 class Training:
