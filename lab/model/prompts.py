@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.clips import MOTIONS
 from ..data.world import BACKGROUNDS, OPEN, RENDERING_NAMES, SUBJECTS
 
 PARTS = {"subject": SUBJECTS, "rendering": RENDERING_NAMES, "background": BACKGROUNDS}
-TOKENS = {"subject": 4, "rendering": 2, "background": 2}
+CLIP_PARTS = {**PARTS, "motion": MOTIONS}
+TOKENS = {"subject": 4, "rendering": 2, "background": 2, "motion": 2}
 WIDTH = 64
 
 
@@ -18,7 +20,7 @@ def prompt_tables(seed: int = 0) -> dict[str, Tensor]:
     The first of a word's vectors goes into the pooled prompt; those are orthogonal. The others are context tokens.
     """
     generator = torch.Generator().manual_seed(seed)
-    sizes = [len(words) + 1 for words in PARTS.values()]
+    sizes = [len(words) + 1 for words in CLIP_PARTS.values()]
     pooled = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator)).Q[: sum(sizes)] * WIDTH**0.5
     tables = {}
     for (part, count), rows in zip(TOKENS.items(), pooled.split(sizes), strict=True):
@@ -28,10 +30,10 @@ def prompt_tables(seed: int = 0) -> dict[str, Tensor]:
 
 
 def prompts(tables: dict[str, Tensor], numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Context (B, 8, 64) and pooled (B, 64) of the words' numbers, (3, B)."""
-    rows = [tables[f"prompts.{part}"][row] for part, row in zip(PARTS, numbers, strict=True)]
+    """Context (B, 8, 64) and pooled (B, 64) of the words' numbers, (3, B); with a motion (4, B) and (B, 10, 64)."""
+    rows = [tables[f"prompts.{part}"][row] for part, row in zip(CLIP_PARTS, numbers, strict=False)]
     context = torch.cat([row[:, 1:] for row in rows], dim=1)
-    return context, torch.stack([row[:, 0] for row in rows]).sum(0) / len(PARTS) ** 0.5
+    return context, torch.stack([row[:, 0] for row in rows]).sum(0) / len(rows) ** 0.5
 
 
 def numbers_of(subject: str = OPEN, rendering: str = OPEN, background: str = OPEN) -> Tensor:

@@ -12,12 +12,14 @@ from PIL import Image
 
 from ..data.world import PIXELS_PER_TOKEN
 from ..model.drawn import Drawn, decoder_of
+from ..model.prompts import prompt_tables
 from ..model.vae import LinearVAE
 from ..pictures.sheets import sheet
 from ..sampling.draw import draw, random_prompts
 from ..sampling.sample import Canvas
 from .autoencoder import STEPS, fit_linear, train_decoder
-from .drawings import Plan, Training
+from .drawings import Plan, drawing_training
+from .training import Training
 
 STATE_FILE, AUTOENCODER_FILE, PICTURE_FILE, LOG_FILE = "training_state.pt", "autoencoder.pt", "progress.png", "training.json"
 SAVE_EVERY, PICTURE_EVERY = 120.0, 600.0  # seconds
@@ -38,7 +40,7 @@ def train(
     """Writes the weights and a log into `out`; what a later call goes on from, and pictures, into `work`."""
     work.mkdir(parents=True, exist_ok=True)
     autoencoder = _autoencoder(work / AUTOENCODER_FILE, seed, device, decoder_steps)
-    training = Training(plan, LinearVAE.from_tensors(autoencoder), seed, device)
+    training = drawing_training(plan, LinearVAE.from_tensors(autoencoder), seed, device)
     state = work / STATE_FILE
     if state.is_file():
         training.load(state)
@@ -53,13 +55,13 @@ def train(
             f"{time.strftime('%H:%M:%S')}  {training.done():4.0%}  step {training.steps}  loss {loss:.4f}  {pace:.2f} steps/s", flush=True
         )
         if time.monotonic() - drawn_at > picture_every:
-            _picture(training, autoencoder, shown).save(work / PICTURE_FILE)
+            _picture(_drawn(training, autoencoder, seed), plan, shown).save(work / PICTURE_FILE)
             drawn_at = time.monotonic()
-    lab = _drawn(training, autoencoder)
+    lab = _drawn(training, autoencoder, seed)
     lab.save(out, plan.tokens * PIXELS_PER_TOKEN)
     facts = {"seed": seed, "device": device, "torch": torch.__version__, "steps": training.steps, "seconds": round(training.seconds)}
     (out / LOG_FILE).write_text(json.dumps({**facts, "plan": asdict(plan), "losses": training.losses}, indent=1) + "\n")
-    _picture(training, autoencoder, shown).save(work / PICTURE_FILE)
+    _picture(lab, plan, shown).save(work / PICTURE_FILE)
     return training
 
 
@@ -74,14 +76,11 @@ def _autoencoder(path: Path, seed: int, device: str, steps: int) -> dict[str, to
     return tensors
 
 
-def _drawn(training: Training, autoencoder: dict[str, torch.Tensor]) -> Drawn:
-    return Drawn(training.averaged(), training.vae, decoder_of(autoencoder), training.tables)
+def _drawn(training: Training, autoencoder: dict[str, torch.Tensor], seed: int) -> Drawn:
+    linear = LinearVAE.from_tensors(autoencoder)
+    return Drawn(training.averaged(), linear, decoder_of(autoencoder), prompt_tables(seed)).to(training.device)
 
 
-def _picture(training: Training, autoencoder: dict[str, torch.Tensor], count: int) -> Image.Image:
-    plan = training.plan
+def _picture(lab: Drawn, plan: Plan, count: int) -> Image.Image:
     canvas = Canvas("native", plan.tokens, plan.tokens)
-    told = random_prompts(count, seed=1)
-    return sheet(
-        draw(_drawn(training, autoencoder).to(training.device), told, canvas, seeds=range(count), shift=plan.shift), columns=min(count, 6)
-    )
+    return sheet(draw(lab, random_prompts(count, seed=1), canvas, seeds=range(count), shift=plan.shift), columns=min(count, 6))

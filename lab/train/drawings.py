@@ -6,11 +6,8 @@ highest noise: mixed resolution draws its region so. A model trained on those st
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -20,7 +17,7 @@ from ..data.world import NATIVE_TOKENS, Window, picture, random_scenes
 from ..model.flux import build_transformer, grid_ids, pack
 from ..model.prompts import PARTS, prompt_tables, prompts
 from ..model.vae import LinearVAE
-from .muon import MuonAndAdamW
+from .training import Schedule, Training
 
 # Rows and columns of a canvas, as shares of native ones. The training begins with small canvases, which hold the same pictures in
 # a few tokens, and ends with whole ones.
@@ -29,36 +26,26 @@ AROUND = ((0.75, 0.75), (0.875, 0.875), (1.125, 1.125), (0.75, 1.25), (1.25, 0.7
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to train. tokens: side of the native canvas. minutes: ends the training early, its rate taken down in time; 0 = never.
+class Plan(Schedule):
+    """How to train. tokens: side of the native canvas.
 
     batch: pictures of native size; as many more of a smaller one as make the same number of tokens.
     """
 
-    steps: int = 8000
-    minutes: float = 0.0
+    steps: int = 5000
     tokens: int = NATIVE_TOKENS
     batch: int = 8
-    rate: float = 2e-3
-    warmup: int = 100
-    falls_from: float = 0.65
     small_until: float = 0.3
     native_share: float = 0.55
     window_share: float = 0.2
     window_sigma: float = 0.85
     all_open: float = 0.08
     left_open: tuple[float, float, float] = (0.08, 0.12, 0.08)
-    average: float = 0.999
 
     @property
     def shift(self) -> float:
         """How far levels are bent towards high noise, which a larger picture needs to be hidden in."""
         return (self.tokens / NATIVE_TOKENS) ** 0.5
-
-    def rate_at(self, done: float, step: int) -> float:
-        """done: share of the training that is behind."""
-        fall = 0.5 * (1 + math.cos(math.pi * min(max((done - self.falls_from) / (1 - self.falls_from), 0.0), 1.0)))
-        return self.rate * min(1.0, (step + 1) / self.warmup) * fall
 
 
 @dataclass(frozen=True)
@@ -148,74 +135,14 @@ def start_as_identity(transformer: FluxTransformer2DModel) -> None:
         outward.copy_(inward.T * (inward.shape[1] / inward.shape[0]) ** 0.5)
 
 
-class Training:
-    """A training that can be left and gone on with: all it needs is in one file."""
+def drawing_training(plan: Plan, vae: LinearVAE, seed: int = 0, device: torch.device | str = "cpu") -> Training[FluxTransformer2DModel]:
+    torch.manual_seed(seed)
+    transformer = build_transformer()
+    start_as_identity(transformer)
+    tables = prompt_tables(seed)
 
-    def __init__(self, plan: Plan, vae: LinearVAE, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        torch.manual_seed(seed)
-        self.plan, self.vae, self.seed, self.device = plan, vae, seed, torch.device(device)
-        self.transformer = build_transformer().train()
-        start_as_identity(self.transformer)
-        self.transformer.to(self.device)
-        self.tables = prompt_tables(seed)
-        self.optimizer = MuonAndAdamW(self.transformer, plan.rate)
-        self.average = [value.detach().clone() for value in self.transformer.parameters()]
-        self.steps, self.seconds = 0, 0.0
-        self.losses: list[tuple[int, float]] = []
-        self.generator = torch.Generator()
+    def losses(generator: torch.Generator, done: Callable[[], float]) -> Iterator[Tensor]:
+        for batch in draw_batches(plan, vae, generator, done, device):
+            yield velocity_loss(transformer, batch, tables, generator)
 
-    def done(self) -> float:
-        by_time = self.seconds / (60 * self.plan.minutes) if self.plan.minutes else 0.0
-        return max(self.steps / self.plan.steps, by_time)
-
-    def run(self, seconds: float) -> float:
-        """Trains for about so long, or to the end; returns the mean loss."""
-        # What is drawn depends on the seed and on how far the training is, not on how often it was left.
-        self.generator.manual_seed(self.seed * 1_000_003 + self.steps)
-        batches = draw_batches(self.plan, self.vae, self.generator, self.done, self.device)
-        began, before = time.perf_counter(), self.seconds
-        losses = []
-        while self.done() < 1 and self.seconds - before < seconds:
-            loss = velocity_loss(self.transformer, next(batches), self.tables, self.generator)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.transformer.parameters(), 1.0)
-            self.optimizer.step(self.plan.rate_at(self.done(), self.steps))
-            self.steps += 1
-            # Early on the average must not remember the random start.
-            keep = min(self.plan.average, self.steps / (self.steps + 9))
-            with torch.no_grad():
-                torch._foreach_lerp_(self.average, list(self.transformer.parameters()), 1 - keep)
-            losses.append(loss.detach())
-            self.seconds = before + time.perf_counter() - began
-        mean = float(torch.stack(losses).mean()) if losses else math.nan
-        self.losses.append((self.steps, round(mean, 5)))
-        return mean
-
-    def averaged(self) -> FluxTransformer2DModel:
-        """A copy with the moving average of the weights, on the CPU, ready to draw."""
-        model = build_transformer()
-        with torch.no_grad():
-            for value, mean in zip(model.parameters(), self.average, strict=True):
-                value.copy_(mean)
-        return model.eval().requires_grad_(False)
-
-    def save(self, path: Path) -> None:
-        state = {
-            "model": self.transformer.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "losses": self.losses,
-        }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        part.replace(path)
-
-    def load(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.transformer.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = [value.to(self.device) for value in state["average"]]
-        self.steps, self.seconds = state["steps"], state["seconds"]
-        self.losses = [tuple(pair) for pair in state["losses"]]
+    return Training(plan, transformer, losses, seed, device)

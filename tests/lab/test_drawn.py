@@ -10,16 +10,18 @@ import torch
 pytest.importorskip("resvg_py", reason="the lab needs resvg-py")
 pytest.importorskip("diffusers", reason="the lab needs diffusers")
 
+from lab.data.clips import MOTIONS
 from lab.data.world import BACKGROUNDS, RENDERING_NAMES, SUBJECTS
 from lab.model.decoder import Decoder
 from lab.model.drawn import Drawn, preview_factors
 from lab.model.flux import build_transformer
-from lab.model.prompts import PARTS, numbers_of, prompt_tables, prompts
+from lab.model.prompts import CLIP_PARTS, PARTS, numbers_of, prompt_tables, prompts
 from lab.model.vae import LinearVAE
 from lab.sampling.draw import Prompt, draw, random_prompts
 from lab.sampling.sample import Canvas
-from lab.train.drawings import Plan, Training, draw_batches, leave_open, start_as_identity
+from lab.train.drawings import Plan, draw_batches, drawing_training, leave_open, start_as_identity
 from lab.train.muon import Muon, orthogonal
+from lab.train.training import Training
 
 TINY = Plan(steps=4, batch=1, warmup=2)
 
@@ -31,8 +33,8 @@ def vae() -> LinearVAE:
 
 def test_every_word_has_a_vector_of_its_own_and_open_is_one_of_them():
     tables = prompt_tables()
-    pooled = torch.cat([tables[f"prompts.{part}"][:, 0] for part in PARTS])
-    assert len(pooled) == len(SUBJECTS) + len(RENDERING_NAMES) + len(BACKGROUNDS) + 3
+    pooled = torch.cat([tables[f"prompts.{part}"][:, 0] for part in CLIP_PARTS])
+    assert len(pooled) == len(SUBJECTS) + len(RENDERING_NAMES) + len(BACKGROUNDS) + len(MOTIONS) + 4
     torch.testing.assert_close(pooled @ pooled.T, 64 * torch.eye(len(pooled)), atol=1e-3, rtol=0)
     context, together = prompts(tables, torch.cat([numbers_of("cat", "ink", "sea"), numbers_of("cat", "ink")], 1))
     assert context.shape == (2, 8, 64) and together.shape == (2, 64)
@@ -105,12 +107,12 @@ def test_a_training_that_was_left_goes_on_as_if_it_had_not_been(vae, tmp_path):
         for _ in range(count):
             training.run(1e-9)  # a step
 
-    whole = Training(TINY, vae)
+    whole = drawing_training(TINY, vae)
     steps(whole, 3)
-    first = Training(TINY, vae)
+    first = drawing_training(TINY, vae)
     steps(first, 2)
     first.save(tmp_path / "state.pt")
-    second = Training(TINY, vae, seed=0)
+    second = drawing_training(TINY, vae)
     second.load(tmp_path / "state.pt")
     assert second.steps == 2 and second.losses == first.losses
     steps(second, 1)
