@@ -38,3 +38,18 @@ class Decoder(nn.Module):
 
 def _convolution(channels: int, into: int) -> nn.Conv2d:
     return nn.Conv2d(channels, into, 3, padding=1, padding_mode="replicate")
+
+
+def decoder_of(companions: dict[str, Tensor]) -> Decoder:
+    """From the tensors that are stored beside the weights."""
+    decoder = Decoder(LinearVAE.from_tensors(companions))
+    prefix = "decoder."
+    decoder.load_state_dict({name.removeprefix(prefix): value for name, value in companions.items() if name.startswith(prefix)})
+    return decoder.eval().requires_grad_(False)
+
+
+def preview_factors(vae: LinearVAE) -> tuple[Tensor, Tensor]:
+    """(16, 3) and (3,): the mean colour of a patch by latent channel, for a host's previews, which run from -1 to 1."""
+    colours = vae.decoder.unflatten(0, (3, PATCH**2)).mean(1)
+    mean = vae.mean.unflatten(0, (3, PATCH**2)).mean(1)
+    return 2 * colours.T.contiguous(), 2 * mean - 1

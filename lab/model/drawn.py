@@ -9,9 +9,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
-from .decoder import Decoder
+from .decoder import Decoder, decoder_of, preview_factors
 from .flux import NATIVE_PIXELS, WEIGHTS, load, save
-from .vae import PATCH, LinearVAE
+from .prompts import prompts_of
+from .vae import LinearVAE
 
 DRAWN = WEIGHTS / "drawn"
 
@@ -39,21 +40,3 @@ class Drawn:
         preview = {"preview.factors": factors, "preview.bias": bias}
         facts = {"ropeworks.native_pixels": str(native_pixels)}
         save(self.transformer, self.vae, {**self.tables, **decoder, **preview}, folder, facts)
-
-
-def decoder_of(companions: dict[str, Tensor]) -> Decoder:
-    decoder = Decoder(LinearVAE.from_tensors(companions))
-    prefix = "decoder."
-    decoder.load_state_dict({name.removeprefix(prefix): value for name, value in companions.items() if name.startswith(prefix)})
-    return decoder.eval().requires_grad_(False)
-
-
-def prompts_of(companions: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in companions.items() if name.startswith("prompts.")}
-
-
-def preview_factors(vae: LinearVAE) -> tuple[Tensor, Tensor]:
-    """(16, 3) and (3,): the mean colour of a patch by latent channel, for a host's previews, which run from -1 to 1."""
-    colours = vae.decoder.unflatten(0, (3, PATCH**2)).mean(1)
-    mean = vae.mean.unflatten(0, (3, PATCH**2)).mean(1)
-    return 2 * colours.T.contiguous(), 2 * mean - 1

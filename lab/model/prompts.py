@@ -36,6 +36,11 @@ def prompts(tables: dict[str, Tensor], numbers: Tensor) -> tuple[Tensor, Tensor]
     return context, torch.stack([row[:, 0] for row in rows]).sum(0) / len(rows) ** 0.5
 
 
+def prompts_of(companions: dict[str, Tensor]) -> dict[str, Tensor]:
+    """From the tensors that are stored beside the weights."""
+    return {name: value for name, value in companions.items() if name.startswith("prompts.")}
+
+
 def numbers_of(subject: str = OPEN, rendering: str = OPEN, background: str = OPEN) -> Tensor:
     """(3, 1): what a prompt's words are called by number."""
     found = []

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ..data.world import PIXELS_PER_TOKEN
-from ..model.drawn import Drawn, decoder_of
+from ..model.decoder import decoder_of
+from ..model.drawn import Drawn
 from ..model.prompts import prompt_tables
 from ..model.vae import LinearVAE
 from ..pictures.sheets import sheet

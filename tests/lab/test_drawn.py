@@ -12,8 +12,8 @@ pytest.importorskip("diffusers", reason="the lab needs diffusers")
 
 from lab.data.clips import MOTIONS
 from lab.data.world import BACKGROUNDS, RENDERING_NAMES, SUBJECTS
-from lab.model.decoder import Decoder
-from lab.model.drawn import Drawn, preview_factors
+from lab.model.decoder import Decoder, preview_factors
+from lab.model.drawn import Drawn
 from lab.model.flux import build_transformer
 from lab.model.prompts import CLIP_PARTS, PARTS, numbers_of, prompt_tables, prompts
 from lab.model.vae import LinearVAE
