@@ -17,8 +17,8 @@ from ..model.wan import load_wan
 from ..pictures.sheets import sheet
 from ..sampling.clips import METHODS, Story, draw_clips
 from ..sampling.draw import random_prompts
-from .intervals import interval
 from .named import named
+from .tables import markdown
 
 LENGTHS = (1, 2, 3)  # times the native one
 SAME_SPEED, SLOWED = "(truth, again)", "(truth, slower)"
@@ -70,7 +70,7 @@ def evaluate_clips(out: Path, weights: Path | None, count: int) -> Path:
             for seed, (shown, story) in enumerate(zip(clips, stories, strict=True))
         ]
         results += mine
-        parts += [f"## {length}× ({frames} latent frames)", table(mine)]
+        parts += [f"## {length}× ({frames} latent frames)", markdown(((r.method, r.values) for r in mine), COLUMNS)]
         shown = torch.cat([clips[0].transpose(0, 1) for clips in rows.values()])
         sheet(shown, frames).save(out / "clips" / f"{length}x.png")
     page = out / "clips.md"
@@ -81,14 +81,3 @@ def evaluate_clips(out: Path, weights: Path | None, count: int) -> Path:
 
 def astuple_of(story: Story) -> tuple[str, str, str, str]:
     return story.prompt.subject, story.prompt.rendering, story.prompt.background, story.motion
-
-
-def table(results: Sequence[Result]) -> str:
-    lines = ["| method | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for method in dict.fromkeys(result.method for result in results):
-        cells = []
-        for name, (_, digits) in COLUMNS.items():
-            mean, low, high = interval([r.values[name] for r in results if r.method == method])
-            cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

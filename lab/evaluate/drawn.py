@@ -21,23 +21,23 @@ from ..sampling.draw import CFG, STEPS, Prompt, draw, random_prompts
 from ..sampling.methods import PLAIN, Patches
 from ..sampling.sample import CANVASES, Canvas
 from .extrapolation import setting
-from .intervals import interval
 from .named import named
 from .objects import detail, find
+from .tables import markdown
 
 SIZES = ("1×", "1.5×", "2×", "3×", "2:1", "1:2")
 BATCH = 6
 EMPTY, TRUTH, ENLARGED = "(empty canvas)", "(truth)", "(native, enlarged)"
 ANCHORS = (EMPTY, TRUTH, ENLARGED)
 COLUMNS = {
-    "subject": ("subject right, %", 100, 0),
-    "rendering": ("rendering right, %", 100, 0),
-    "both": ("both, %", 100, 0),
-    "objects": ("objects", 1, 2),
-    "one": ("exactly one, %", 100, 0),
-    "size": ("size", 1, 2),
-    "error": ("distance × 1000", 1000, 1),
-    "detail": ("detail, dB", 1, 1),
+    "subject": ("subject right, %", 0),
+    "rendering": ("rendering right, %", 0),
+    "both": ("both, %", 0),
+    "objects": ("objects", 2),
+    "one": ("exactly one, %", 0),
+    "size": ("size", 2),
+    "distance": ("distance × 1000", 1),
+    "detail": ("detail, dB", 1),
 }
 
 
@@ -82,11 +82,11 @@ def values_of(shown: Tensor, prompt: Prompt, canvas: Canvas) -> dict[str, float]
     found = find(shown, prompt.background, prompt.subject)
     right = {"subject": nearest.subject == prompt.subject, "rendering": nearest.rendering == prompt.rendering}
     values = {
-        **{name: float(value) for name, value in right.items()},
-        "both": float(all(right.values())),
+        **{name: 100.0 * value for name, value in right.items()},
+        "both": 100.0 * all(right.values()),
         "objects": float(len(found)),
-        "one": float(len(found) == 1),
-        "error": nearest.error,
+        "one": 100.0 * (len(found) == 1),
+        "distance": 1000 * nearest.error,
     }
     if found:
         values["size"] = found[0].size / drawing_tokens(canvas.height, canvas.width)
@@ -140,22 +140,6 @@ def _natives(lab: Drawn, told: Sequence[Prompt], first: int, canvas: Canvas) -> 
     return draw(lab, [told[n] for n in some], canvas, seeds=some)
 
 
-def table(results: Sequence[Result]) -> str:
-    """A row per method: means, and for shares their 95 % interval."""
-    lines = ["| method | " + " | ".join(title for title, _, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for method in dict.fromkeys(result.method for result in results):
-        cells = []
-        for name, (_, unit, digits) in COLUMNS.items():
-            values = [unit * r.values[name] for r in results if r.method == method and name in r.values]
-            if not values:
-                cells.append("–")
-                continue
-            mean, low, high = interval(values)
-            cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def evaluate_drawn(
     out: Path, weights: Path | None, count: int, sizes: Sequence[str] | None, command: str, only: Sequence[str] | None = None
 ) -> Path:
@@ -173,7 +157,7 @@ def evaluate_drawn(
         f"{facts}\n- {count} prompts of trained pairs; {STEPS} Euler steps, CFG {CFG:g}",
     ]
     for size in covered:
-        parts += [f"## {size} ({CANVASES[size].pixels})", table([r for r in results if r.size == size])]
+        parts += [f"## {size} ({CANVASES[size].pixels})", markdown(((r.method, r.values) for r in results if r.size == size), COLUMNS)]
     out.mkdir(parents=True, exist_ok=True)
     page = out / "drawn.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

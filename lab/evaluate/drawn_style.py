@@ -22,9 +22,9 @@ from ..sampling.draw import CFG, STEPS, Prompt, draw
 from ..sampling.methods import Patches
 from ..sampling.sample import CANVASES
 from .extrapolation import setting
-from .intervals import interval
 from .metrics_style import copied_share
 from .named import named
+from .tables import markdown
 
 NATIVE = CANVASES["1×"]
 OPEN, ASKED = "(open, no reference)", "(asked for in the prompt)"
@@ -117,21 +117,10 @@ def evaluate_drawn_style(out: Path, weights: Path | None, count: int, seeds: int
     facts = "\n".join(f"- {name}: {f'`{value}`' if name == 'command' else value}" for name, value in where.items())
     parts = ["# Style references on the tiny Flux that draws", f"{facts}\n- {STEPS} Euler steps, CFG {CFG:g}; {seeds} seeds"]
     for title, trained in (("Pairs that were trained", True), ("Pairs that were never trained", False)):
-        parts += [f"## {title}", table([r for r in results if r["trained"] == trained])]
+        parts += [f"## {title}", markdown(((r["method"], r["values"]) for r in results if r["trained"] == trained), COLUMNS)]
     out.mkdir(parents=True, exist_ok=True)
     sheet(torch.cat(shown), len(shown[0])).save(out / "drawn_style.png")
     page = out / "drawn_style.md"
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (out / "drawn_style.json").write_text(json.dumps({"setting": where, "results": results}, indent=1, ensure_ascii=False) + "\n")
     return page
-
-
-def table(results: Sequence[dict]) -> str:
-    lines = ["| method | " + " | ".join(title for title, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for method in dict.fromkeys(result["method"] for result in results):
-        cells = []
-        for name, (_, digits) in COLUMNS.items():
-            mean, low, high = interval([r["values"][name] for r in results if r["method"] == method])
-            cells.append(f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
