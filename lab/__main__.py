@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
     evaluate.add_argument("--drawn", action="store_true", help="measure the model that draws what it is told")
+    evaluate.add_argument("--clips", action="store_true", help="drawn: measure the length of clips")
     evaluate.add_argument("--prompts", type=at_least_one, default=24, help="drawn: how many (default: %(default)s)")
     evaluate.add_argument(
         "--methods", nargs="+", metavar="METHOD", help="drawn: which, for example plain pi 'SEGA over yarn' (default: all)"
@@ -51,7 +52,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=at_least_one, help="pictures of native size in a step (default: 8)")
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument(
-        "--model", choices=("drawn", "flux", "detail", "style", "rpe2d", "wan"), default="drawn", help="the others: those on photographs"
+        "--model",
+        choices=("drawn", "clips", "flux", "detail", "style", "rpe2d", "wan"),
+        default="drawn",
+        help="the others: those on photographs",
     )
     train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
     train.add_argument("--bf16", action="store_true", help="rpe2d: products in bfloat16, faster on a CPU with AMX and slower on others")
@@ -89,10 +93,7 @@ def run(arguments: list[str]) -> None:
 
         print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate" and options.drawn:
-        from .evaluate.drawn import evaluate_drawn
-
-        command = shlex.join(["python", "-m", "lab", *arguments])
-        page = evaluate_drawn(options.out, options.weights, options.prompts, options.sizes, command, options.methods)
+        page = evaluate_drawings(options, shlex.join(["python", "-m", "lab", *arguments]))
         print(f"Tables: {page.resolve()}")
     elif options.command == "evaluate" and options.mixed:
         from .evaluate.mixed import WEIGHTS, evaluate_mixed
@@ -123,13 +124,37 @@ def run(arguments: list[str]) -> None:
         run_training(options)
 
 
+def evaluate_drawings(options: argparse.Namespace, command: str) -> Path:
+    if options.mixed:
+        from .evaluate.drawn_mixed import evaluate_drawn_mixed
+
+        return evaluate_drawn_mixed(options.out, options.weights, options.prompts, command)
+    if options.style:
+        from .evaluate.drawn_style import evaluate_drawn_style
+
+        return evaluate_drawn_style(options.out, options.weights, options.prompts, options.seeds, command)
+    if options.clips:
+        from .evaluate.clips import evaluate_clips
+
+        return evaluate_clips(options.out, options.weights, options.prompts)
+    from .evaluate.drawn import evaluate_drawn
+
+    return evaluate_drawn(options.out, options.weights, options.prompts, options.sizes, command, options.methods)
+
+
 def run_training(options: argparse.Namespace) -> None:
-    if options.model == "drawn":
+    if options.model in ("drawn", "clips"):
         from .model.drawn import DRAWN
+        from .train.clips import ClipPlan
         from .train.command import train as train_drawn
+        from .train.command import train_clips
         from .train.drawings import Plan
 
-        told = {name: value for name in ("steps", "minutes", "tokens", "batch") if (value := getattr(options, name)) is not None}
+        told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
+        if options.model == "clips":
+            train_clips(options.out or DRAWN, options.work, ClipPlan(**told), options.seed, options.device)
+            return
+        told["tokens"] = options.tokens
         train_drawn(options.out or DRAWN, options.work, Plan(**told), options.seed, options.device)
         return
     options.out = options.out or WEIGHTS
