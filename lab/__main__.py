@@ -32,18 +32,30 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/model/weights; /detail or /style in it)")
     evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
+    evaluate.add_argument("--drawn", action="store_true", help="measure the model that draws what it is told")
+    evaluate.add_argument("--clips", action="store_true", help="drawn: measure the length of clips")
+    evaluate.add_argument("--prompts", type=at_least_one, default=24, help="drawn: how many (default: %(default)s)")
+    evaluate.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="drawn: which, for example plain pi 'SEGA over yarn' (default: all)"
+    )
     evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
     evaluate.add_argument("--style", action="store_true", help="measure style references instead of extrapolation")
     evaluate.add_argument("--rpe2d", action="store_true", help="measure training with random positions against extrapolation")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
-    train = commands.add_parser("train", help="train the tiny Flux anew (about half an hour)")
-    train.add_argument("--out", type=Path, default=WEIGHTS, help="folder to write to (default: lab/model/weights)")
+    train = commands.add_parser("train", help="train the tiny Flux anew (an hour and a half on two cores; goes on where it was left)")
+    train.add_argument("--out", type=Path, help="folder for the weights (default: where the lab looks for them)")
+    train.add_argument("--work", type=Path, default=Path("training"), help="folder for checkpoints and pictures (default: %(default)s)")
+    train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: as many as the lab's weights took)")
+    train.add_argument("--minutes", type=float, default=0.0, help="end after so many, however many steps that is (default: never)")
+    train.add_argument("--tokens", type=at_least_one, default=16, help="side of the native canvas (default: %(default)s)")
+    train.add_argument("--batch", type=at_least_one, help="pictures of native size in a step (default: 8)")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument(
         "--model",
-        choices=("flux", "detail", "style", "rpe2d", "wan"),
-        default="flux",
-        help="detail, style: flux, trained further for mixed resolution, and for style references",
+        choices=("drawn", "clips", "flux", "detail", "style", "rpe2d", "wan"),
+        default="drawn",
+        help="the others: those on photographs",
     )
     train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
     train.add_argument("--bf16", action="store_true", help="rpe2d: products in bfloat16, faster on a CPU with AMX and slower on others")
@@ -80,6 +92,9 @@ def run(arguments: list[str]) -> None:
         from .demo.page import demo
 
         print(f"Page: {demo(options.out, subjects).resolve()}")
+    elif options.command == "evaluate" and options.drawn:
+        page = evaluate_drawings(options, shlex.join(["python", "-m", "lab", *arguments]))
+        print(f"Tables: {page.resolve()}")
     elif options.command == "evaluate" and options.mixed:
         from .evaluate.mixed import WEIGHTS, evaluate_mixed
 
@@ -109,7 +124,40 @@ def run(arguments: list[str]) -> None:
         run_training(options)
 
 
+def evaluate_drawings(options: argparse.Namespace, command: str) -> Path:
+    if options.mixed:
+        from .evaluate.drawn_mixed import evaluate_drawn_mixed
+
+        return evaluate_drawn_mixed(options.out, options.weights, options.prompts, command)
+    if options.style:
+        from .evaluate.drawn_style import evaluate_drawn_style
+
+        return evaluate_drawn_style(options.out, options.weights, options.prompts, options.seeds, command)
+    if options.clips:
+        from .evaluate.clips import evaluate_clips
+
+        return evaluate_clips(options.out, options.weights, options.prompts)
+    from .evaluate.drawn import evaluate_drawn
+
+    return evaluate_drawn(options.out, options.weights, options.prompts, options.sizes, command, options.methods)
+
+
 def run_training(options: argparse.Namespace) -> None:
+    if options.model in ("drawn", "clips"):
+        from .model.drawn import DRAWN
+        from .train.clips import ClipPlan
+        from .train.command import train as train_drawn
+        from .train.command import train_clips
+        from .train.drawings import Plan
+
+        told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
+        if options.model == "clips":
+            train_clips(options.out or DRAWN, options.work, ClipPlan(**told), options.seed, options.device)
+            return
+        told["tokens"] = options.tokens
+        train_drawn(options.out or DRAWN, options.work, Plan(**told), options.seed, options.device)
+        return
+    options.out = options.out or WEIGHTS
     weights = WEIGHTS
     if options.model == "wan":
         from .train.wan import train_wan

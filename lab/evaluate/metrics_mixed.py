@@ -57,11 +57,11 @@ def detail(picture: Tensor, reference: Tensor, region: Tensor, ratio: int) -> fl
     return float(torch.corrcoef(torch.stack((found, wanted)))[0, 1])
 
 
-def coarse(picture: Tensor, ratio: int) -> Tensor:
+def coarse(picture: Tensor, ratio: float) -> Tensor:
     """The part of a picture, (3, H, W), that one `ratio` times smaller can show: its cosine transform's lower 1 / ratio per axis."""
     height, width = picture.shape[-2:]
     waves = dctn(picture.double().numpy(), axes=(-2, -1), norm="ortho")
-    waves[:, height // ratio :] = waves[:, :, width // ratio :] = 0
+    waves[:, int(height / ratio) :] = waves[:, :, int(width / ratio) :] = 0
     return torch.from_numpy(idctn(waves, axes=(-2, -1), norm="ortho")).to(picture)
 
 

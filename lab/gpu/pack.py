@@ -28,7 +28,7 @@ PURE = (
     *("comfy-kitchen", "torchsde", "trampoline", "tqdm"),
     *("diffusers", "importlib-metadata", "zipp", "requests", "urllib3", "certifi", "charset-normalizer"),
 )
-COMPILED = ("comfy-aimdo", "psutil")
+COMPILED = ("comfy-aimdo", "psutil", "resvg-py")
 FOR_OTHER_CARDS = "comfy_kitchen/backends/hip/_C."
 LEAVE_FIRST = "diffusers"  # where all together would be too large to travel; two checks need it
 ONLY_IF_ASKED = ("comfy-kitchen", "comfy-aimdo")  # older cores do not know these

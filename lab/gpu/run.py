@@ -23,7 +23,7 @@ from .place import core_here, is_ready
 # Seconds that a check may take. The most valuable come first; the first command's together, and the second's, are less than ten minutes.
 LIMITS = {
     "right": 160, "waits": 35, "launches": 25, "memory": 95, "flux": 195, "peers": 50,
-    "wan": 220, "qwen": 100, "diffusers": 95, "train": 150,
+    "wan": 220, "qwen": 100, "diffusers": 95, "train": 570,
 }  # fmt: skip
 SMALL_LIMIT, OPENING_LIMIT, TOTAL = 150, 120, 560
 OK, FAILED, TIMEOUT, DIED, SKIPPED, NO_TIME = "ok", "failed", "timeout", "died", "skipped", "no time left"

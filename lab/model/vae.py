@@ -24,15 +24,17 @@ class LinearVAE:
     mean: Tensor
 
     @classmethod
-    def fit(cls, pictures: list[Tensor]) -> LinearVAE:
-        """Principal components of every 8x8 patch of `pictures`, each (3, height, width)."""
+    def fit(cls, pictures: list[Tensor], power: float = 0.75) -> LinearVAE:
+        """Principal components of every 8x8 patch of `pictures`, each (3, height, width).
+
+        Whitening (power 1) would drown the picture in its faintest components; a smaller power keeps more of their order.
+        """
         patches = torch.cat([_patches(p[None])[0].T for p in pictures]).double()
         mean = patches.mean(0)
         centred = patches - mean
         _, components = torch.linalg.eigh(centred.T @ centred / len(centred))
         components = components.flip(1)[:, :CHANNELS]
-        # Whitening would drown the picture in its faintest components; the power 0.75 keeps some of their order.
-        scale = (centred @ components).std(0).pow(0.75)
+        scale = (centred @ components).std(0).pow(power)
         overall = ((centred @ components) / scale).std()
         encoder = (components / (scale * overall)).T
         decoder = components * (scale * overall)
@@ -48,17 +50,17 @@ class LinearVAE:
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 16, h, w) -> (B, 3, 8h, 8w), clamped to [0, 1]."""
-        return self._pictures(latents).clamp(0, 1)
+        return self.pictures(latents).clamp(0, 1)
 
     def enlarged(self, latents: Tensor, ratio: int) -> Tensor:
         """The latent of the picture enlarged by `ratio`: (B, 16, [T,] h, w) -> (B, 16, [T,] h * ratio, w * ratio)."""
         if latents.dim() == 5:
             frames = self.enlarged(latents.transpose(1, 2).flatten(0, 1), ratio)
             return frames.unflatten(0, (len(latents), -1)).transpose(1, 2)
-        pictures = self._pictures(latents.float())
+        pictures = self.pictures(latents.float())
         return self.encode(functional.interpolate(pictures, scale_factor=ratio, mode="bicubic", align_corners=False)).to(latents)
 
-    def _pictures(self, latents: Tensor) -> Tensor:
+    def pictures(self, latents: Tensor) -> Tensor:
         patches = torch.einsum("pc,bcn->bpn", self.decoder.to(latents), latents.flatten(2)) + self.mean.to(latents)[:, None]
         size = (latents.shape[-2] * PATCH, latents.shape[-1] * PATCH)
         return functional.fold(patches, size, PATCH, stride=PATCH)

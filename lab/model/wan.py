@@ -86,11 +86,11 @@ def comfyui_names() -> dict[str, str]:
     return names
 
 
-def save_wan(transformer: WanTransformer3DModel, folder: Path) -> None:
+def save_wan(transformer: WanTransformer3DModel, folder: Path, native_pixels: int = NATIVE_TOKENS * 16) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = transformer.state_dict()
     named = {ours: state[theirs].half().contiguous() for ours, theirs in comfyui_names().items()}
-    save_file(named, folder / WEIGHTS_FILE, {"ropeworks.native_pixels": str(NATIVE_TOKENS * 16)})
+    save_file(named, folder / WEIGHTS_FILE, {"ropeworks.native_pixels": str(native_pixels)})
 
 
 def load_wan(folder: Path) -> WanTransformer3DModel:

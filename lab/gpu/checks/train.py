@@ -1,11 +1,10 @@
-"""A training of two minutes, whose checkpoint comes back and loads.
+"""A training whose checkpoint comes back and loads: the model that draws, at a native side of 64 tokens, as `python -m lab train` does it.
 
 TRAININGS is where a later one is added: a function of the place, the folder and the seconds it may take, that returns its figures.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import tempfile
@@ -15,15 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn.functional import interpolate
-
 from ..place import Place
 
-NEEDS = ("diffusers",)
+NEEDS = ("diffusers", "resvg_py")
 INFERENCE = False
-SECONDS = {True: 2.0, False: 120.0}
-CHECKPOINT = "tiny_flux.safetensors"
+SECONDS = {True: 2.0, False: 480.0}
+TOKENS = {True: 8, False: 64}
 
 
 def rows(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -31,46 +27,33 @@ def rows(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         yield name, partial(training, place, SECONDS[place.small])
 
 
-def tiny_flux(place: Place, seconds: float) -> dict[str, Any]:
-    """The tiny Flux as `python -m lab train` does it, but on six smooth fields of colour: it tells of speed and of the way back."""
-    from ...data.subjects import SUBJECTS
-    from ...model.flux import build_transformer, load, save, subject_tables
-    from ...model.vae import LinearVAE
-    from ...train.flux import NATIVE_TOKENS, STAGES, draw_batches, optimise, velocity_loss
+def drawn(place: Place, seconds: float) -> dict[str, Any]:
+    from ...model.drawn import Drawn
+    from ...train.command import PICTURE_FILE, train
+    from ...train.drawings import Plan
 
-    generator = torch.Generator().manual_seed(1)
-    torch.manual_seed(0)
-    pictures = interpolate(torch.rand(len(SUBJECTS), 3, 12, 12, generator=generator), (256, 256), mode="bicubic").clamp(0, 1)
-    vae, tables = LinearVAE.fit(list(pictures)), subject_tables()
-    latents = {NATIVE_TOKENS: vae.encode(pictures)}
-    transformer = build_transformer().train().to(place.device)
-
-    def trained(steps: int) -> tuple[list[float], float]:
-        stage = dataclasses.replace(STAGES[0], steps=steps, warmup=max(steps // 10, 1), batch=2 if place.small else STAGES[0].batch)
-        batches = draw_batches(stage, latents, generator)
-        started = time.perf_counter()
-        losses = optimise(transformer, stage, lambda: velocity_loss(transformer, next(batches), tables, generator))
-        return losses, (time.perf_counter() - started) / steps
-
-    trained(2)
-    _, per_step = trained(4)
-    losses, per_step = trained(max(math.floor(seconds / per_step), 4))
-    transformer = transformer.cpu().eval()
+    began = time.perf_counter()
+    plan = Plan(steps=4 if place.small else 10**6, minutes=seconds / 60, tokens=TOKENS[place.small], batch=1 if place.small else 8)
     with tempfile.TemporaryDirectory() as folder:
-        save(transformer, vae, tables, Path(folder))
-        loaded, _, _ = load(Path(folder))
-        shutil.copy(Path(folder) / CHECKPOINT, place.out / CHECKPOINT)
-    pairs = zip(loaded.state_dict().values(), transformer.state_dict().values(), strict=True)
-    apart, end = max(float((a - b).abs().max()) for a, b in pairs), sum(losses[-20:]) / len(losses[-20:])
+        out, work = Path(folder) / "drawn", Path(folder) / "work"
+        options = {"decoder_steps": 2 if place.small else 600, "shown": 2 if place.small else 12}
+        training = train(out, work, plan, device=place.device.type, picture_every=math.inf, **options)
+        loaded = Drawn.load(out)
+        shutil.copytree(out, place.out / "drawn", dirs_exist_ok=True)
+        shutil.copy(work / PICTURE_FILE, place.out / PICTURE_FILE)
+    pairs = zip(loaded.transformer.parameters(), training.average, strict=True)
+    apart = max(float((stored - mean.cpu()).abs().max()) for stored, mean in pairs)
+    first, last = training.losses[0][1], training.losses[-1][1]
     return {
-        "ok": math.isfinite(end) and apart < 1e-2,
-        "steps": len(losses),
-        "steps_per_second": 1 / per_step,
-        "first_loss": losses[0],
-        "last_loss": end,
-        "checkpoint": CHECKPOINT,
+        "ok": math.isfinite(last) and apart < 1e-2,
+        "steps": training.steps,
+        "steps_per_second": training.steps / training.seconds,
+        "seconds_before": time.perf_counter() - began - training.seconds,
+        "first_loss": first,
+        "last_loss": last,
+        "checkpoint": "drawn",
         "read_back_apart": apart,
     }
 
 
-TRAININGS: dict[str, Callable[[Place, float], dict[str, Any]]] = {"tiny Flux": tiny_flux}
+TRAININGS: dict[str, Callable[[Place, float], dict[str, Any]]] = {"tiny Flux": drawn}

@@ -1,0 +1,110 @@
+"""Named right: which truth of the drawn world a picture is nearest to, over every subject, rendering, place and size.
+
+The distance is the mean square between the picture and a truth, both averaged over small squares, on the whole canvas. All
+places of a drawing are compared at once: the square of a difference is a sum of correlations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..data.backgrounds import BACKGROUNDS, backgrounds
+from ..data.drawings import SUBJECTS
+from ..data.painting import drawings
+from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN, RENDERING_NAMES, drawing_tokens
+
+FINE, COARSE = 4, 8  # pixels a side of the squares, on canvases up to and from twice the native size
+
+
+@dataclass(frozen=True)
+class Named:
+    """The nearest truth. size: the drawing's side in tokens; top, left: its corner in tokens; error: the mean square distance."""
+
+    subject: str
+    rendering: str
+    size: int
+    top: int
+    left: int
+    error: float
+
+
+def sizes(height: int, width: int) -> tuple[int, ...]:
+    """Sides of a drawing that are tried on a canvas of height x width tokens: that of the truth, the native one, and some between."""
+    whole, native = drawing_tokens(height, width), drawing_tokens(NATIVE_TOKENS, NATIVE_TOKENS)
+    candidates = {whole, round(whole * 0.75), round(whole * 0.5), native, round(native * 0.75)}
+    return tuple(sorted(size for size in candidates if size <= min(height, width)))
+
+
+def square(picture: Tensor) -> int:
+    """Pixels a side of the squares that a picture is compared in."""
+    return FINE if min(picture.shape[-2:]) < 2 * NATIVE_TOKENS * PIXELS_PER_TOKEN else COARSE
+
+
+@cache
+def templates(side: int, pool: int) -> tuple[Tensor, Tensor]:
+    """Premultiplied colours (60, 3, s, s) and opacity (60, 1, s, s) of all drawings at `side` pixels, averaged over squares."""
+    drawn = drawings(side).flatten(0, 1).float()
+    opacity = drawn[:, 3:]
+    return functional.avg_pool2d(drawn[:, :3] * opacity, pool), functional.avg_pool2d(opacity, pool)
+
+
+def seen(picture: Tensor, background: str) -> tuple[Tensor, Tensor]:
+    """The picture less its background, and the background, both averaged over squares: (3, h, w) each."""
+    pool = square(picture)
+    behind = functional.avg_pool2d(backgrounds(*picture.shape[-2:])[BACKGROUNDS.index(background)].float(), pool)
+    return functional.avg_pool2d(picture.float(), pool) - behind, behind
+
+
+def against_drawings(gap: Tensor, behind: Tensor, colour: Tensor, opacity: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """At every place of every drawing, (drawings, rows, columns): the sum of the picture's gap times the drawing's own, and of the
+    drawing's own squared. A drawing's gap to its background is colour - opacity * behind."""
+
+    def against(maps: Tensor, kernels: Tensor) -> Tensor:
+        return functional.conv2d(maps[None], kernels, stride=stride)[0]
+
+    cross = against(gap, colour) - against((gap * behind).sum(0, keepdim=True), opacity)
+    own = (
+        colour.square().sum((1, 2, 3))[:, None, None]
+        - 2 * against(behind, colour * opacity)
+        + against(behind.square().sum(0, keepdim=True), opacity.square())
+    )
+    return cross, own
+
+
+def distances(picture: Tensor, background: str, size: int) -> Tensor:
+    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every whole-token place: (60, rows, columns)."""
+    gap, behind = seen(picture, background)
+    pool = square(picture)
+    cross, own = against_drawings(gap, behind, *templates(size * PIXELS_PER_TOKEN, pool), PIXELS_PER_TOKEN // pool)
+    return (gap.square().sum() - 2 * cross + own) / gap.numel()
+
+
+def named(picture: Tensor, background: str) -> Named:
+    """What a picture (3, H, W) before a known background shows."""
+    rows, columns = (length // PIXELS_PER_TOKEN for length in picture.shape[-2:])
+    best: Named | None = None
+    for size in sizes(rows, columns):
+        found = distances(picture, background, size)
+        index = int(found.argmin())
+        error = float(found.flatten()[index])
+        if best is None or error < best.error:
+            drawing, top, left = (int(n) for n in torch.unravel_index(torch.tensor(index), found.shape))
+            subject, rendering = divmod(drawing, len(RENDERING_NAMES))
+            best = Named(SUBJECTS[subject], RENDERING_NAMES[rendering], size, top, left, error)
+    if best is None:
+        raise ValueError(f"no drawing fits on {columns}x{rows} tokens (width x height)")
+    return best
+
+
+def rates(found: Sequence[Named], subjects: Sequence[str], renderings: Sequence[str]) -> tuple[float, float]:
+    """Shares of pictures whose subject, and whose rendering, is the one that was asked for."""
+    count = len(found)
+    subject = sum(one.subject == asked for one, asked in zip(found, subjects, strict=True)) / count
+    rendering = sum(one.rendering == asked for one, asked in zip(found, renderings, strict=True)) / count
+    return subject, rendering
