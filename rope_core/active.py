@@ -87,6 +87,9 @@ class Reader(Protocol):
     def complaint(self) -> str:
         """What to tell people after a pass in which it could not act; empty where it could."""
 
+    def unmatched(self) -> str:
+        """After a pass: what to tell people of calls that it should have acted on and could not tell; empty where there are none."""
+
     def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
         """The call, and the attention of each query group, as they go on from here. order: of the queries, None = as they come."""
 

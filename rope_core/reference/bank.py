@@ -32,12 +32,16 @@ class Entry:
 
 @dataclass
 class KeyBank:
-    """A reference's entries; those of calls whose number lies outside first..last are not kept."""
+    """A reference's entries; those of calls whose number lies outside first..last are not kept.
+
+    calls: how many calls over the image each block made, None = all of them, where a host does not tell blocks.
+    """
 
     first: int = 0
     last: int = 1 << 30
     keep_on_cpu: bool = False
     entries: dict[Key, Entry] = field(default_factory=dict)
+    calls: Counter[Block | None] = field(default_factory=Counter)
 
     def keep(self, number: int, q: Tensor, k: Tensor, v: Tensor, key: Key | None = None) -> None:
         """What the call of this number over the image leaves, under `key`, or under its number."""
@@ -78,6 +82,10 @@ class ImageCalls:
             return None
         return number if call.block is None else (call.block, number)
 
+    def of(self, block: Block | None) -> int:
+        """How many calls over the image the block made so far."""
+        return -(-self._seen[block] // self.every)
+
 
 @dataclass
 class Recording:
@@ -89,6 +97,9 @@ class Recording:
     complaint: str = ""
     _count: int = 0
 
+    def unmatched(self) -> str:
+        return ""
+
     def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
         key = self.calls.key_of(call)
         if key is not None:
@@ -96,6 +107,7 @@ class Recording:
             each = (x if call.skip_reshape else x.unflatten(-1, (call.heads, -1)).transpose(1, 2) for x in (call.q, call.k, call.v))
             q, k, v = (x[:, :, first : first + self.tokens] for x in each)
             self.bank.keep(self._count, q, k, v, key)
+            self.bank.calls[call.block] += 1
             self._count += 1
         return call, attend
 

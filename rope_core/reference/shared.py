@@ -10,12 +10,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..active import Attend, AttentionCall, QueryOrder, Rotate
+from ..active import Attend, AttentionCall, Block, QueryOrder, Rotate
+from ..errors import RopeWorksError
 from .bank import ImageCalls, Key, KeyBank, pair_sizes
 
 UNREAD = (
     "no attention call of this model reads the style reference, so it has no effect at these steps: another node replaced the attention, "
     "or changes the sequence"
+)
+UNREAD_BLOCKS = (
+    "some blocks of this model make attention calls that the style reference's keys do not fit, so they do not read it: another node "
+    "changes the sequence, or makes attention calls of its own"
+)
+UNKNOWN_BLOCKS = (
+    "this version of ComfyUI does not tell which block of a model calls attention, and the picture's pass made {} calls over the picture "
+    "where the style reference's made {}: another node leaves calls out or adds some, so that blocks would read the keys of others. Update "
+    "ComfyUI, remove that node, or bypass Shared-Attention Style Ref."
 )
 Order = Callable[[], Tensor]
 Readers = list[tuple[Tensor | None, list[int]]]  # queries, None = all, and the numbers of what they read
@@ -59,14 +69,30 @@ class Sharing:
     calls: ImageCalls
     tokens: int
     used: bool = False
+    _calling: set[Block | None] = field(default_factory=set)
     _queries: dict[tuple[str, int, tuple[int, ...], torch.device], Readers] = field(default_factory=dict)
 
     @property
     def complaint(self) -> str:
         return "" if self.used else UNREAD
 
+    def unmatched(self) -> str:
+        """After a pass: what to tell people of calls that ran and read the wrong keys or none.
+
+        Raises RopeWorksError where nobody can tell which. Blocks that made no call at all were left out, and that is nobody's fault.
+        """
+        for bank in (reading.bank for reading in self.readings):
+            for block in {None if isinstance(key, int) else key[0] for key in bank.entries}:
+                found, expected = self.calls.of(block), bank.calls[block]
+                if block is None and found not in (0, expected):
+                    raise RopeWorksError(UNKNOWN_BLOCKS.format(found, expected))
+                if block is not None and block in self._calling and found != expected:
+                    return UNREAD_BLOCKS if self.used else UNREAD
+        return ""
+
     def attends(self, call: AttentionCall, attend: dict[str, Attend], order: QueryOrder | None) -> tuple[AttentionCall, dict[str, Attend]]:
         key = self.calls.key_of(call)
+        self._calling.add(call.block)
         if key is None or not any(key in reading.bank.entries for reading in self.readings):
             return call, attend
         self.used = True

@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from rope_core import Call, Plan
-from rope_core.active import ActivePlan, grouped_attention, running
+from rope_core.active import ActivePlan, AttentionCall, grouped_attention, running
+from rope_core.errors import RopeWorksError
 from rope_core.layout import HIGH
 from rope_core.reference.bank import ImageCalls, KeyBank, Recording, pair_sizes
 from rope_core.reference.shared import Reading, Sharing
@@ -344,3 +345,46 @@ def test_adain_reaches_the_attention():
     shared = sharing(reading(source, adapt=1.0))
     expected = by_definition(*(shared.adapted(0, x, w, HEADS, True) for x, w in ((q, "q"), (k, "k"))), v, [reading(source)])
     assert (through(shared, q, k, v) - expected).abs().max() < 1e-5
+
+
+# ---- calls that cannot be told
+
+
+def in_block(kind: str, length: int = TEXT + IMAGE) -> AttentionCall:
+    q, k, v = (noise(1, HEADS, length, CHANNELS, seed=seed) for seed in (1, 2, 3))
+    return AttentionCall(q, k, v, None, HEADS, True, 1, rotate_keys, (kind, 0) if kind else None)
+
+
+def read_of(*kinds: str) -> KeyBank:
+    found = KeyBank()
+    recording = Recording(found, ImageCalls(start), IMAGE)
+    for kind in kinds:
+        recording.attends(in_block(kind), {}, None)
+    return found
+
+
+def after(found: KeyBank, *calls: AttentionCall) -> str:
+    shared = sharing(Reading(found, torch.ones(CHANNELS)))
+    for call in calls:
+        shared.attends(call, {}, None)
+    return shared.unmatched()
+
+
+def test_blocks_that_call_and_do_not_read_are_said():
+    found = read_of("a", "b")
+    assert after(found, in_block("a"), in_block("b")) == ""
+    assert after(found, in_block("a")) == "", "a block that is left out reads nothing and is no fault"
+    assert after(found) == ""
+    assert after(found, in_block("a"), in_block("c", 2)) == ""
+    assert after(found, in_block("a"), in_block("b", 2)).startswith("some blocks")
+    assert after(found, in_block("a"), in_block("b"), in_block("b")).startswith("some blocks")
+    assert after(found, in_block("a", 2), in_block("b", 2)).startswith("no attention call")
+
+
+def test_without_blocks_a_call_too_few_or_many_is_an_error():
+    found = read_of("", "")
+    assert after(found, in_block(""), in_block("")) == ""
+    assert after(found, in_block("", 2)) == "", "a step whose blocks are all left out reads nothing"
+    for calls in (1, 3):
+        with pytest.raises(RopeWorksError, match=f"made {calls} calls over the picture where the style reference's made 2"):
+            after(found, *[in_block("")] * calls)

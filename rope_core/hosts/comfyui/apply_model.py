@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from ...stack import Call
 from .call import ModelCall
 from .execution import Answer, Execution, PatchedModel
 from .names import name_of
+from .own_pass import hooked_on
 from .parts import parts_of
 from .positions import scaled_axes
 from .run import SamplingRun, run_of
@@ -127,8 +128,11 @@ class ApplyModel:
             self._check_others(execution, active)
         if unread and active.consulted and "attention" not in acted:
             raise RopeWorksError(LOST_ATTENTION)
-        if unread and active.consulted and "reference" not in acted:
-            self._warn(execution.run, unread)
+        unmatched = "" if execution.shared is None else execution.shared.unmatched()
+        if not unmatched and active.consulted and "reference" not in acted:
+            unmatched = unread
+        if unmatched:
+            self._warn(execution.run, unmatched, lambda: f". {hooked_on(execution.request)}")
 
     def _check_others(self, execution: Execution, active: ActivePlan) -> None:
         """Says so where other nodes stretch the axes that a plan changes, or bend the schedule that its results are known at."""
@@ -160,11 +164,11 @@ class ApplyModel:
                 "native width and height.",
             )
 
-    def _warn(self, run: SamplingRun, text: str) -> None:
+    def _warn(self, run: SamplingRun, text: str, more: Callable[[], str] = str) -> None:
         said = run.kept((self, "said"), set)
         if text not in said:
             said.add(text)
-            log.warning(text)
+            log.warning(text + more())
 
     def _announce(self, call: Call, run: SamplingRun, size: tuple[int, ...]) -> bool:
         """One line per patch at the first call of a run, and at each new size in it; True at those calls."""

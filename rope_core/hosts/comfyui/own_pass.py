@@ -14,9 +14,10 @@ from torch import nn
 from ...errors import RopeWorksError
 from ...mixed.run import CONDITIONAL
 from .call import ModelCall
-from .names import node_of
+from .names import name_of, node_of
 
 HOOKS = ("patches", "patches_replace", "wrappers", "callbacks")  # where transformer_options keep what nodes hung on a target
+OURS = __name__.split(".rope_core.")[0]
 COMPILED = "torch.compile"  # the core's name for the wrapper that puts compiled modules in the place of plain ones
 
 
@@ -42,6 +43,17 @@ def alone(request: ModelCall, mark: UUID) -> ModelCall:
         control=None,
         options={**options, "cond_or_uncond": [CONDITIONAL], "uuids": [mark]},
     )
+
+
+def hooked_on(request: ModelCall) -> str:
+    """Which other nodes hung something on the target, for people to look for a cause among."""
+    options = request.options
+    wrappers = [(options.get("wrappers") or {}).get(kind, {}) for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)]
+    patches = [options.get("patches") or {}]
+    hooks = [hook for group in (*wrappers, *patches) for listed in group.values() for hook in listed]
+    hooks += [hook for group in (options.get("patches_replace") or {}).values() for hook in group.values()]
+    names = sorted({node_of(hook) for hook in hooks if not name_of(hook).startswith(OURS)})
+    return f"On this model: {'; '.join(names)}." if names else "No hook on this model tells which."
 
 
 def weights_in_force(request: ModelCall) -> Hashable:

@@ -271,6 +271,70 @@ def behind_attention(model: Any, theirs: Callable[[dict[str, Any]], Any]) -> Any
     return clone
 
 
+class InDoubleBlock:
+    """Another pack's hook around the second double block: it cuts tokens off the picture there, or runs it twice."""
+
+    def __init__(self, cut: int = 0, times: int = 1) -> None:
+        self.cut, self.times = cut, times
+
+    def __call__(self, given: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        end = given["img"].shape[1] - self.cut
+        inner = {**given, "img": given["img"][:, :end], "pe": given["pe"][:, :, : given["pe"].shape[2] - self.cut]}
+        for _ in range(self.times):
+            answer = extra["original_block"](inner)
+        return {**answer, "img": torch.cat([answer["img"], given["img"][:, end:]], 1)}
+
+
+def test_calls_of_another_length_and_added_ones_are_said_once_by_name():
+    """One block's calls cannot be told, the others read; where the core tells no blocks, a call too few or many is an error."""
+    model = models.flux()
+    told = first_block_is_told(model)
+    for hook in (InDoubleBlock(cut=4), InDoubleBlock(times=2)):
+        clone = model.clone()
+        clone.set_model_patch_replace(hook, "dit", "double_block", 1)
+        patched = add_patch(clone, shared())
+        if not told:
+            error = message_of(lambda: models.sample(patched, (1, 16, 32, 32), steps=3))  # noqa: B023
+            assert f"made {3 if hook.cut else 5} calls over the picture where the style reference's made 4" in error
+            continue
+        keys = Keys()
+        patched = add_patch(watched(clone, keys), shared())
+        with warnings_of_ours() as lines:
+            models.sample(patched, (1, 16, 32, 32), steps=3, cfg=2.0)
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("some blocks of this model"), lines
+        assert "InDoubleBlock" in lines[0]
+        assert {block for block, q, k in keys.calls if k.shape[2] > q} >= {("double", 0), ("single", 0), ("single", 1)}
+
+
+def test_calls_that_no_longer_fit_after_the_first_step_are_said():
+    """As a cache that changes the sequence from the second step on: what has read once is no proof for later steps."""
+    model, count = models.flux(), [0]
+    if not first_block_is_told(model):
+        return "this core does not tell blocks"
+
+    def later(executor: Any, x: Any, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
+        count[0] += 1
+        hooks = {("double_block", 0): OneBlock(), ("double_block", 1): OneBlock(), **{("single_block", n): OneBlock() for n in (0, 1)}}
+        return executor(x, t, a, b, c, {**options, "patches_replace": {"dit": hooks}} if count[0] > 1 else options, **kw)
+
+    class OneBlock:
+        def __call__(self, given: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            pe = given["pe"][:, :, : given["pe"].shape[2] - 4]
+            inner = {**given, "img": given["img"][:, :-4], "pe": pe}
+            answer = extra["original_block"](inner)
+            return {**answer, "img": torch.cat([answer["img"], given["img"][:, -4:]], 1)}
+
+    clone = add_patch(model, shared()).clone()
+    clone.add_wrapper_with_key("diffusion_model", "cuts later", replaced_options(later))
+    with warnings_of_ours() as lines:
+        models.sample(clone, (1, 16, 32, 32), steps=4)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("no attention call of this model reads the style reference"), lines
+    assert "later" in lines[0] or "replaced_options" in lines[0]
+    return None
+
+
 def replaced_options(change: Callable[..., Any]) -> Callable[..., Any]:
     """A DIFFUSION_MODEL wrapper that hands other transformer_options on, wherever they stand among the arguments."""
 
