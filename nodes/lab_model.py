@@ -71,7 +71,7 @@ class RopeLabModel(io.ComfyNode):
     @classmethod
     def execute(cls, subject: str, weights: str = "256 px", rendering: str = OPEN) -> io.NodeOutput:
         if rendering != OPEN and weights != RENDERED:
-            raise RopeWorksError(f"weights {weights!r} know photographs only. Set weights to {RENDERED!r}, or rendering to {OPEN!r}.")
+            raise RopeWorksError(f"weights {weights} know photographs only. Set weights to {RENDERED!r}, or rendering to {OPEN!r}.")
         folder = VARIANTS[weights]
         model = load_model(folder / "tiny_flux.safetensors")
         companions = load_file(folder / "tiny_flux_vae_and_subjects.safetensors")

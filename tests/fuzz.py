@@ -163,11 +163,11 @@ def node_cases(draw: Callable[..., Any], nodes: dict[str, Any]) -> dict[str, Any
     name = draw(st.sampled_from(sorted(nodes)))
     inputs, lists = nodes[name]["inputs"], nodes[name]["lists"]
     given = {one["id"]: draw(FITTING[one["kind"]](one)) for one in inputs if not one["optional"] or draw(st.booleans())}
-    for one in draw(st.lists(st.sampled_from(inputs), max_size=2)):
+    for one in draw(st.lists(st.sampled_from(inputs), max_size=2)) if draw(st.booleans()) else []:
         given[one["id"]] = draw(HOSTILE)
     if lists:
         given = {
-            key: [value] if draw(st.integers(0, 9)) else draw(st.sampled_from([value, [], [value, value]])) for key, value in given.items()
+            key: [value] if draw(st.integers(0, 19)) else draw(st.sampled_from([value, [], [value, value]])) for key, value in given.items()
         }
     return {"node": name, "inputs": given}
 

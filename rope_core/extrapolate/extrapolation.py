@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import RopeWorksError
+from ..errors import RopeWorksError, shown
 from ..magnitudes import Magnitudes
 from ..native import BUCKET, NATIVE_RULES
 from ..stack import ALWAYS, TIME, AxisSpan, Call, Patch, Window
@@ -66,7 +66,7 @@ class Extrapolate(Patch):
         check_native_size(self.native_size)
         check_number("temperature", self.temperature, 0.0, 10.0)
         if isinstance(self.riflex_pair, bool) or not isinstance(self.riflex_pair, int) or self.riflex_pair < 0:
-            raise RopeWorksError(f"riflex_pair is {self.riflex_pair!r}: expected a pair counted from 1, or 0 for the model's own.")
+            raise RopeWorksError(f"riflex_pair is {shown(self.riflex_pair)}: expected a pair counted from 1, or 0 for the model's own.")
 
     @property
     def key(self) -> str:
@@ -240,17 +240,17 @@ def assumption(call: Call, axes: Iterable[AxisSpan]) -> str:
 
 def check_method(method: str, allowed: tuple[str, ...], what: str = "method") -> None:
     if method not in allowed:
-        raise RopeWorksError(f"unknown {what} {method!r}: expected one of {', '.join(allowed)}.")
+        raise RopeWorksError(f"unknown {what} {shown(method)}: expected one of {', '.join(allowed)}.")
 
 
 def check_native_size(pixels: int) -> None:
     if isinstance(pixels, bool) or not isinstance(pixels, int) or not 0 <= pixels <= 65536:
         raise RopeWorksError(
-            f"native_size is {pixels!r}: expected whole pixels per side from 1 to 65536, or 0 for the model's own. Set it to 0 when unsure."
+            f"native_size is {shown(pixels)}: expected whole pixels per side from 1 to 65536, or 0 for the model's own. When unsure: 0."
         )
 
 
 def check_number(name: str, value: float, low: float = -1e6, high: float = 1e6) -> None:
     """Refuses NaN, infinities and values outside [low, high]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise RopeWorksError(f"{name} is {value!r}: expected a number from {low:g} to {high:g}. Reset the input to its default.")
+        raise RopeWorksError(f"{name} is {shown(value)}: expected a number from {low:g} to {high:g}. Reset the input to its default.")

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import RopeWorksError
+from ..errors import RopeWorksError, shown
 from ..extrapolate.extrapolation import check_method, check_number
 from ..layout import HIGH
 from ..stack import MIXED as MIXED_RUN
@@ -91,7 +91,7 @@ class MixedResolution(Patch):
 
     def __post_init__(self) -> None:
         if self.ratio not in RATIOS:
-            raise RopeWorksError(f"ratio is {self.ratio!r}: expected one of {', '.join(map(str, RATIOS))}.")
+            raise RopeWorksError(f"ratio is {shown(self.ratio)}: expected one of {', '.join(map(str, RATIOS))}.")
         if self.mask is not None and (self.mask.dim() != 3 or not self.mask.numel()):
             raise RopeWorksError(f"the mask has shape {tuple(self.mask.shape)}: expected (masks, height, width). Connect a MASK.")
         check_number("coarse_until", self.coarse_until, AUTOMATIC, 1.0)

@@ -17,7 +17,6 @@ from .regions import Box, CellGrid
 
 Stretches = tuple[int, Tensor, Tensor]  # top row; first column, and the one after the last, of (shapes, rows) from there
 SEGMENTS_AT_ONCE = 64
-SMALLEST = 1e-300  # half of the least height would be 0
 SHORTEST_SEGMENT = 1e-6  # pixels; a shorter one has no direction that can be trusted and is a dot
 
 
@@ -121,7 +120,7 @@ def _covered(start: float, length: float, size: int) -> tuple[int, int]:
 def _ellipse_spans(area: Area, top: int, bottom: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Where each row is entered and left, (1, rows) each, in pixels."""
     away = (torch.arange(top, bottom, dtype=torch.float64) + 0.5) / height - (area.y + area.height / 2)
-    half = area.width / 2 * width * (1 - (away / max(area.height / 2, SMALLEST)).square()).clamp(min=0).sqrt()
+    half = area.width / 2 * width * (1 - (away / (area.height / 2)).square()).clamp(min=0).sqrt()
     centre = (area.x + area.width / 2) * width
     return (centre - half)[None], (centre + half)[None]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import RopeWorksError
+from ..errors import RopeWorksError, shown
 from ..extrapolate.extrapolation import check_method, check_native_size, check_number
 from ..magnitudes import Magnitudes
 from ..stack import TIME, TRAINING, Call, Patch, Stack
@@ -46,9 +46,9 @@ class Rpe2d(Patch):
         check_method(self.mode, get_args(Mode), "mode")
         check_native_size(self.native_size)
         if self.trained_on is not None and not all(side >= 1 for side in self.trained_on):
-            raise RopeWorksError(f"trained_on {self.trained_on!r}: expected rows and columns in tokens, of at least one each.")
+            raise RopeWorksError(f"trained_on {shown(self.trained_on)}: expected rows and columns in tokens, of at least one each.")
         if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 0 <= self.max_grid <= 4096:
-            raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 0 (off) to 4096.")
+            raise RopeWorksError(f"max_grid {shown(self.max_grid)}: expected a whole number of tokens from 0 (off) to 4096.")
 
     def places(self, call: Call) -> Mapping[int, Tensor]:
         call = self._sized(call)
@@ -148,7 +148,7 @@ class Rpe2dTraining(Patch):
         check_method(self.mode, get_args(Mode), "mode")
         check_number("probability", self.probability, 0.0, 1.0)
         if isinstance(self.max_grid, bool) or not isinstance(self.max_grid, int) or not 1 <= self.max_grid <= 4096:
-            raise RopeWorksError(f"max_grid {self.max_grid!r}: expected a whole number of tokens from 1 to 4096.")
+            raise RopeWorksError(f"max_grid {shown(self.max_grid)}: expected a whole number of tokens from 1 to 4096.")
 
     def draw(self, call: Call, batch: int, step: int) -> dict[int, Tensor]:
         """Axis -> positions (batch, length), float64: the same for the same seed and step."""

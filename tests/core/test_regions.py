@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -342,3 +343,34 @@ def test_padding_is_as_little_as_needed_and_changes_no_other_token():
 def test_padding_keeps_the_bands():
     padded = square(6, 3, outer=1, inner=1).with_padding(lambda tokens: tokens < 100)
     assert padded.counts == square(6, 3, outer=1, inner=1).counts
+
+
+def test_a_serpentine_is_one_island_in_few_rounds():
+    """256 rows of a scribble hang together over 33,000 cells; numbers passed on cell by cell need as many rounds."""
+    side = 256
+    cells = torch.zeros(1, side, side, dtype=torch.bool)
+    for row in range(0, side, 4):
+        cells[0, row] = True
+        cells[0, row + 1 : row + 4, side - 1 if row // 4 % 2 == 0 else 0] = True
+    started = time.process_time()
+    assert len(components(cells)[cells].unique()) == 1
+    assert torch.equal(tidied(cells, 0, int(cells.sum())), cells)
+    assert not tidied(cells, 0, int(cells.sum()) + 1).any()
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("size", [(7, 5), (64, 48), (48, 64)])
+def test_cells_of_a_mask_are_those_that_hold_a_touched_pixel(size):
+    """Cell by cell from the definition, for masks larger and smaller than the cells."""
+    generator = torch.Generator().manual_seed(7)
+    for height, width, cell in ((64, 48, 16), (60, 44, 16), (64, 48, 1)):
+        grid = CellGrid(1, height, width, cell)
+        mask = (torch.rand(1, *size, generator=generator) > 0.9).float()
+        found = grid.from_mask(mask)
+        for row in range(grid.rows):
+            for column in range(grid.columns):
+                spans = []
+                for index, side, length in ((row, height, size[0]), (column, width, size[1])):
+                    first = min(math.floor(index * cell / side * length + 1e-9), length - 1)
+                    spans.append(slice(first, max(min(math.ceil((index + 1) * cell / side * length - 1e-9), length), first + 1)))
+                assert bool(found[0, row, column]) == bool(mask[0, spans[0], spans[1]].any())
