@@ -31,8 +31,8 @@ Block = tuple[str, int]  # kind and number of a block
 class AttentionCall:
     """One attention call of a model, q and k rotated already.
 
-    q, k, v: (batch, heads, tokens, channels) with `skip_reshape`, else (batch, tokens, heads * channels). out_tokens_at: dimension of
-    the answer's tokens. block: which block calls, where the host tells.
+    q, k, v: (batch, heads, tokens, channels) with `skip_reshape`, else (batch, tokens, heads * channels). heads: of q.
+    out_tokens_at: dimension of the answer's tokens. block: which block calls, where the host tells.
     """
 
     q: Tensor
@@ -48,6 +48,10 @@ class AttentionCall:
     @property
     def tokens_at(self) -> int:
         return 2 if self.skip_reshape else 1
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """q, k or v as (batch, its own heads, tokens, channels): keys may have fewer heads than queries (GQA)."""
+        return x if self.skip_reshape else x.unflatten(-1, (-1, self.q.shape[-1] // self.heads)).transpose(1, 2)
 
 
 class TwoGroups(Protocol):
@@ -102,7 +106,7 @@ class ActivePlan:
     an attention call was.
     references: the call of a reference -> its plan; None = they stay as the host places them.
     groups: the query groups of a mixed-resolution call, which then make the tables; split turns True once they divided an attention
-    call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, skip_reshape) -> answer. shared: a
+    call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, **settings) -> answer. shared: a
     reference's own pass, or references to read. group: which of the groups all tokens belong to where there are no groups.
     clashes: see plan_table; of the latest table.
     """
@@ -114,7 +118,7 @@ class ActivePlan:
     consulted: bool = False
     asked: bool = False
     groups: TwoGroups | None = None
-    attend: Callable[[Tensor, Tensor, Tensor, int, Tensor | None, bool], Tensor] | None = None
+    attend: Callable[..., Tensor] | None = None
     shared: Reader | None = None
     group: str = HIGH
     split: bool = False
@@ -164,8 +168,7 @@ REPLACED_EMBEDDER = (
 
 def _rotated_flat(call: AttentionCall) -> Rotate:
     def rotate(keys: Tensor, table: Tensor) -> Tensor:
-        split = keys.unflatten(-1, (call.heads, -1)).transpose(1, 2)
-        return call.rotate(split, table).transpose(1, 2).flatten(2)
+        return call.rotate(call.by_head(keys), table).transpose(1, 2).flatten(2)
 
     return rotate
 
@@ -239,22 +242,55 @@ def _(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
 
 @torch.library.custom_op("ropeworks::planned_attention", mutates_args=(), **_tags)
 def planned_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool, block_kind: str, block_number: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    skip_reshape: bool,
+    block_kind: str,
+    block_number: int,
+    skip_output_reshape: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    low_precision: bool = True,
+    attn_precision: torch.dtype | None = None,
 ) -> Tensor:
     active = now_running()
     if active is None or active.attend is None:
         raise RuntimeError("a model compiled with a mixed-resolution patch was run outside of its sampler")
     attend = active.attend
+    # What a call does not ask for is not passed on: older kernels do not know all of it.
+    asked = {"scale": scale, "enable_gqa": enable_gqa or None, "low_precision_attention": None if low_precision else False}
+    settings = {name: value for name, value in {**asked, "attn_precision": attn_precision}.items() if value is not None}
+    settings |= {"skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
 
     def plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return attend(q, k, v, heads, mask, skip_reshape)
+        return attend(q, k, v, heads, mask, **settings)
 
     block = (block_kind, block_number) if block_kind else None
-    return grouped_attention(q, k, v, mask, heads, skip_reshape, plain, block=block).contiguous()
+    answer_at = 2 if skip_output_reshape else 1
+    return grouped_attention(q, k, v, mask, heads, skip_reshape, plain, answer_at, block=block).contiguous()
 
 
 @planned_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, heads: int, skip_reshape: bool, block_kind: str, block_number: int) -> Tensor:
-    if skip_reshape:
-        return q.new_empty(q.shape[0], q.shape[2], q.shape[1] * v.shape[-1])
-    return q.new_empty(q.shape)
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    skip_reshape: bool,
+    block_kind: str,
+    block_number: int,
+    skip_output_reshape: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    low_precision: bool = True,
+    attn_precision: torch.dtype | None = None,
+) -> Tensor:
+    tokens = q.shape[2 if skip_reshape else 1]
+    channels = v.shape[-1] if skip_reshape else q.shape[2] // heads
+    if skip_output_reshape:
+        return q.new_empty(q.shape[0], heads, tokens, channels)
+    return q.new_empty(q.shape[0], tokens, heads * channels)

@@ -104,7 +104,7 @@ class Recording:
         key = self.calls.key_of(call)
         if key is not None:
             first = self.calls.start(call.q.shape[call.tokens_at]) or 0
-            each = (x if call.skip_reshape else x.unflatten(-1, (call.heads, -1)).transpose(1, 2) for x in (call.q, call.k, call.v))
+            each = (call.by_head(x) for x in (call.q, call.k, call.v))
             q, k, v = (x[:, :, first : first + self.tokens] for x in each)
             self.bank.keep(self._count, q, k, v, key)
             self.bank.calls[call.block] += 1

@@ -98,7 +98,8 @@ class Sharing:
         self.used = True
         length = call.q.shape[call.tokens_at]
         first = self.calls.start(length)
-        q, k = (self.adapted(key, x, which, call.heads, call.skip_reshape, first) for x, which in ((call.q, "q"), (call.k, "k")))
+        heads = {"q": call.heads, "k": call.by_head(call.k).shape[1]}
+        q, k = (self.adapted(key, x, which, heads[which], call.skip_reshape, first) for x, which in ((call.q, "q"), (call.k, "k")))
         with_columns = {
             group: self.attention_of(
                 key, group, None if order is None else partial(order, length, group), call.skip_reshape, own, call.rotate,

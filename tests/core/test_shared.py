@@ -388,3 +388,25 @@ def test_without_blocks_a_call_too_few_or_many_is_an_error():
     for calls in (1, 3):
         with pytest.raises(RopeWorksError, match=f"made {calls} calls over the picture where the style reference's made 2"):
             after(found, *[in_block("")] * calls)
+
+
+@pytest.mark.parametrize("skip_reshape", [True, False])
+def test_keys_with_fewer_heads_than_queries_are_read_as_if_repeated(skip_reshape):
+    q = noise(1, HEADS, LENGTH, CHANNELS)
+    few = [noise(1, 1, LENGTH, CHANNELS, seed=seed) for seed in (1, 2)]
+    references = [noise(1, 1, 4, CHANNELS, seed=seed) for seed in (3, 4)]
+
+    def answer(heads: int) -> torch.Tensor:
+        repeated, kept = ([x.expand(-1, heads, -1, -1) for x in them] for them in (few, references))
+        source = KeyBank()
+        source.keep(0, noise(1, HEADS, 4, CHANNELS, seed=5), *kept)
+
+        def attend(q, k, v, mask):
+            q, k, v = (x if skip_reshape else x.unflatten(-1, (-1, CHANNELS)).transpose(1, 2) for x in (q, k, v))
+            return flat(scaled_dot_product_attention(q, *(x.expand(-1, HEADS, -1, -1) for x in (k, v)), attn_mask=mask))
+
+        given = [x if skip_reshape else flat(x) for x in (q, *repeated)]
+        with running(active(sharing(reading(source, adapt=0.5)))):
+            return grouped_attention(*given, None, HEADS, skip_reshape, attend)
+
+    assert torch.allclose(answer(1), answer(HEADS), atol=1e-6)

@@ -19,7 +19,7 @@ from ...inspect.record import RunRecord
 from ...layout import HIGH
 from ...stack import Call, Plan, Stack
 from ...tokens import TokenFinder
-from .attention import with_grouped_attention
+from .attention import is_compiled, preferred_attention, with_grouped_attention
 from .call import ModelCall, Rotary, describe_call
 from .run import SamplingRun
 
@@ -50,7 +50,7 @@ class Execution:
     """whole: the call as the sampler made it; request: what runs. record: what Inspect shows of the run.
 
     grids: by query group. groups, layout: of a step with two of them, and its tokens. shared: what looks at attention calls.
-    own_attention: ours has to be in place; it stays so in every stage, for a compiled graph may serve several. changes: the last
+    own_attention: ours acts at some steps; a compiled graph serves several, so there it is always in place. changes: the last
     word on the request and the plan in force.
     """
 
@@ -88,8 +88,11 @@ class Execution:
             group=self.group,
             references=planned.stack.of_reference,
         )
-        if self.own_attention:
-            options, active.attend = with_grouped_attention(request.options)
+        host, kept = request.host, self.run.kept
+        acts = self.groups is not None or self.shared is not None
+        if acts or (self.own_attention and kept(("compiled", id(host)), lambda: is_compiled(request))):
+            preferred = kept(("preferred attention", id(host)), lambda: preferred_attention(host.diffusion_model))
+            options, active.attend = with_grouped_attention(request.options, preferred)
             request = replace(request, options=options)
         for change in self.changes:
             request = change(request, active)

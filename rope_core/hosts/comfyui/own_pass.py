@@ -13,12 +13,12 @@ from torch import nn
 
 from ...errors import RopeWorksError
 from ...mixed.run import CONDITIONAL
+from .attention import COMPILED
 from .call import ModelCall
 from .names import name_of, node_of
 
 HOOKS = ("patches", "patches_replace", "wrappers", "callbacks")  # where transformer_options keep what nodes hung on a target
 OURS = __name__.split(".rope_core.")[0]
-COMPILED = "torch.compile"  # the core's name for the wrapper that puts compiled modules in the place of plain ones
 
 
 def alone(request: ModelCall, mark: UUID) -> ModelCall:
