@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,7 +11,16 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
-from ropeworks_pack.rope_core import BoundaryExpandReplace, Extrapolate, MixedResolution, Patch, RopeWorksError, Sega, SharedAttention
+from ropeworks_pack.rope_core import (
+    BoundaryExpandReplace,
+    Extrapolate,
+    MixedResolution,
+    Patch,
+    RopeWorksError,
+    Rpe2d,
+    Sega,
+    SharedAttention,
+)
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 from ropeworks_pack.rope_core.hosts.comfyui.run import KEY
 
@@ -318,16 +327,23 @@ HOOKS = (
 )
 
 
-def test_a_fault_at_any_hook_leaves_nothing_behind():
-    model = models.flux()
-    options = {"steps": 4, "cfg": 2.0}
+STACKS: dict[str, Callable[[], list[Patch]]] = {
+    "a style, a region and SEGA": lambda: [SharedAttention(noise(1, 16, 8, 12), refresh=2), MixedResolution(), Sega(native_size=64)],
+    "a region with bands": lambda: [MixedResolution(mask=mask()), BoundaryExpandReplace(1, 1)],
+    "a rule that follows sigma": lambda: [Extrapolate("dype-yarn", native_size=64)],
+    "RPE-2D": lambda: [Rpe2d(48, trained=True, scale_attention=True)],
+    "two styles": lambda: [SharedAttention(noise(1, 16, 8, 8)), SharedAttention(noise(1, 16, 12, 8), branch="positive")],
+}
+Break = tuple[str, type[BaseException], int]  # hook, error, number of the call that fails
+
+
+def check_breaks(stack: str, breaks: Iterable[Break]) -> int:
+    """Runs that break, each followed by one that does not: it draws what it would have drawn before. How many there were."""
+    model, options = models.flux(), {"steps": 4, "cfg": 2.0}
     plain = models.sample(model, SHAPE, **options)
-    patches = [SharedAttention(noise(1, 16, 8, 12), refresh=2), MixedResolution(), Sega(native_size=64)]
-    expected = models.sample(with_patches(model, patches), SHAPE, **options)
-    patched = with_patches(model, patches)
-    for number, hook in enumerate(HOOKS):
-        error = FAULTS[number % len(FAULTS)]
-        at = 1 if hook.startswith(("OUTER", "SAMPLER")) else 3
+    patched = with_patches(model, STACKS[stack]())
+    expected, done = models.sample(with_patches(model, STACKS[stack]()), SHAPE, **options), 0
+    for hook, error, at in breaks:
         try:
             models.sample(faulty(patched, hook, Fault(error, at)), SHAPE, **options)
         except error:
@@ -335,8 +351,20 @@ def test_a_fault_at_any_hook_leaves_nothing_behind():
         else:
             raise AssertionError(f"{hook} was never called")
         assert KEY not in patched.model_options["transformer_options"]
-        assert torch.equal(models.sample(patched, SHAPE, **options), expected), hook
+        assert torch.equal(models.sample(patched, SHAPE, **options), expected), (stack, hook, error, at)
+        done += 1
     assert torch.equal(models.sample(model, SHAPE, **options), plain)
+    return done
+
+
+def breaks_of(hook: str) -> list[Break]:
+    once = hook.startswith(("OUTER", "SAMPLER"))  # in a run
+    return [(hook, error, at) for error in FAULTS for at in ((1,) if once else (1, 2, 3))]
+
+
+def test_a_fault_at_any_hook_leaves_nothing_behind():
+    """A draw of what `python -m tests.faults` runs through."""
+    check_breaks("a style, a region and SEGA", [breaks_of(hook)[-1 - number % len(FAULTS)] for number, hook in enumerate(HOOKS)])
 
 
 def test_every_kind_of_fault_leaves_nothing_behind():
