@@ -17,15 +17,16 @@ WIDTH = 64
 def prompt_tables(seed: int = 0) -> dict[str, Tensor]:
     """Fixed vectors for every word, and last ones for "open": "prompts.subject" (words + 1, 4 + 1, 64) and so on.
 
-    The first of a word's vectors goes into the pooled prompt; those are orthogonal. The others are context tokens.
+    The first of a word's vectors goes into the pooled prompt; those are orthogonal. The others are context tokens, each the sum of a
+    vector of its word and one of its place in the prompt: whatever is said, attention then finds the same few anchors.
     """
     generator = torch.Generator().manual_seed(seed)
     sizes = [len(words) + 1 for words in CLIP_PARTS.values()]
     pooled = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator)).Q[: sum(sizes)] * WIDTH**0.5
     tables = {}
     for (part, count), rows in zip(TOKENS.items(), pooled.split(sizes), strict=True):
-        context = torch.randn(len(rows), count, WIDTH, generator=generator)
-        tables[f"prompts.{part}"] = torch.cat([rows[:, None], context], dim=1)
+        said, place = torch.randn(len(rows), count, WIDTH, generator=generator), torch.randn(count, WIDTH, generator=generator)
+        tables[f"prompts.{part}"] = torch.cat([rows[:, None], (said + place) * 0.5**0.5], dim=1)
     return tables
 
 

@@ -22,7 +22,7 @@ from ..pictures.sheets import sheet
 from ..sampling.clips import Story, draw_clips
 from ..sampling.draw import draw, random_prompts
 from ..sampling.sample import Canvas
-from .autoencoder import STEPS, fit_linear, train_decoder
+from .autoencoder import AutoencoderPlan, fit_linear, train_decoder
 from .clips import ClipPlan, clip_training
 from .drawings import Plan, drawing_training
 from .training import Training
@@ -32,6 +32,7 @@ STATE_FILE, PICTURE_FILE, LOG_FILE = "training_state.pt", "progress.png", "train
 CLIP_STATE_FILE, CLIP_PICTURE_FILE, CLIP_LOG_FILE = "clip_training_state.pt", "clip_progress.png", "training_wan.json"
 SAVE_EVERY, PICTURE_EVERY = 120.0, 600.0  # seconds
 SHOWN = 12
+AUTOENCODER = AutoencoderPlan()
 
 
 def train(
@@ -42,12 +43,12 @@ def train(
     device: str = "cpu",
     *,
     picture_every: float = PICTURE_EVERY,
-    decoder_steps: int = STEPS,
+    autoencoder_plan: AutoencoderPlan = AUTOENCODER,
     shown: int = SHOWN,
 ) -> Training:
     """Writes the weights and a log into `out`; what a later call goes on from, and pictures, into `work`."""
     work.mkdir(parents=True, exist_ok=True)
-    autoencoder = _autoencoder(work / AUTOENCODER_FILE, seed, device, decoder_steps)
+    autoencoder = _autoencoder(work / AUTOENCODER_FILE, seed, device, autoencoder_plan)
     training = drawing_training(plan, LinearVAE.from_tensors(autoencoder), seed, device)
 
     def show() -> None:
@@ -103,12 +104,12 @@ def write_log(path: Path, training: Training) -> None:
     path.write_text(json.dumps({**facts, **spent}, indent=1) + "\n")
 
 
-def _autoencoder(path: Path, seed: int, device: str, steps: int) -> dict[str, torch.Tensor]:
+def _autoencoder(path: Path, seed: int, device: str, plan: AutoencoderPlan) -> dict[str, torch.Tensor]:
     if path.is_file():
         return torch.load(path, weights_only=True)
     generator = torch.Generator().manual_seed(seed + 3)
-    linear = fit_linear(generator)
-    decoder = train_decoder(linear, generator, steps, device=device).cpu()
+    linear = fit_linear(generator, plan)
+    decoder = train_decoder(linear, generator, plan, device).cpu()
     tensors = {**linear.tensors(), **{f"decoder.{name}": value for name, value in decoder.state_dict().items()}}
     torch.save(tensors, path)
     return tensors

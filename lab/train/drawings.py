@@ -32,12 +32,13 @@ class Plan(Schedule):
     batch: pictures of native size; as many more of a smaller one as make the same number of tokens.
     """
 
-    steps: int = 5000
+    steps: int = 6000
+    warmup: int = 50
     tokens: int = NATIVE_TOKENS
     batch: int = 8
-    small_until: float = 0.3
-    native_share: float = 0.55
-    window_share: float = 0.2
+    small_until: float = 0.35
+    native_share: float = 0.75
+    window_share: float = 0.15
     window_sigma: float = 0.85
     all_open: float = 0.08
     left_open: tuple[float, float, float] = (0.08, 0.12, 0.08)
@@ -123,8 +124,14 @@ def velocity_loss(transformer: nn.Module, batch: Batch, tables: dict[str, Tensor
 
 
 def start_as_identity(transformer: FluxTransformer2DModel) -> None:
-    """Gates at zero, and a last layer that undoes the first: the model starts by saying that all it sees is noise."""
+    """Gates at zero, and a last layer that undoes the first: the model starts by saying that all it sees is noise.
+
+    Queries and keys start with biases as large as what they see. Rotated by their places, those let attention tell places apart from
+    the first step on; a drawing is learnt where it stands, and out of noise nothing else says where that is.
+    """
     for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in ("to_q", "to_k", "add_q_proj", "add_k_proj"):
+            nn.init.normal_(module.bias)
         if isinstance(module, nn.Linear) and ("norm" in name or name in ("x_embedder", "proj_out")):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)

@@ -29,6 +29,7 @@ def rows(place: Place) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
 
 def drawn(place: Place, seconds: float) -> dict[str, Any]:
     from ...model.drawn import Drawn
+    from ...train.autoencoder import AutoencoderPlan
     from ...train.command import PICTURE_FILE, train
     from ...train.drawings import Plan
 
@@ -36,7 +37,8 @@ def drawn(place: Place, seconds: float) -> dict[str, Any]:
     plan = Plan(steps=4 if place.small else 10**6, minutes=seconds / 60, tokens=TOKENS[place.small], batch=1 if place.small else 8)
     with tempfile.TemporaryDirectory() as folder:
         out, work = Path(folder) / "drawn", Path(folder) / "work"
-        options = {"decoder_steps": 2 if place.small else 600, "shown": 2 if place.small else 12}
+        coder = AutoencoderPlan((8,), (8,), 8, 2) if place.small else AutoencoderPlan(steps=600)
+        options = {"autoencoder_plan": coder, "shown": 2 if place.small else 12}
         training = train(out, work, plan, device=place.device.type, picture_every=math.inf, **options)
         loaded = Drawn.load(out)
         shutil.copytree(out, place.out / "drawn", dirs_exist_ok=True)
