@@ -342,9 +342,9 @@ def replaced_options(change: Callable[..., Any]) -> Callable[..., Any]:
         def runs(x: Any, t: Any, a: Any, b: Any, c: Any, options: dict[str, Any], **kw: Any) -> Any:
             if "transformer_options" in kwargs:
                 return executor(*args, **{**kwargs, "transformer_options": options})
-            return executor(*(options if isinstance(value, dict) and OVERRIDE in value else value for value in args), **kwargs)
+            return executor(*(options if isinstance(value, dict) and "sample_sigmas" in value else value for value in args), **kwargs)
 
-        given = kwargs.get("transformer_options") or next(value for value in args if isinstance(value, dict) and OVERRIDE in value)
+        given = kwargs.get("transformer_options") or next(value for value in args if isinstance(value, dict) and "sample_sigmas" in value)
         return change(runs, None, None, None, None, None, given)
 
     return wrapper
