@@ -130,7 +130,8 @@ def measured(bench: Bench, case: Any, side: int, turns: int) -> dict[str, Any]:
 
 def kept_bytes(run: Any) -> int:
     """What the references of a run keep in it."""
-    return sum(read.bank.bytes for kept in run.everything_kept for read in getattr(kept, "reads", {}).values())
+    by_weights = [reads for kept in run.everything_kept for reads in getattr(kept, "reads", {}).values()]
+    return sum(read.bank.bytes for reads in by_weights for read in reads.values())
 
 
 def check_scores(bench: Bench, case: Any) -> None:
