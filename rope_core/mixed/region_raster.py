@@ -28,7 +28,8 @@ def time_of(frame: int, frames: int) -> float:
 def drawn_on(start: Tensor, document: RegionDocument, cell: int = 1) -> Tensor:
     """(frames, rows, columns) bool `start` with the document's shapes drawn, and erased, over it one after the other.
 
-    cell: pixels a side of what `start` holds; it is drawn where any of its pixels is, and erased where all are.
+    cell: pixels a side of what `start` holds; it is drawn where any of its pixels is, and erased where erasers that follow one another
+    cover all of them.
     """
     mask = start.clone()
     frames, rows, columns = mask.shape

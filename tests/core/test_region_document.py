@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -279,12 +280,11 @@ def test_many_ellipses_on_a_large_picture_are_one_sum():
 
 @LAW
 @given(DOCUMENTS)
-def test_cells_are_drawn_where_any_pixel_is_and_erased_where_all_are(document):
+def test_cells_are_drawn_where_any_pixel_is_and_erased_where_neighbouring_erasers_cover_all(document):
     frames, height, width, cell = 2, 48, 32, 8
     wanted = torch.zeros(frames, height // cell, width // cell, dtype=torch.bool)
-    for shape in document.shapes:
-        erases = isinstance(shape, Stroke) and shape.erase
-        painted = RegionDocument((dataclasses.replace(shape, erase=False) if erases else shape,))
+    for erases, group in groupby(document.shapes, key=lambda shape: isinstance(shape, Stroke) and shape.erase):
+        painted = RegionDocument(tuple(dataclasses.replace(shape, erase=False) if erases else shape for shape in group))
         parts = pixels(painted, frames, height, width).unflatten(2, (-1, cell)).unflatten(1, (-1, cell))
         wanted = wanted & ~parts.all(4).all(2) if erases else wanted | parts.any(4).any(2)
     assert torch.equal(drawn_on(torch.zeros_like(wanted), document, cell), wanted)
