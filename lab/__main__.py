@@ -43,10 +43,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--rpe2d", action="store_true", help="measure training with random positions against extrapolation")
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
-    train = commands.add_parser("train", help="train the tiny Flux anew (an hour and a half on two cores; goes on where it was left)")
+    train = commands.add_parser("train", help="train a tiny model anew (hours on two cores; drawn and clips go on where they were left)")
     train.add_argument("--out", type=Path, help="folder for the weights (default: where the lab looks for them)")
     train.add_argument("--work", type=Path, default=Path("training"), help="folder for checkpoints and pictures (default: %(default)s)")
-    train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: as many as the lab's weights took)")
+    train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: the plan's own)")
     train.add_argument("--minutes", type=float, default=0.0, help="end after so many, however many steps that is (default: never)")
     train.add_argument("--tokens", type=at_least_one, default=16, help="side of the native canvas (default: %(default)s)")
     train.add_argument("--batch", type=at_least_one, help="pictures of native size in a step (default: 8)")
@@ -60,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
     train.add_argument("--bf16", action="store_true", help="rpe2d: products in bfloat16, faster on a CPU with AMX and slower on others")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
-    train.add_argument("--theta", type=float, default=10000.0, help="flux: rotary base (default: Flux's %(default)g)")
-    train.add_argument("--stages", type=int, choices=(1, 2), default=2, help="flux: 1 stops before the windows of larger pictures")
+    train.add_argument("--theta", type=float, help="flux: rotary base (default: Flux's own)")
+    train.add_argument("--stages", type=int, choices=(1, 2), help="flux: 1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
     commands.add_parser("gpu", help="measure on a GPU that is had for half an hour (own options: gpu --help)", add_help=False)
@@ -93,6 +93,11 @@ def run(arguments: list[str]) -> None:
 
         print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate" and options.drawn:
+        from .model.drawn import DRAWN
+        from .model.flux import WEIGHTS_FILE
+
+        if not ((options.weights or DRAWN) / WEIGHTS_FILE).exists():
+            commands.error(f"no weights of the model that draws in {options.weights or DRAWN}: train them with python -m lab train")
         page = evaluate_drawings(options, shlex.join(["python", "-m", "lab", *arguments]))
         print(f"Tables: {page.resolve()}")
     elif options.command == "evaluate" and options.mixed:
@@ -121,6 +126,8 @@ def run(arguments: list[str]) -> None:
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate(options.out, options.weights or WEIGHTS, what, command).resolve()}")
     elif options.command == "train":
+        if options.model != "flux" and (options.theta is not None or options.stages is not None):
+            commands.error(f"--theta and --stages are for --model flux, found {options.model}")
         run_training(options)
 
 
@@ -176,9 +183,9 @@ def run_training(options: argparse.Namespace) -> None:
 
         train_rpe2d(options.out, weights, options.seed, bf16=options.bf16)
     else:
-        from .train.flux import STAGES, train
+        from .train.flux import FLUX_THETA, STAGES, train
 
-        train(options.out, options.seed, STAGES[: options.stages], options.theta)
+        train(options.out, options.seed, STAGES[: options.stages], options.theta or FLUX_THETA)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from .vae import LinearVAE
 WEIGHTS = Path(__file__).parent / "weights"
 HIDDEN, HEADS, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 1, 3
 CONTEXT_TOKENS, CONTEXT_WIDTH = 8, 64
+WEIGHTS_FILE = "tiny_flux.safetensors"
 NATIVE_PIXELS = 256
 FLUX_THETA = 10000.0
 PIXELS_PER_TOKEN = 16
@@ -153,14 +154,14 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     named = to_comfyui_names(transformer.state_dict())
     metadata = {"ropeworks.native_pixels": str(NATIVE_PIXELS), "ropeworks.theta": str(transformer.pos_embed.theta), **(facts or {})}
-    save_file({k: v.half().contiguous() for k, v in named.items()}, folder / "tiny_flux.safetensors", metadata)
+    save_file({k: v.half().contiguous() for k, v in named.items()}, folder / WEIGHTS_FILE, metadata)
     companions = {**vae.tensors(), **tables}
     save_file({k: v.float().contiguous() for k, v in companions.items()}, folder / "tiny_flux_vae_and_subjects.safetensors")
 
 
 def load(folder: Path = WEIGHTS) -> tuple[FluxTransformer2DModel, LinearVAE, dict[str, Tensor]]:
     """The trained transformer in float32, its VAE and the subjects' prompt tables."""
-    with safe_open(folder / "tiny_flux.safetensors", "pt") as file:
+    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
         transformer = build_transformer(float((file.metadata() or {}).get("ropeworks.theta", FLUX_THETA)))
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (safe_open is not iterable)
     transformer.load_state_dict(to_diffusers_names(state, transformer.state_dict()))
