@@ -93,12 +93,7 @@ def run(arguments: list[str]) -> None:
 
         print(f"Page: {demo(options.out, subjects).resolve()}")
     elif options.command == "evaluate" and options.drawn:
-        from .model.drawn import DRAWN
-        from .model.flux import WEIGHTS_FILE
-
-        if not ((options.weights or DRAWN) / WEIGHTS_FILE).exists():
-            commands.error(f"no weights of the model that draws in {options.weights or DRAWN}: train them with python -m lab train")
-        page = evaluate_drawings(options, shlex.join(["python", "-m", "lab", *arguments]))
+        page = evaluate_drawings(commands, options, shlex.join(["python", "-m", "lab", *arguments]))
         print(f"Tables: {page.resolve()}")
     elif options.command == "evaluate" and options.mixed:
         from .evaluate.mixed import WEIGHTS, evaluate_mixed
@@ -126,12 +121,16 @@ def run(arguments: list[str]) -> None:
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate(options.out, options.weights or WEIGHTS, what, command).resolve()}")
     elif options.command == "train":
-        if options.model != "flux" and (options.theta is not None or options.stages is not None):
-            commands.error(f"--theta and --stages are for --model flux, found {options.model}")
-        run_training(options)
+        run_training(commands, options)
 
 
-def evaluate_drawings(options: argparse.Namespace, command: str) -> Path:
+def evaluate_drawings(commands: argparse.ArgumentParser, options: argparse.Namespace, command: str) -> Path:
+    from .model.drawn import DRAWN
+    from .model.flux import WEIGHTS_FILE
+
+    folder = options.weights or DRAWN
+    if not (folder / WEIGHTS_FILE).exists():
+        commands.error(f"no weights of the model that draws in {folder}: train them with python -m lab train")
     if options.mixed:
         from .evaluate.drawn_mixed import evaluate_drawn_mixed
 
@@ -149,7 +148,9 @@ def evaluate_drawings(options: argparse.Namespace, command: str) -> Path:
     return evaluate_drawn(options.out, options.weights, options.prompts, options.sizes, command, options.methods)
 
 
-def run_training(options: argparse.Namespace) -> None:
+def run_training(commands: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.model != "flux" and (options.theta is not None or options.stages is not None):
+        commands.error(f"--theta and --stages are for --model flux, found {options.model}")
     if options.model in ("drawn", "clips"):
         from .model.drawn import DRAWN
         from .train.clips import ClipPlan
