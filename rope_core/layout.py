@@ -117,17 +117,17 @@ def plan_table(
     if base_is_plain:
         table = built(plan, frequencies).to(ids.device)
     else:
-        own = base(slice(None))
+        own, mine = base(slice(None)), built(plan, frequencies)
         if moved:
             nothing = (None,) * len(frequencies)
             back = built(Plan(nothing, nothing, nothing), [-call.base(axis) for axis in range(len(frequencies))])
-            on_top = turn(back, built(plan, frequencies))  # the base turns by the old places
+            on_top = turn(back, mine)  # the base turns by the old places
         else:
             on_top = built(plan, [value - call.base(axis) for axis, value in enumerate(frequencies)])
         table = turn(own, on_top.to(ids.device))
         found = {axis: _others(own, where, call, layout, axis, frequencies) for axis in plan.changed_axes}
         if found:
-            table = plan_where(found, built(plan, frequencies).to(ids.device), table, frequencies)
+            table = plan_where(found, mine.to(ids.device), table, frequencies)
         if clashes is not None:
             clashes.update(found)
     if isinstance(layout, GridLayout):
@@ -154,7 +154,7 @@ def pairs_of(axis: int, frequencies: Sequence[Tensor]) -> slice:
 
 
 def _others(own: Tensor, ids: Tensor, call: Call, layout: GridLayout | MaskLayout, axis: int, frequencies: Sequence[Tensor]) -> Tensor:
-    """Whether the host's table `own` turns the image along `axis` by other angles than the model was trained with."""
+    """`turned_by_others` of the image."""
     weights = None
     if isinstance(layout, GridLayout):  # one line of the grid holds all positions
         rows, columns = layout.grid[1:]
@@ -165,8 +165,18 @@ def _others(own: Tensor, ids: Tensor, call: Call, layout: GridLayout | MaskLayou
         line = slice(None)
         fixed = layout.text if layout.reference is None else layout.text | layout.reference
         weights = ~(fixed[0] if fixed.dim() == 2 else fixed)
-    plain = rotations(ids[0, line, axis], call.base(axis)).to(own.device)
-    return turns_otherwise(own[:1, 0, line, pairs_of(axis, frequencies)], plain, weights)
+    return turned_by_others(own, ids, line, call, axis, frequencies, weights)
+
+
+def turned_by_others(
+    own: Tensor, ids: Tensor, tokens: slice, call: Call, axis: int, frequencies: Sequence[Tensor], weights: Tensor | None = None
+) -> Tensor:
+    """Whether the host's table `own` turns `tokens` at `ids` along `axis` by other angles than the model was trained with.
+
+    Boolean scalar; weights: see `turns_otherwise`.
+    """
+    plain = rotations(ids[0, tokens, axis].to(call.device), call.base(axis)).to(own.device)
+    return turns_otherwise(own[:1, 0, tokens, pairs_of(axis, frequencies)], plain, weights)
 
 
 def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridLayout, frequencies: list[Tensor]) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
-from ..layout import HIGH, LOW, pairs_of, plan_where
+from ..layout import HIGH, LOW, plan_where, turned_by_others
 from ..stack import HEIGHT, INDEX, TIME, WIDTH, Call, Plan
-from ..table import difference, rotations, token_table, turn, turns_otherwise
+from ..table import difference, rotations, token_table, turn
 from .regions import TokenLayout
 
 _COLUMN_OF_PLACE = {TIME: 0, HEIGHT: 1, WIDTH: 2}
@@ -132,7 +132,7 @@ class GroupTables:
             apart = [value - call.base(axis) for axis, value in enumerate(frequencies)]
             table = turn(own, self._built(ids, apart, first, tail, group))
             image = slice(first, first + count)
-            clashes = {axis: self._others(own, ids, call, image, axis, frequencies) for axis in plan.changed_axes} if count else {}
+            clashes = {axis: turned_by_others(own, ids, image, call, axis, frequencies) for axis in plan.changed_axes} if count else {}
             table = plan_where(clashes, mine, table, frequencies)
         if tail.start < tail.stop and not self.tail_is_text:
             table[:, :, tail] = self.base(ids[:, tail])
@@ -149,12 +149,6 @@ class GroupTables:
             parts.append(token_table(where[tail], frequencies, neutral))
         batch = max(len(part) for part in parts)
         return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=2).to(ids.device)
-
-    @staticmethod
-    def _others(own: Tensor, ids: Tensor, call: Call, image: slice, axis: int, frequencies: Sequence[Tensor]) -> Tensor:
-        """Whether the host's table turns the image along `axis` by other angles than the model was trained with."""
-        plain = rotations(ids[0, image, axis].to(call.device), call.base(axis)).to(own.device)
-        return turns_otherwise(own[:1, 0, image, pairs_of(axis, frequencies)], plain)
 
     def _image_table(self, first_id: Tensor, frequencies: Sequence[Tensor], magnitudes: Sequence[Tensor | None], group: str) -> Tensor:
         """(1 or batch, 1, tokens, pairs, 2, 2); the trigonometry is done once per row, column and frame."""

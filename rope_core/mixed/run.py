@@ -100,10 +100,6 @@ class MixedRun:
         """Whether a FINE step at `sigma` is one that looks for a region."""
         return self.looks == FINE and self.region is None and self.stages.at(sigma()) == MIXED
 
-    def saw(self, sigma: Callable[[], float]) -> bool:
-        """Whether an answer at this very step was observed already."""
-        return self.region is None and any(at == sigma() for at, _ in self._seen.values())
-
     def found(self) -> Tensor | None:
         """The region, for a run that goes on where this one ends; what coarse steps have seen is enough to choose one."""
         if self.region is None:
