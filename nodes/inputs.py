@@ -22,12 +22,13 @@ def checked(node: Any) -> Any:
     """The node, with `execute` refusing by name what an input cannot mean; combos and fractions are refused before the run."""
     inner = node.execute.__func__
     signature = inspect.signature(inner)
-    lists = bool(node.define_schema().is_input_list)
+    schema = node.define_schema()
+    lists = bool(schema.is_input_list)
 
     @functools.wraps(inner)
     def execute(cls: Any, *args: Any, **kwargs: Any) -> Any:
         given = signature.bind(cls, *args, **kwargs).arguments
-        for one in cls.define_schema().inputs:
+        for one in schema.inputs:
             if one.id in given and not (given[one.id] is None and signature.parameters[one.id].default is None):
                 given[one.id] = _list_read(one, given[one.id]) if lists else read(one, given[one.id])
         return inner(**given)
@@ -35,7 +36,7 @@ def checked(node: Any) -> Any:
     node.execute = classmethod(execute)
     if "validate_inputs" not in vars(node):
         # ComfyUI itself lets NaN pass everywhere, and older ones any choice; it calls with the arguments that the signature names.
-        early = [one for one in node.define_schema().inputs if isinstance(one, (io.Combo.Input, io.Float.Input))]
+        early = [one for one in schema.inputs if isinstance(one, (io.Combo.Input, io.Float.Input))]
         if early:
             node.validate_inputs = classmethod(_validation(early, lists))
     return node

@@ -158,6 +158,7 @@ def test_nothing_is_printed_and_no_error_is_swallowed_unnamed(path):
 # Rooms by floor: a file imports from its own floor and from those below.
 FLOORS = [
     {
+        "batch",
         "errors",
         "magnitudes",
         "native",

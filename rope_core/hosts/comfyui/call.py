@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -77,20 +77,34 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
             latent = torch.cat([latent, c_concat.to(latent)], dim=1)
         return project(latent, _probe(transformer, architecture, latent.shape[1], patch, dtype, x.device))
 
-    call = Call(
+    sigma = _on_double_device(t.reshape(-1)[0])
+    call = call_on(architecture, rotary, grid, request.options, sigma, token_map, host.model_sampling.percent_to_sigma)
+    return call, finder_of(request, architecture, grid, run)
+
+
+def call_on(
+    architecture: Architecture,
+    rotary: Rotary,
+    grid: Grid,
+    options: dict[str, Any],
+    sigma: Tensor,
+    token_map: Callable[[], Tensor],
+    percent_to_sigma: Callable[[float], float],
+) -> Call:
+    """A call over a picture of `grid` tokens. options: transformer_options."""
+    return Call(
         family=architecture.family,
-        axes=axis_spans(architecture, rotary, grid, request.options),
-        sigma=_on_double_device(t.reshape(-1)[0]),
+        axes=axis_spans(architecture, rotary, grid, options),
+        sigma=sigma,
         pixels_per_token=architecture.pixels_per_token,
         token_map=token_map,
-        percent_to_sigma=host.model_sampling.percent_to_sigma,
+        percent_to_sigma=percent_to_sigma,
         riflex_pair=architecture.riflex_pair,
-        native=native_size(architecture, request.options),
-        assumed=assumption(architecture, request.options),
-        published=published_for(architecture, request.options),
-        spans=lambda grid: axis_spans(architecture, rotary, grid, request.options),
+        native=native_size(architecture, options),
+        assumed=assumption(architecture, options),
+        published=published_for(architecture, options),
+        spans=lambda grid: axis_spans(architecture, rotary, grid, options),
     )
-    return call, finder_of(request, architecture, grid, run)
 
 
 def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: SamplingRun) -> TokenFinder:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...batch import rows_of
 from .call import ModelCall
 
 
@@ -20,16 +21,8 @@ def by_image(request: ModelCall, prompts: int, answer: Callable[[ModelCall, int]
 
 
 def _image(request: ModelCall, rows: slice) -> ModelCall:
-    batch = len(request.x)
-
     def taken(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[rows] if value.dim() and len(value) == batch else value
-        if isinstance(value, dict):
-            return {name: taken(item) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [taken(item) for item in value]
-        return value
+        return rows_of(value, rows, len(request.x))
 
     return replace(
         request,

@@ -17,9 +17,9 @@ from ...inspect.inspection import Inspection
 from ...inspect.record import RunRecord
 from ...mixed.patches import MixedResolution, token_layout
 from ...mixed.regions import CellGrid, TokenLayout
-from ...stack import Call, Stack
+from ...stack import Stack
 from .attention import OVERRIDE
-from .call import assumption, axis_spans, check_latent, hidden_width, native_size, patch_size, published_for
+from .call import call_on, check_latent, hidden_width, native_size, patch_size
 from .embedder import RopeEmbedder, rotary_facts
 from .names import name_of
 from .patching import architecture_of, stack_of, wrapper_of
@@ -41,18 +41,8 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
         grid = token_grid(shape, patch)
         height, width = (side * architecture.pixels_per_token / patch[-1] for side in shape[-2:])
         pixels = height, width
-    call = Call(
-        family=architecture.family,
-        axes=axis_spans(architecture, rotary, grid, options),
-        sigma=torch.tensor(1.0, dtype=torch.float64),
-        pixels_per_token=architecture.pixels_per_token,
-        token_map=_no_picture,
-        percent_to_sigma=model.get_model_object("model_sampling").percent_to_sigma,
-        riflex_pair=architecture.riflex_pair,
-        native=native_size(architecture, options),
-        assumed=assumption(architecture, options),
-        published=published_for(architecture, options),
-    )
+    sigma, sampling = torch.tensor(1.0, dtype=torch.float64), model.get_model_object("model_sampling")
+    call = call_on(architecture, rotary, grid, options, sigma, _no_picture, sampling.percent_to_sigma)
     record = wrapper.record if wrapper else RunRecord()
     layout, example = _layout(stack, record.region, grid[0] if latent is not None else None, pixels, architecture)
     return Inspection(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...batch import rows_of
 from ...stack import Call, Plan
 from .execution import Answer, Execution, Part
 from .flux import like, sample_of
@@ -44,18 +45,10 @@ def one_by_one(execution: Execution, inner: Answer, images: int) -> Any:
 def _image(execution: Execution, row: int, images: int) -> Execution:
     planned = execution.planned
     mine = replace(planned, call=_call_row(planned.call, row), plan=_plan_row(planned.plan, row))
-    arguments = {name: value if name in SHARED else _row(value, row, images) for name, value in execution.arguments.items()}
+    arguments = {
+        name: value if name in SHARED else rows_of(value, slice(row, row + 1), images) for name, value in execution.arguments.items()
+    }
     return replace(execution, arguments=arguments, grids={execution.group: mine}, image=row)
-
-
-def _row(value: Any, row: int, images: int) -> Any:
-    if isinstance(value, Tensor) and value.dim() and len(value) == images:
-        return value[row : row + 1]
-    if isinstance(value, dict):
-        return {name: _row(item, row, images) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_row(item, row, images) for item in value]
-    return value
 
 
 def _call_row(call: Call, row: int) -> Call:
