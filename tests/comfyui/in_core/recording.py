@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,23 @@ from ropeworks_pack.rope_core.errors import RopeWorksError
 
 OVERRIDE = "optimized_attention_override"
 OF_THE_WEIGHTS = "torch.compile"  # the core's key of a wrapper that acts in a reference's own pass too
+
+
+@contextmanager
+def lines_of_ours() -> Iterator[list[str]]:
+    """What RoPE Works logs meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("ropeworks")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def message_of(act: Callable[[], Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from ropeworks_pack.rope_core.mixed.patches import MixedResolution
 from ropeworks_pack.rope_core.reference.style import SharedAttention
 
 from . import models
-from .recording import message_of
+from .recording import lines_of_ours, message_of
 
 HOSTILE = "\x1b[31mred\r\nnew line \u202e\x00" + "x" * 10_000
 NOT_A_NUMBER = float("nan")
@@ -151,17 +150,8 @@ def test_a_model_that_never_was_connected_is_refused():
 
 
 def logged(act: Any) -> list[str]:
-    lines: list[str] = []
-    logger = logging.getLogger("ropeworks")
-    handler, level = logging.Handler(), logger.level
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with lines_of_ours() as lines:
         act()
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from ropeworks_pack.rope_core import Extrapolate
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels
 
 from . import families, models
-from .recording import with_embedder_recorder
+from .recording import lines_of_ours, with_embedder_recorder
 
 WHOLE_RUN = {"native_size": 0, "start_percent": 0.0, "end_percent": 1.0}
 BY_NODE = {
@@ -76,20 +75,10 @@ def test_a_native_size_by_hand_or_carried_by_the_model_is_an_area_too() -> None:
 
 
 def test_the_log_says_which_size_of_a_checkpoint_is_assumed() -> None:
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    log = logging.getLogger("ropeworks")
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
+    with lines_of_ours() as lines:
         for size in (0, 960):
             patched = RopePatchSEGA.execute(models.wan(), **{**BY_NODE[RopePatchSEGA], "native_size": size}).args[0]
             sampled(patched, (1, 16, 1, 16, 16))
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
     told = [line for line in lines if line.startswith("SEGA on Wan 720p")]
     assert len(told) == 2, lines
     assert told[0].endswith("(trained at 720p is assumed; for a checkpoint of 480p set native_size to 632)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from ropeworks_pack.rope_core import BoundaryExpandReplace, Extrapolate, MixedRe
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 
 from . import models
-from .recording import with_embedder_recorder
+from .recording import lines_of_ours, with_embedder_recorder
 
 TEXT, NATIVE = 12, 128  # tokens, and pixels a side: 8 tokens
 PI = Extrapolate("pi", native_size=NATIVE)
@@ -234,19 +233,9 @@ def test_mixed_steps_and_coarse_ones_see_references_by_their_own_size():
 
 
 def test_the_log_says_what_becomes_of_each_reference():
-    lines: list[str] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("ropeworks")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with lines_of_ours() as lines:
         model = add_patch(models.flux(), PI)
         tables(model, (1, 16, 32, 32), reference_latents=[latent(*LARGE), latent(*SMALL), latent(*LARGE)])
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
     assert [line for line in lines if "reference" in line] == [
         "A reference of 16×16 tokens on Flux.1 stands as a picture of its own size, beyond native",
         "A reference of 8×8 tokens on Flux.1 is not larger than native and stays as the model places it",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ropeworks_pack.rope_core.mixed.patches import MixedResolution
 from ropeworks_pack.rope_core.mixed.regions import CellGrid, TokenLayout
 
 from . import models
-from .recording import message_of
+from .recording import lines_of_ours, message_of
 
 LEFT = {"kind": "box", "name": "left", "x": 0, "y": 0, "width": 0.25, "height": 0.5}
 
@@ -126,18 +125,8 @@ def test_region_mask_takes_the_boxes_that_a_detector_finds_frame_by_frame():
 
 
 def test_region_mask_without_a_region_is_empty_and_says_what_follows():
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("ropeworks")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with lines_of_ours() as lines:
         mask, boxes, told = ran("")
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
     assert not mask.any()
     assert boxes == [[]]
     assert boxes_of(boxes) == ()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import comfy.model_management
@@ -25,7 +24,7 @@ from ropeworks_pack.rope_core.hosts.comfyui import add_patch
 from ropeworks_pack.rope_core.hosts.comfyui.run import KEY
 
 from . import models
-from .recording import message_of, watched
+from .recording import lines_of_ours, message_of, watched
 from .test_what_runs import Keys
 
 SHAPE = (1, 16, 16, 16)
@@ -52,22 +51,6 @@ def sampled(model: Any, shape: tuple[int, ...], sigmas: torch.Tensor, sampler: A
         model, given, 1.0, sampler, sigmas, models.conditioning(), models.conditioning(seed=6), latent,
         callback=callback, disable_pbar=True, seed=3,
     )  # fmt: skip
-
-
-@contextmanager
-def lines_of_ours() -> Iterator[list[str]]:
-    lines: list[str] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("ropeworks")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 # ---- one schedule
