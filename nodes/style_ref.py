@@ -18,6 +18,7 @@ CUSTOM = "custom"
 IN_MENU = ("balanced", "loose", "keep layout")
 DEFAULT = PRESETS[IN_MENU[0]]
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+MOST_VALUES = 1 << 28  # of a reference: a gigabyte
 
 
 @checked
@@ -149,6 +150,10 @@ def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tens
         samples = reference["samples"]
     if samples.is_nested:
         raise RopeWorksError("the reference is a latent of several streams (video with sound); expected one of pictures only.")
+    if samples.numel() > MOST_VALUES:
+        raise RopeWorksError(
+            f"the reference has shape {tuple(samples.shape)}: expected at most {MOST_VALUES} values. Connect a shorter or smaller one."
+        )
     if not samples.any():
         raise RopeWorksError("the reference is an empty latent. Connect VAE Encode of a picture, or image and vae.")
     if not samples.isfinite().all():

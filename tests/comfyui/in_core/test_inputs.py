@@ -272,3 +272,12 @@ def test_prefixes_that_are_no_place_in_the_output_folder_are_refused():
             text = message_of(lambda: RPE2DSaveLoRA.execute([lora], [patched], ["loras/mine"]))  # noqa: B023
             assert "expected weights by name" in text
         assert not [file for file in Path(folder).rglob("*") if file.is_file()]
+
+
+def test_a_reference_that_would_fill_the_memory_is_refused():
+    """Every frame is a reference to a model of pictures, with a copy of its own."""
+    endless = torch.ones(1).expand(1, 16, 300, 512, 512)
+    for model in (models.flux(), models.wan()):
+        given = {"model": model, "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+        text = message_of(lambda: SharedAttentionStyleRef.execute(**given, reference={"samples": endless}))  # noqa: B023
+        assert "(1, 16, 300, 512, 512): expected at most 268435456 values" in text
