@@ -34,7 +34,8 @@ class Architecture:
     modules within the transformer. order: of a sequence with image tokens. patch: side of a token in latent pixels, where the
     transformer's attribute does not tell. position_step: distance of neighbouring tokens in the host's positions. centred: positions
     count from the image's middle, and text begins where the longer side ends. frames_along: the axis that frames, or layers, count on.
-    heeds_rope_options: core's own scaling and shifting of positions reaches this family. riflex_pair: the one whose period is nearest
+    refines_text: attention over the text alone goes before the picture's. heeds_rope_options: core's own scaling and shifting of
+    positions reaches this family. riflex_pair: the one whose period is nearest
     to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by
     the picture's size. refusals: kind of run -> why it is not possible yet. hidden, channels: further marks that tell variants of one
     class apart. assumed: what no mark tells, for people. published: what methods' authors use on this family.
@@ -58,6 +59,7 @@ class Architecture:
     position_step: float = 1.0
     centred: bool = False
     frames_along: str = TIME
+    refines_text: bool = False
     heeds_rope_options: bool = False
     schedule_by_size: bool = False
     refusals: Mapping[str, str] = field(default_factory=dict)
@@ -124,6 +126,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
         side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, frames_along=INDEX,
         published=_ON_QWEN_IMAGE,
+    ),
+    Architecture(
+        "Krea 2", ("SingleStreamDiT",), ("Krea2",), _IMAGE, "pe_embedder", "first", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, "its maker's 1K; of the turbo checkpoint it says up to 2K", refines_text=True,
+        assumed="1K is assumed; where turbo draws 2K well by itself set native_size to 2048",
     ),
     Architecture(
         "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,

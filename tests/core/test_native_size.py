@@ -18,6 +18,7 @@ OWN_SIZES = {
     "Flux.1": MEGAPIXEL,
     "LongCat-Image": MEGAPIXEL,
     "Chroma": MEGAPIXEL,
+    "Krea 2": MEGAPIXEL,
     "Lumina2 / Z-Image": MEGAPIXEL,
     "Flux.2": [(1024, 1024), (1920, 1088), (2048, 2048), (2688, 1536), (3072, 1280)],
     "Qwen-Image": [(1328, 1328), (1664, 928), (928, 1664), (1472, 1104), (1104, 1472), (1584, 1056), (1056, 1584)],

@@ -124,6 +124,8 @@ def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: S
 def _references(request: ModelCall, patch: Grid) -> list[Grid]:
     """Grids of the pictures that a request brings beside its own, in the order of their tokens."""
     found: list[Grid] = []
+    if request.extra.get("ref_latents_method", getattr(request.host.diffusion_model, "default_ref_method", "")) is None:
+        return found  # a model that reads references only when it is told how
     for name in REFERENCES:
         value = request.extra.get(name)
         items = value if isinstance(value, (list, tuple)) else [value]
@@ -196,15 +198,15 @@ def _probe(
     return probe_convolution(layer, (channels, *kernel), torch.float32 if architecture.patch_kind == FLOAT32_CONVOLUTION else dtype, device)
 
 
-def hidden_width(transformer: Any) -> int:
+def hidden_width(transformer: nn.Module, architecture: Architecture) -> int:
     """Channels per token."""
     found = getattr(transformer, "hidden_size", None) or getattr(transformer, "dim", None) or getattr(transformer, "inner_dim", None)
-    return int(found) if found else 3072
+    return int(found or getattr(transformer.get_submodule(architecture.patch_layer), "out_features", 0) or 3072)
 
 
 def patch_size(transformer: Any, architecture: Architecture) -> Grid:
     """Frames, rows and columns of latent pixels that make a token."""
-    size = architecture.patch or transformer.patch_size
+    size = architecture.patch or getattr(transformer, "patch_size", None) or transformer.patch
     if isinstance(size, int):
         return (1, size, size)
     return (1, *size) if len(size) == 2 else tuple(size)

@@ -49,7 +49,7 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
         stack=stack,
         call=call,
         given_size=latent is not None,
-        hidden=hidden_width(model.model.diffusion_model),
+        hidden=hidden_width(model.model.diffusion_model, architecture),
         run=record.last_run("cpu"),
         layout=layout,
         example=example,

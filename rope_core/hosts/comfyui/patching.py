@@ -77,7 +77,7 @@ def facts_of(model: Any) -> tuple[Architecture, int, float]:
     """(architecture, channels per token, pixels per side of a square of the native area) of a MODEL."""
     architecture = architecture_of(model)
     native = native_size(architecture, model.model_options.get("transformer_options", {})).side * architecture.pixels_per_token
-    return architecture, hidden_width(model.model.diffusion_model), native
+    return architecture, hidden_width(model.model.diffusion_model, architecture), native
 
 
 def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:

@@ -37,6 +37,21 @@ WAN = {**models.WAN, "dim": 128, "num_heads": 1, "ffn_dim": 128, "num_layers": 1
 FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2, 16, 16)
 HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
 GUIDED = {"guidance_embed": True}
+KREA2 = {
+    "image_model": "krea2",
+    "features": 256,
+    "tdim": 64,
+    "txtdim": 24,
+    "heads": 2,
+    "kvheads": 1,
+    "multiplier": 2,
+    "layers": 2,
+    "patch": 2,
+    "channels": 16,
+    "txtlayers": 2,
+    "txtheads": 2,
+    "txtkvheads": 2,
+}
 HUNYUAN_15 = {
     "patch_size": [1, 1, 1],
     "in_channels": 65,
@@ -82,8 +97,8 @@ class Variant:
         config = {**self.base, **self.changes}
         return models.core_knows(self.config_class) and self.changes.keys() <= known_of(config).keys()
 
-    def make(self) -> Any:
-        return models.build(self.config_class, known_of({**self.base, **self.changes}))
+    def make(self, dtype: torch.dtype = torch.float32) -> Any:
+        return models.build(self.config_class, known_of({**self.base, **self.changes}), dtype)
 
 
 def _wan(name: str, config_class: str, changes: Mapping[str, Any], **conditions: Any) -> Variant:
@@ -128,6 +143,11 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(
         "Qwen-Image", "Layered", "QwenImage", QWEN, (1, 16, 2, 16, 16),
         {"use_additional_t_cond": True, "default_ref_method": "negative_index"},
+    ),
+    Variant("Krea 2", "raw, turbo", "Krea2", KREA2, (1, 16, 1, 16, 16)),
+    Variant(
+        "Krea 2", "with a reference", "Krea2", KREA2, (1, 16, 1, 16, 16),
+        conditions={**_referring(1, 16, 1, 8, 12), "reference_latents_method": "index"},
     ),
     Variant(_LUMINA, "Lumina2", "Lumina2", LUMINA, FLUX_SHAPE, conditions=_CAPTION),
     Variant(_LUMINA, "NewBie", "Lumina2", LUMINA, FLUX_SHAPE, {"clip_text_dim": 32}, conditions=_CAPTION),

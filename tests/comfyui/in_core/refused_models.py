@@ -115,21 +115,6 @@ _HIDREAM = {
     "patch_size": 2,
     "text_emb_dim": 32,
 }
-_KREA2 = {
-    "image_model": "krea2",
-    "features": 256,
-    "tdim": 64,
-    "txtdim": 24,
-    "heads": 2,
-    "kvheads": 1,
-    "multiplier": 2,
-    "layers": 1,
-    "patch": 2,
-    "channels": 16,
-    "txtlayers": 2,
-    "txtheads": 2,
-    "txtkvheads": 2,
-}
 _MINIMAX = {
     "image_model": "minimax_h3",
     "hidden_size": 256,
@@ -192,7 +177,6 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "Kandinsky5Image",
         {**_KANDINSKY, "model_dim": 256, "visual_embed_dim": 64, "axes_dims": (32, 48, 48), "rope_scale_factor": (1.0, 1.0, 1.0)},
     ),
-    "Krea 2": ("Krea2", _KREA2),
     "Lens": ("Lens", {**_TWO_HEADS, **_LENS, "image_model": "lens"}),
     "LTX-Video": ("LTXV", {**_LTX, "image_model": "ltxv"}),
     "LTX-2": (
