@@ -112,7 +112,7 @@ class MixedPart(Part):
 
     def _grid(self, request: ModelCall, planned: Planned) -> GroupGrid:
         call, architecture = planned.call, self.model.architecture
-        text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.centred else None
+        text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.text_follows else None
         origin, steps = origins(architecture, call, request.options), position_steps(architecture, request.options)
         return GroupGrid(planned.plan, call, origin, steps, text_start)
 
