@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from .errors import RopeWorksError
 from .native import NativeSize, side_of
 from .published import GENERAL_RULES, Published, SlowedPairs
-from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, WIDTH
+from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, TRAINING, WIDTH
 
 # How the tokens of one sequence follow one another.
 TEXT_IMAGE_REFERENCES = "text, image, references"
@@ -32,12 +32,16 @@ class Architecture:
     share a transformer's class. roles: meaning of each rotary axis. native: tokens per side of a square of the trained area; widest:
     trained aspect, longer side over shorter; native_source: who says so; native_frames: latent frames. embedder, patch_layer: paths of
     modules within the transformer. order: of a sequence with image tokens. patch: side of a token in latent pixels, where the
-    transformer's attribute does not tell. position_step: distance of neighbouring tokens in the host's positions. centred: positions
-    count from the image's middle, and text begins where the longer side ends. frames_along: the axis that frames, or layers, count on.
-    heeds_rope_options: core's own scaling and shifting of positions reaches this family. riflex_pair: the one whose period is nearest
-    to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by
-    the picture's size. refusals: kind of run -> why it is not possible yet. hidden, channels: further marks that tell variants of one
-    class apart. assumed: what no mark tells, for people. published: what methods' authors use on this family.
+    transformer's attribute does not tell. centred: positions
+    count from the image's middle. odd_begin_earlier: of an odd length the larger half lies before it. text_follows: text begins where the
+    longer side ends. frames_along: the axis that frames, or layers, count on. tokens_at: dimension of the tokens in its embedder's table.
+    looks_up_by_image: it needs a row of that table for every image of a batch. asked_by_grid: its embedder is asked with the picture's
+    grid in place of positions, and gives one table for a batch. refines_text: attention over the text alone goes before the picture's.
+    heeds_rope_options: core's own scaling and shifting of positions reaches this family. riflex_pair: the one whose period is nearest to
+    the trained frames, and longer, as RIFLEx's authors identify it; HunyuanVideo's is theirs. schedule_by_size: its own scheduler already
+    goes by the picture's size. refusals: kind of run -> why it is not possible yet. unplaced: condition of the model -> what it is, for
+    people, where its tokens cannot be told yet. hidden, channels: further marks that tell variants of one class apart. assumed: what no
+    mark tells, for people. published: what methods' authors use on this family.
     """
 
     family: str
@@ -55,12 +59,18 @@ class Architecture:
     patch: int | None = None
     native_frames: int | None = None
     riflex_pair: int | None = None
-    position_step: float = 1.0
     centred: bool = False
+    odd_begin_earlier: bool = False
+    text_follows: bool = False
+    tokens_at: int = 2
+    looks_up_by_image: bool = False
+    asked_by_grid: bool = False
     frames_along: str = TIME
+    refines_text: bool = False
     heeds_rope_options: bool = False
     schedule_by_size: bool = False
     refusals: Mapping[str, str] = field(default_factory=dict)
+    unplaced: Mapping[str, str] = field(default_factory=dict)
     hidden: int | None = None
     channels: int | None = None
     assumed: str = ""
@@ -69,6 +79,10 @@ class Architecture:
     @property
     def native_size(self) -> NativeSize:
         return NativeSize(self.native, self.widest)
+
+    def first_place(self, length: int) -> int:
+        """Position of the first of `length` tokens along a side."""
+        return -((length + self.odd_begin_earlier) // 2) if self.centred else 0
 
     @property
     def video(self) -> bool:
@@ -93,6 +107,16 @@ _HUNYUAN_REFUSALS = {
     MIXED: "its text refiner and its reference frames have not been separated from the image yet",
     SHARED: "its text stands before or behind the image depending on the version",
 }
+_TEXT_BEHIND = {MIXED: "its text stands behind the picture"}
+_REFINES_IMAGE = "parts of it attend to the picture alone, which has not been told from other calls yet"
+_HALF_A_HEAD = "the two channels that it turns together lie half a head apart"
+_HALVES = {MIXED: _HALF_A_HEAD, SHARED: _HALF_A_HEAD, TRAINING: "its embedder gives one table for all pictures of a batch"}
+_ALSO_ALONE = "its blocks attend to the picture without the text too, which a reference would not reach"
+_SMALL_STEPS = {
+    MIXED: "its tokens stand at steps that depend on the picture's size",
+    SHARED: "its tokens stand at steps that depend on the picture's size",
+}
+_NO_WRAPPER = "ComfyUI lets nothing into its forward, so a step that is computed twice would draw twice"
 # Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
 _PICTURES, _FILMS = 1536 / 640, 1280 / 704
 _MEGAPIXEL = "buckets of one megapixel"
@@ -122,13 +146,82 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
-        side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, frames_along=INDEX,
+        side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, text_follows=True, frames_along=INDEX,
         published=_ON_QWEN_IMAGE,
+    ),
+    Architecture(
+        "Krea 2", ("SingleStreamDiT",), ("Krea2",), _IMAGE, "pe_embedder", "first", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, "its maker's 1K; of the turbo checkpoint it says up to 2K", refines_text=True,
+        assumed="1K is assumed; where turbo draws 2K well by itself set native_size to 2048",
     ),
     Architecture(
         "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,
         side_of(1024, 1024), _PICTURES, "one megapixel; sources differ, up to four for Z-Image",
-        patch_kind=CHANNELS_LAST, heeds_rope_options=True,
+        patch_kind=CHANNELS_LAST, heeds_rope_options=True, unplaced={"ref_latents": "reference latents"},
+    ),
+    Architecture(
+        "Z-Image pixel space", ("NextDiTPixelSpace",), ("ZImagePixelSpace",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,
+        side_of(1024, 1024, 32), _PICTURES, "one megapixel, as of Z-Image",
+        pixels_per_token=32, patch_kind=CHANNELS_LAST, heeds_rope_options=True, unplaced={"ref_latents": "reference latents"},
+    ),
+    Architecture(
+        "Mage-Flow", ("MageFlowTransformer2DModel",), ("MageFlow",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(2048, 2048), 4.0, "its makers' range of training: 512 to 2048 pixels a side", centred=True, odd_begin_earlier=True,
+    ),
+    Architecture(
+        "Chroma Radiance", ("ChromaRadiance",), ("ChromaRadiance",), _IMAGE, "pe_embedder", "img_in_patch", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, patch_kind=CONVOLUTION,
+        refusals={MIXED: "its last layer looks over the borders of patches, at neighbours that a mixed step does not have"},
+    ),
+    Architecture(
+        "HunyuanImage 2.1", ("HunyuanVideo",), ("HunyuanImage21",), (HEIGHT, WIDTH), "pe_embedder", "img_in", BY_POSITION,
+        side_of(2048, 2048, 32), 2560 / 1536, "its makers' list of sizes",
+        pixels_per_token=32, patch_kind=CONVOLUTION, refusals=_HUNYUAN_REFUSALS,
+    ),
+    Architecture(
+        "Lens", ("LensTransformer2DModel",), ("Lens",), _IMAGE, "pos_embed", "img_in", IMAGE_TEXT,
+        side_of(1440, 1440), 2.0, "its makers' list of sizes", patch=1, centred=True, odd_begin_earlier=True, text_follows=True,
+        refusals=_TEXT_BEHIND,
+    ),
+    Architecture(
+        "HiDream I1", ("HiDreamImageTransformer2DModel",), ("HiDream",), _IMAGE, "pe_embedder", "x_embedder.proj", IMAGE_TEXT,
+        side_of(1024, 1024), 1360 / 768, "its makers' list of sizes", patch_kind=CHANNELS_LAST, tokens_at=1, refusals=_TEXT_BEHIND,
+        unplaced={"image_cond": "pictures to edit (HiDream E1)"},
+    ),
+    Architecture(
+        "OmniGen2", ("OmniGen2Transformer2DModel",), ("Omnigen2",), _IMAGE, "rope_embedder.rope_embedder", "x_embedder",
+        TEXT_REFERENCES_IMAGE, side_of(1024, 1024), _PICTURES, "its makers' code: at most one megapixel",
+        patch_kind=CHANNELS_LAST, looks_up_by_image=True, refusals={MIXED: _REFINES_IMAGE, TRAINING: _NO_WRAPPER},
+    ),
+    Architecture(
+        "Boogu", ("BooguTransformer2DModel",), ("Boogu",), _IMAGE, "rope_embedder.rope_embedder", "x_embedder",
+        TEXT_REFERENCES_IMAGE, side_of(1024, 1024), _PICTURES, "ComfyUI's template; hosts of it name 2K as the most",
+        patch_kind=CHANNELS_LAST, looks_up_by_image=True,
+        refusals={MIXED: _REFINES_IMAGE, SHARED: _ALSO_ALONE, TRAINING: _NO_WRAPPER},
+        assumed="1K is assumed; where it draws 2K well by itself set native_size to 2048",
+    ),
+    Architecture(
+        "Anima", ("Anima",), ("Anima",), _IMAGE, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
+        side_of(1024, 1024), _PICTURES, "its makers: about one megapixel", frames_along=INDEX, asked_by_grid=True, refusals=_HALVES,
+    ),
+    Architecture(
+        "Cosmos Predict2", ("MiniTrainDIT",), ("CosmosPredict2",), _VIDEO, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
+        side_of(1360, 768), _FILMS, "its makers' sizes of pictures, 1360×768; films have 1280×704", native_frames=24, riflex_pair=5,
+        asked_by_grid=True, refusals=_HALVES,
+    ),
+    Architecture(
+        "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
+        side_of(1280, 768), _FILMS, "its makers' largest size, 1280×768", native_frames=31, riflex_pair=3, patch_kind=CHANNELS_LAST,
+        refusals=_SMALL_STEPS, hidden=4096,
+    ),
+    Architecture(
+        "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
+        side_of(768, 512), 768 / 512, "its makers' size, 768×512", native_frames=31, riflex_pair=3, patch_kind=CHANNELS_LAST,
+        refusals=_SMALL_STEPS,
+    ),
+    Architecture(
+        "Kandinsky 5 Image", ("Kandinsky5",), ("Kandinsky5Image",), _IMAGE, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
+        side_of(1024, 1024), 1408 / 640, "its makers' list of sizes", frames_along=INDEX, patch_kind=CHANNELS_LAST, refusals=_SMALL_STEPS,
     ),
     Architecture(
         "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,

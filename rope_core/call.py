@@ -19,13 +19,17 @@ HEIGHT, WIDTH, TIME, INDEX = "height", "width", "time", "index"
 
 @dataclass(frozen=True)
 class AxisSpan:
-    """One rotary axis: `pairs` channel pairs at `base` (theta), `length` tokens now, `native` tokens when trained (None: never scaled)."""
+    """One rotary axis: `pairs` channel pairs at `base` (theta), `length` tokens now, `native` tokens when trained (None: never scaled).
+
+    step: distance of neighbouring tokens in the model's positions, which frequencies are angles per unit of.
+    """
 
     role: str
     pairs: int
     base: float
     length: int
     native: float | None = None
+    step: float = 1.0
 
     @property
     def spatial(self) -> bool:
@@ -43,7 +47,7 @@ class AxisSpan:
 
     def period(self, pair: int) -> float:
         """Tokens after which pair number `pair`, counted from 1, has made one turn."""
-        return 2 * math.pi * self.base ** ((pair - 1) / self.pairs)
+        return 2 * math.pi * self.base ** ((pair - 1) / self.pairs) / self.step
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,8 @@ def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridL
     positions = []
     for axis, dimension in enumerate(dimensions):
         own = _positions(image[(*(slice(None) if d == dimension else 0 for d in range(3)), axis)], layout.steps, axis)
-        positions.append(_moved(own, plan.moved(axis)))
+        to = plan.moved(axis)
+        positions.append(_moved(own, None if to is None else to * axes[axis].step))
     write_grid(table[:, 0, layout.start : layout.end], layout.grid, positions, frequencies, plan.magnitudes, dimensions)
     return table
 

@@ -6,7 +6,7 @@ stand elsewhere, so the picture is found wherever they are.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -201,7 +201,8 @@ class TokenFinder:
     def _references(self, ids: Tensor, parts: Sequence[slice], start: int | None) -> tuple[Reference, ...]:
         """Those of the announced references that stand in `parts` of a sequence; start: of its picture, None where it has none."""
         met = len(self.found_references)
-        return find_references(ids[0], parts, self.references[met:], self.along, self.row.centred, (self.grid, start))
+        first_place = self.row.first_place if self.row.centred else None
+        return find_references(ids[0], parts, self.references[met:], self.along, first_place, (self.grid, start))
 
 
 def find_references(
@@ -209,12 +210,13 @@ def find_references(
     parts: Sequence[slice],
     grids: Sequence[Grid],
     along: Sequence[int | None],
-    centred: bool,
+    first_place: Callable[[int], int] | None,
     picture: tuple[Grid, int | None],
 ) -> tuple[Reference, ...]:
     """The references that stand in `parts` of `ids` (tokens, axes), in the order of `grids`; what comes after one not found is none.
 
-    picture: grid and first token of the one that is drawn, None where it is not among `ids`. along: see `grid_starts`.
+    first_place: a length -> where positions begin along it, None = where the picture's do. picture: grid and first token of the one that
+    is drawn, None where it is not among `ids`. along: see `grid_starts`.
     """
     found: list[Reference] = []
     waiting = list(grids)
@@ -225,7 +227,7 @@ def find_references(
         begin = part.start
         while waiting and (starts := grid_starts(ids[begin : part.stop], waiting[0], along)):
             grid, start = waiting.pop(0), begin + starts[0]
-            offset, behind = _set_aside(ids, grid, start, found, along, centred, picture)
+            offset, behind = _set_aside(ids, grid, start, found, along, first_place, picture)
             found.append(Reference(grid, start, offset, behind))
             begin = found[-1].tokens.stop
     return tuple(found)
@@ -237,7 +239,7 @@ def _set_aside(
     start: int,
     earlier: Sequence[Reference],
     along: Sequence[int | None],
-    centred: bool,
+    first_place: Callable[[int], int] | None,
     picture: tuple[Grid, int | None],
 ) -> tuple[tuple[float, ...], tuple[int | None, ...]]:
     """`Reference.offset` and `behind` of the one at `start`: hosts put it where another picture ends, or on the one that is drawn."""
@@ -250,7 +252,7 @@ def _set_aside(
     for axis, dimension in enumerate(along):
         if dimension is None or dimension == 0:
             continue
-        unmoved = -float(grid[dimension] // 2) if centred else float(ids[first, axis])
+        unmoved = float(ids[first, axis]) if first_place is None else float(first_place(grid[dimension]))
         apart = float(ids[start, axis]) - unmoved
         within = 1e-3 + 2 * near * abs(float(ids[start, axis]))
         if abs(apart) <= within:

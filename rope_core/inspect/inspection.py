@@ -87,8 +87,8 @@ class Inspection:
         for number, span in enumerate(self.call.axes):
             if span.role not in (TIME, HEIGHT, WIDTH) or span.length < 2:
                 continue
-            trained = self.call.base(number)
-            curves = {percent: values[number] for percent, values in found.items()}
+            trained = self.call.base(number) * span.step
+            curves = {percent: None if (own := values[number]) is None else own * span.step for percent, values in found.items()}
             axis = InspectedAxis((span.role,), span, trained, distinct_curves(trained, curves), positions[number])
             if axes and _alike(axes[-1], axis):
                 axes[-1] = replace(axes[-1], roles=(*axes[-1].roles, span.role))

@@ -15,10 +15,12 @@ from ...inspect.record import RunRecord
 from ...stack import Call
 from .call import ModelCall
 from .execution import Answer, Execution, PatchedModel
+from .images import by_image
 from .names import name_of
 from .own_pass import hooked_on
 from .parts import parts_of
 from .positions import scaled_axes
+from .prompt import kinds_of
 from .run import SamplingRun, run_of
 from .schedule import moved_shift
 
@@ -73,7 +75,15 @@ class ApplyModel:
         answer: Answer = partial(self._executed, first=first)
         for part in reversed(self.parts):
             answer = partial(part.answer, inner=answer)
-        return answer(execution)
+        prompts = len(kinds_of(request.options, run.guider))
+        if len(x) == prompts or not self._one_table_for_several(execution):
+            return answer(execution)
+        return by_image(request, prompts, lambda alone, _: answer(self.model.execution(alone, run, self.record)))
+
+    def _one_table_for_several(self, execution: Execution) -> bool:
+        """Whether the images of a batch need tables of their own on a model that has one for all of them."""
+        magnitudes = execution.planned.plan.magnitudes if self.model.architecture.asked_by_grid else ()
+        return any(values is not None and len(values) > 1 for values in magnitudes)
 
     def _executed(self, execution: Execution, first: bool) -> Tensor:
         planned = execution.planned

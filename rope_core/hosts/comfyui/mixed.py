@@ -112,7 +112,7 @@ class MixedPart(Part):
 
     def _grid(self, request: ModelCall, planned: Planned) -> GroupGrid:
         call, architecture = planned.call, self.model.architecture
-        text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.centred else None
+        text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.text_follows else None
         origin, steps = origins(architecture, call, request.options), position_steps(architecture, request.options)
         return GroupGrid(planned.plan, call, origin, steps, text_start)
 
@@ -121,7 +121,8 @@ class MixedPart(Part):
 
         Attention over text has the same arguments as attention over the image, so a strip must be longer than any text.
         """
-        if self.model.architecture.order == TEXT_IMAGE_REFERENCES:
+        row = self.model.architecture
+        if row.order == TEXT_IMAGE_REFERENCES and not row.refines_text:
             return 0
         multiple = getattr(request.host.diffusion_model, "pad_tokens_multiple", None) or 1
         vision = request.extra.get("clip_fea")
@@ -154,7 +155,7 @@ class MixedPart(Part):
         if settings.automatic and len(sigmas) > 1:
             self._go_on(run, sigmas, within, image)
         if first:
-            log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens, sigmas))
+            log.info(run.describe(hidden_width(request.host.diffusion_model, self.model.architecture), request.text_tokens, sigmas))
         return run
 
     def _region_of(self, part: PartOfPicture | None, patch: int) -> Tensor | None:

@@ -11,7 +11,7 @@ from ...errors import RopeWorksError
 from ...stack import Patch, Stack
 from .apply_model import ApplyModel
 from .call import NATIVE_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
-from .embedder import RopeEmbedder, rotary_facts
+from .embedder import rotary_facts, stand_in
 from .execution import PatchedModel
 from .run import KEY as RUN_KEY
 from .run import begin_run
@@ -36,7 +36,7 @@ def add_patch(model: Any, patch: Patch) -> Any:
     embedder = clone.get_model_object(path)
     installed = wrapper_of(model)
     if installed is None:
-        clone.add_object_patch(path, RopeEmbedder(embedder))
+        clone.add_object_patch(path, stand_in(embedder, architecture))
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, RUN_KEY, begin_run)
     below = installed.model.embedder if installed else embedder
     wrapper = ApplyModel(PatchedModel(architecture, rotary_facts(embedder), below, stack))
@@ -64,7 +64,8 @@ def architecture_of(model: Any) -> Architecture:
     path = next((row.embedder for row in ARCHITECTURES if name in row.classes), None)
     axes = len(rotary_facts(model.get_model_object(f"diffusion_model.{path}"))[1]) if path else None
     channels = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
-    return recognise(name, axes, getattr(transformer, "dim", None), channels, class_of_the_host(model.model))
+    width = getattr(transformer, "dim", None) or getattr(transformer, "model_dim", None)
+    return recognise(name, axes, width, channels, class_of_the_host(model.model))
 
 
 def class_of_the_host(model: Any) -> str:
@@ -77,7 +78,7 @@ def facts_of(model: Any) -> tuple[Architecture, int, float]:
     """(architecture, channels per token, pixels per side of a square of the native area) of a MODEL."""
     architecture = architecture_of(model)
     native = native_size(architecture, model.model_options.get("transformer_options", {})).side * architecture.pixels_per_token
-    return architecture, hidden_width(model.model.diffusion_model), native
+    return architecture, hidden_width(model.model.diffusion_model, architecture), native
 
 
 def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:

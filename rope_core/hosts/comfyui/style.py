@@ -28,8 +28,9 @@ from .positions import image_positions
 from .prompt import Blank, Prompt, blank_for, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
 
-# Lists of blocks whose attention holds the whole image, once a block.
-BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
+# Lists of blocks whose attention holds the whole image, once a block: those with two streams, with one after them, and others.
+DOUBLE, SINGLE = ("double_blocks", "double_stream_blocks"), ("single_blocks", "single_stream_blocks")
+BLOCKS = (*DOUBLE, *SINGLE, "blocks", "transformer_blocks", "layers")
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class ReferencePart(Part):
         every = sum(counts.values()) + (0 if contexts is None else contexts.shape[1] * len(transformer.vace_blocks))
         first = patch.first_block
         if first is None:
-            first = counts["double_blocks"] / every if counts["single_blocks"] else 1 / 3
+            first = sum(counts[name] for name in DOUBLE) / every if any(counts[name] for name in SINGLE) else 1 / 3
         begin, end = round(first * every), round(patch.last_block * every)
         if begin >= end:
             family = self.model.architecture.family

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import comfy.ldm.chroma.model
 import comfy.ldm.chroma_radiance.model
@@ -37,6 +38,21 @@ WAN = {**models.WAN, "dim": 128, "num_heads": 1, "ffn_dim": 128, "num_layers": 1
 FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2, 16, 16)
 HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
 GUIDED = {"guidance_embed": True}
+KREA2 = {
+    "image_model": "krea2",
+    "features": 256,
+    "tdim": 64,
+    "txtdim": 24,
+    "heads": 2,
+    "kvheads": 1,
+    "multiplier": 2,
+    "layers": 2,
+    "patch": 2,
+    "channels": 16,
+    "txtlayers": 2,
+    "txtheads": 2,
+    "txtkvheads": 2,
+}
 HUNYUAN_15 = {
     "patch_size": [1, 1, 1],
     "in_channels": 65,
@@ -47,6 +63,131 @@ HUNYUAN_15 = {
     "use_cond_type_embedding": True,
     "meanflow_sum": True,
 }
+CHROMA_RADIANCE = {
+    **CHROMA,
+    "in_channels": 3,
+    "out_channels": 3,
+    "patch_size": 16,
+    "nerf_hidden_size": 16,
+    "nerf_mlp_ratio": 2,
+    "nerf_depth": 1,
+    "nerf_max_freqs": 4,
+    "nerf_tile_size": 512,
+    "nerf_final_head_type": "conv",
+    "nerf_embedder_dtype": torch.float32,
+    "use_x0": False,
+    "use_sequential_txt_ids": False,
+    "image_model": "chroma_radiance",
+}
+Z_IMAGE_PIXELS = {
+    **Z_IMAGE,
+    "image_model": "zimage_pixel",
+    "in_channels": 3,
+    "patch_size": 32,
+    "decoder_hidden_size": 32,
+    "decoder_num_res_blocks": 1,
+}
+HUNYUAN_IMAGE = {
+    **HUNYUAN,
+    "patch_size": [1, 1],
+    "in_channels": 64,
+    "out_channels": 64,
+    "vec_in_dim": None,
+    "axes_dim": [64, 64],
+    "byt5": True,
+}
+MAGE_FLOW = {"image_model": "mage_flow", "in_channels": 128, "num_layers": 2, "num_attention_heads": 1, "joint_attention_dim": 48}
+LENS = {
+    "image_model": "lens",
+    "in_channels": 128,
+    "out_channels": 32,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "enc_hidden_dim": 24,
+    "selected_layer_index": (0, 1),
+}
+HIDREAM = {
+    "image_model": "hidream",
+    "attention_head_dim": 128,
+    "axes_dims_rope": [64, 32, 32],
+    "caption_channels": [48, 40],
+    "max_resolution": [128, 128],
+    "in_channels": 16,
+    "llama_layers": [0, 1],
+    "num_attention_heads": 1,
+    "num_routed_experts": 2,
+    "num_activated_experts": 1,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "out_channels": 16,
+    "patch_size": 2,
+    "text_emb_dim": 32,
+}
+OMNIGEN2 = {
+    "image_model": "omnigen2",
+    "axes_dim_rope": [40, 40, 40],
+    "axes_lens": [1024, 1664, 1664],
+    "hidden_size": 360,
+    "in_channels": 16,
+    "multiple_of": 64,
+    "num_attention_heads": 3,
+    "num_kv_heads": 1,
+    "num_layers": 2,
+    "num_refiner_layers": 1,
+    "patch_size": 2,
+    "text_feat_dim": 48,
+    "timestep_scale": 1000.0,
+    "norm_eps": 1e-5,
+    "ffn_dim_multiplier": None,
+    "out_channels": None,
+}
+BOOGU = {
+    "image_model": "boogu",
+    "hidden_size": 360,
+    "num_layers": 1,
+    "num_double_stream_layers": 1,
+    "num_refiner_layers": 1,
+    "num_attention_heads": 3,
+    "num_kv_heads": 1,
+    "instruction_feat_dim": 48,
+}
+COSMOS = {
+    "image_model": "cosmos_predict2",
+    "max_img_h": 240,
+    "max_img_w": 240,
+    "max_frames": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_spatial": 2,
+    "patch_temporal": 1,
+    "model_channels": 256,
+    "concat_padding_mask": True,
+    "crossattn_emb_channels": 48,
+    "pos_emb_cls": "rope3d",
+    "min_fps": 1,
+    "max_fps": 30,
+    "use_adaln_lora": True,
+    "adaln_lora_dim": 16,
+    "num_blocks": 2,
+    "num_heads": 2,
+    "rope_h_extrapolation_ratio": 4.0,
+    "rope_w_extrapolation_ratio": 4.0,
+    "rope_t_extrapolation_ratio": 1.0,
+    "rope_enable_fps_modulation": False,
+}
+KANDINSKY = {
+    "image_model": "kandinsky5",
+    "in_visual_dim": 16,
+    "in_text_dim": 48,
+    "in_text_dim2": 32,
+    "time_dim": 64,
+    "model_dim": 128,
+    "ff_dim": 128,
+    "visual_embed_dim": 132,
+    "num_text_blocks": 1,
+    "num_visual_blocks": 1,
+}
+KANDINSKY_IMAGE = {"model_dim": 256, "visual_embed_dim": 64, "axes_dims": (32, 48, 48), "rope_scale_factor": (1.0, 1.0, 1.0)}
 
 
 def picture(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -82,8 +223,11 @@ class Variant:
         config = {**self.base, **self.changes}
         return models.core_knows(self.config_class) and self.changes.keys() <= known_of(config).keys()
 
-    def make(self) -> Any:
-        return models.build(self.config_class, known_of({**self.base, **self.changes}))
+    def make(self, dtype: torch.dtype = torch.float32) -> Any:
+        if self.config_class == "Anima":  # its adapter of texts is large, and idle where a prompt brings no T5
+            with patch("comfy.ldm.anima.model.LLMAdapter", lambda **_: torch.nn.Identity()):
+                return models.build(self.config_class, {**self.base, **self.changes}, dtype)
+        return models.build(self.config_class, known_of({**self.base, **self.changes}), dtype)
 
 
 def _wan(name: str, config_class: str, changes: Mapping[str, Any], **conditions: Any) -> Variant:
@@ -100,6 +244,8 @@ def _referring(*shape: int) -> dict[str, Any]:
 
 
 _CAPTION = {"attention_mask": torch.ones(1, 12, dtype=torch.long)}  # older cores count the caption by its mask
+_BYT5 = {"conditioning_byt5small": picture(1, 5, 1472, seed=7)}
+_LLAMA = {"conditioning_llama3": picture(1, 2, 7, 40, seed=7)}
 _FUN_CONTROL = {"model_type": "i2v", "in_dim": 48, "in_dim_ref_conv": 16}
 _OMNI = {"siglip_feat_dim": 16}
 _LUMINA = "Lumina2 / Z-Image"
@@ -129,11 +275,33 @@ VARIANTS: tuple[Variant, ...] = (
         "Qwen-Image", "Layered", "QwenImage", QWEN, (1, 16, 2, 16, 16),
         {"use_additional_t_cond": True, "default_ref_method": "negative_index"},
     ),
+    Variant("Krea 2", "raw, turbo", "Krea2", KREA2, (1, 16, 1, 16, 16)),
+    Variant(
+        "Krea 2", "with a reference", "Krea2", KREA2, (1, 16, 1, 16, 16),
+        conditions={**_referring(1, 16, 1, 8, 12), "reference_latents_method": "index"},
+    ),
+    Variant("Mage-Flow", "base, RL, turbo", "MageFlow", MAGE_FLOW, FLUX2_SHAPE),
+    Variant("Mage-Flow", "Edit with a reference", "MageFlow", MAGE_FLOW, FLUX2_SHAPE, conditions=_referring(1, 128, 4, 6)),
+    Variant("Chroma Radiance", "Chroma Radiance", "ChromaRadiance", CHROMA_RADIANCE, (1, 3, 128, 128)),
+    Variant("Z-Image pixel space", "Z-Image in pixel space", "ZImagePixelSpace", Z_IMAGE_PIXELS, (1, 3, 256, 256), side=256),
+    Variant("HunyuanImage 2.1", "HunyuanImage 2.1", "HunyuanImage21", HUNYUAN_IMAGE, (1, 64, 8, 8), side=256),
+    Variant("HunyuanImage 2.1", "with byT5 text", "HunyuanImage21", HUNYUAN_IMAGE, (1, 64, 8, 8), side=256, conditions=_BYT5),
+    Variant("Lens", "Lens", "Lens", LENS, FLUX2_SHAPE),
+    Variant("HiDream I1", "I1", "HiDream", HIDREAM, FLUX_SHAPE, conditions=_LLAMA),
+    Variant("OmniGen2", "OmniGen2", "Omnigen2", OMNIGEN2, FLUX_SHAPE, conditions=_CAPTION),
+    Variant("OmniGen2", "with references", "Omnigen2", OMNIGEN2, FLUX_SHAPE, conditions={**_CAPTION, **_referring(1, 16, 8, 12)}),
+    Variant("Boogu", "base, turbo", "Boogu", BOOGU, FLUX_SHAPE, conditions=_CAPTION),
+    Variant("Boogu", "Edit with a reference", "Boogu", BOOGU, FLUX_SHAPE, conditions={**_CAPTION, **_referring(1, 16, 8, 12)}),
     Variant(_LUMINA, "Lumina2", "Lumina2", LUMINA, FLUX_SHAPE, conditions=_CAPTION),
     Variant(_LUMINA, "NewBie", "Lumina2", LUMINA, FLUX_SHAPE, {"clip_text_dim": 32}, conditions=_CAPTION),
     Variant(_LUMINA, "Z-Image", "ZImage", Z_IMAGE, FLUX_SHAPE),
     Variant(_LUMINA, "Z-Image-Omni", "ZImage", Z_IMAGE, FLUX_SHAPE, _OMNI),
     Variant(_LUMINA, "Z-Image-Omni with a reference", "ZImage", Z_IMAGE, FLUX_SHAPE, _OMNI, conditions=_referring(1, 16, 8, 12)),
+    Variant("Anima", "Anima", "Anima", COSMOS, (1, 16, 1, 16, 16), {"image_model": "anima"}),
+    Variant("Cosmos Predict2", "T2I", "CosmosT2IPredict2", COSMOS, (1, 16, 1, 16, 16)),
+    Variant("Cosmos Predict2", "I2V", "CosmosI2VPredict2", COSMOS, WAN_SHAPE, {"in_channels": 17}),
+    Variant("Kandinsky 5", "T2V, I2V", "Kandinsky5", KANDINSKY, WAN_SHAPE),
+    Variant("Kandinsky 5 Image", "T2I", "Kandinsky5Image", KANDINSKY, (1, 16, 1, 16, 16), KANDINSKY_IMAGE),
     Variant("Wan 480p", "2.1 T2V 1.3B", "WAN21_T2V", WAN, (1, 16, 1, 16, 16), {"dim": 1536, "num_heads": 12, "ffn_dim": 64}),
     _wan("2.1 and 2.2 T2V 14B", "WAN21_T2V", {}),
     _wan("2.1 I2V", "WAN21_I2V", {"model_type": "i2v", "in_dim": 36}),

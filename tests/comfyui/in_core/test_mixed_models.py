@@ -255,6 +255,7 @@ def check_places(
     ratio: int = 2,
     steps: int = 2,
     pixels: int = 8,
+    patch: int = 2,
     noise_mask: torch.Tensor | None = None,
 ) -> None:
     """Without attention a token is answered for itself: as at full size in the region, as at low size elsewhere.
@@ -272,15 +273,15 @@ def check_places(
         )
 
     noise = comfy.sample.prepare_noise(torch.zeros(shape), 3)
-    side = 2 * ratio
+    side = patch * ratio
     rows, columns = (torch.arange(-(-n // side) * side) % n for n in shape[-2:])
     carrier = noise[..., rows, :][..., columns]
     high, low = run(model, noise, 1), run(model, carrier[every].contiguous(), ratio)
     for mask in (corner(), far_corner()):
-        patch = MixedResolution(mask=mask, ratio=ratio, **MIXED_ONLY)
-        cells = patch.region(CellGrid(1, shape[-2] * pixels, shape[-1] * pixels, side * pixels))[0]
+        mixing = MixedResolution(mask=mask, ratio=ratio, **MIXED_ONLY)
+        cells = mixing.region(CellGrid(1, shape[-2] * pixels, shape[-1] * pixels, side * pixels))[0]
         sharp = cells.repeat_interleave(side, 0).repeat_interleave(side, 1)[: shape[-2], : shape[-1]]
-        mixed = run(add_patch(model, patch), noise, 1)
+        mixed = run(add_patch(model, mixing), noise, 1)
         assert mixed.shape == high.shape
         assert 0 < sharp.float().mean() < 1
         assert torch.allclose(mixed[..., sharp], high[..., sharp], atol=1e-4), (mixed - high)[..., sharp].abs().max()

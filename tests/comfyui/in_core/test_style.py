@@ -121,6 +121,8 @@ class PlainSharing:
             elif len(seen) in self.blocks:
                 more = [torch.cat(list(x.unsqueeze(1)), dim=at).expand(len(k), *[-1] * (x.dim() - 1)) for x in kept[len(seen)]]
                 k, v = (torch.cat(pair, dim=at) for pair in zip((k, v), more, strict=True))
+                if named.get("mask") is not None:  # of the target's own keys
+                    named["mask"] = torch.nn.functional.pad(named["mask"], (0, k.shape[at] - q.shape[at]))
             seen.append(0)
             return function(q, k, v, heads, *args, **named)
 
