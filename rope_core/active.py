@@ -139,9 +139,10 @@ class ActivePlan:
             table = plan_table(ids, self.plan, self.call, layout, base, base_is_plain, self.clashes)
         if table is None:
             table = base(slice(None))
-        if layout is None or self.references is None:
-            return table
-        return with_references(table, ids, layout, (self.plan, self.call), self.references, base, base_is_plain)
+        if layout is not None and self.references is not None:
+            table = with_references(table, ids, layout, (self.plan, self.call), self.references, base, base_is_plain)
+        rows = 1 if self.groups is not None else self.plan.rows
+        return table.expand(rows, *table.shape[1:]) if len(table) < rows else table  # hosts join what they ask for in several calls
 
     def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
         """One attention call; two, by query group, where there are groups."""

@@ -88,6 +88,8 @@ _IMAGE = (INDEX, HEIGHT, WIDTH)
 _VIDEO = (TIME, HEIGHT, WIDTH)
 _WAN_CLASSES = ("WanModel", "VaceWanModel", "CameraWanModel", "WanTransformer3DModel")
 _WAN_MODELS = ("WAN21", "WAN21_Vace", "WAN21_Camera", "WAN21_FlowRVS", "WAN22")
+_ASSUMED_720P = "trained at 720p is assumed; for 480p set native_size to 632"
+_BY_FRAME = "it reads its sound frame by frame, and the tokens of a strip are no frames"
 _HUNYUAN_MODELS = ("HunyuanVideo", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")
 _HUNYUAN_REFUSALS = {
     MIXED: "its text refiner and its reference frames have not been separated from the image yet",
@@ -145,6 +147,49 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         side_of(1280, 720), _FILMS, "its makers' list of sizes",
         patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
         assumed="trained at 720p is assumed; for a checkpoint of 480p set native_size to 632",
+    ),
+    Architecture(
+        "Wan Animate", ("AnimateWanModel",), ("WAN22_Animate",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers' command line; clips of 77 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=20, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: "it reads pose and face frame by frame, and the tokens of a strip are no frames"}, assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "Wan Animate 2", ("WanAnimate2Model",), ("WAN_Animate2",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "SGLang's page on it: 640×800 and 720×1280",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        refusals=dict.fromkeys((MIXED, SHARED), "each of its frames looks at the pose's in an attention call of its own"),
+        assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "Wan SCAIL", ("SCAILWanModel", "SCAIL2WanModel"), ("WAN21_SCAIL", "WAN21_SCAIL2"), _VIDEO, "rope_embedder", "patch_embedding",
+        IMAGE_ONLY, side_of(896, 512), _FILMS, "its makers: 512p and 5 seconds",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: "its pose and its references stand in one sequence with the picture"},
+    ),
+    Architecture(
+        "Wan S2V", ("WanModel_S2V",), ("WAN22_S2V",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers: 480p and 720p, clips of 80 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=20, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: _BY_FRAME}, assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "Wan HuMo", ("HumoWanModel",), ("WAN21_HuMo",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers: 480p and 720p, trained on 97 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=25, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: _BY_FRAME}, assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "WanDancer", ("WanDancerModel",), ("WAN22_WanDancer",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(832, 480), _FILMS, "ComfyUI's node for it: 480×832, 149 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=38, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: _BY_FRAME},
+    ),
+    Architecture(
+        "Wan Causal", ("CausalWanModel",), ("WAN21_CausalAR",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(832, 480), _FILMS, "as Wan 2.1 1.3B, which it is made from",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        refusals=dict.fromkeys((MIXED, SHARED), "it draws a clip in blocks, each with keys of those before"),
     ),
     Architecture(
         "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", BY_POSITION,

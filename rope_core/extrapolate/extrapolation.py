@@ -76,6 +76,14 @@ class Extrapolate(Patch):
     def scales_magnitudes(self) -> bool:
         return self.method in WITH_TEMPERATURE and self.temperature != 0
 
+    @property
+    def turns_by_step(self) -> bool:
+        return super().turns_by_step or goes_by_noise(self.method)
+
+    @property
+    def needs_all_frames(self) -> bool:
+        return self.method == "riflex"
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         call = self._seen(call)
         return {axis: self._rule(span, call) for axis, span in self._spans(call).items()}
@@ -139,6 +147,11 @@ class Extrapolate(Patch):
                     f"riflex_pair is {pair}, but the time axis of {call.family} has {axis.pairs} pairs. Choose a smaller one."
                 )
         return {i: a for i, a in enumerate(call.axes) if a.role == TIME and a.length > a.period(pair)}
+
+
+def goes_by_noise(method: str) -> bool:
+    """Whether a method's angles depend on the noise level."""
+    return method.startswith("dype-")
 
 
 def longer_spatial_axes(call: Call) -> dict[int, AxisSpan]:

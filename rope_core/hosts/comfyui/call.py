@@ -17,7 +17,7 @@ from ...native import NativeSize
 from ...published import GENERAL_RULES, Published
 from ...stack import HEIGHT, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
-from .positions import position_steps, rope_options
+from .positions import origins_of, position_steps, rope_options
 from .run import SamplingRun
 
 NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
@@ -109,6 +109,8 @@ def call_on(
 
 def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: SamplingRun) -> TokenFinder:
     """Finds the `grid` of the picture's tokens in what the model asks its embedder for during this request."""
+    _, rows, columns = grid
+    lengths = [{HEIGHT: rows, WIDTH: columns}.get(role, 1) for role in architecture.roles]
     return TokenFinder(
         architecture,
         grid,
@@ -116,9 +118,16 @@ def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: S
         run.kept("tokens found", dict),
         _alike(request),
         announced=request.text_tokens,
-        leading=0 if request.extra.get("reference_latent") is None else 1,
+        leading=_leading_frames(request),
         references=_references(request, patch_size(request.host.diffusion_model, architecture)),
+        origin=origins_of(architecture, lengths, request.options),
     )
+
+
+def _leading_frames(request: ModelCall) -> int:
+    """Latent frames that Wan's relatives may put before the clip: a picture, or several in a row."""
+    found = request.extra.get("reference_latent")
+    return 0 if found is None else found.shape[2] if found.dim() == 5 else 1
 
 
 def _references(request: ModelCall, patch: Grid) -> list[Grid]:

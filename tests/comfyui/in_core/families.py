@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ def known_of(config: Mapping[str, Any]) -> dict[str, Any]:
 class Variant:
     """config_class: of comfy.supported_models. changes: of `base`, for this variant. shape: of its latent, `side` pixels a side.
 
-    conditions: what its conditioning brings beside text.
+    conditions: what its conditioning brings beside text; beside: more of it, made for a latent of a shape.
     """
 
     family: str
@@ -75,6 +75,12 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     side: int = 128
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    beside: Callable[[tuple[int, ...]], Mapping[str, Any]] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """All that its conditioning brings."""
+        return {**self.conditions, **(self.beside(self.shape) if self.beside else {})}
 
     @property
     def known(self) -> bool:
@@ -97,6 +103,38 @@ def _hunyuan(name: str, config_class: str, changes: Mapping[str, Any], family: s
 
 def _referring(*shape: int) -> dict[str, Any]:
     return {"reference_latents": [picture(*shape)]}
+
+
+def _relative(family: str, name: str, config_class: str, changes: Mapping[str, Any], beside: Any = None) -> Variant:
+    return Variant(family, name, config_class, WAN, WAN_SHAPE, changes, beside=beside)
+
+
+def with_pose(shape: tuple[int, ...], every: int = 1, frames: int = -1) -> dict[str, Any]:
+    """A pose as ComfyUI's nodes give it: a clip one frame shorter, for one frame of the clip is the reference."""
+    batch, channels, length, height, width = shape
+    return {"pose_video_latent": picture(batch, channels, length + frames, height // every, width // every, seed=2)}
+
+
+def with_reference(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"reference_latents": [picture(*shape[:2], 1, *shape[3:], seed=3)]}
+
+
+def for_scail(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {**with_pose(shape, every=2, frames=0), **with_reference(shape)}
+
+
+def for_scail2(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Replacement, where reference and pose stand aside."""
+    batch, _, frames, height, width = shape
+    masks = {"driving_mask_28ch": torch.ones(batch, frames, 28, height // 2, width // 2)}
+    masks["ref_mask_28ch"] = torch.ones(batch, frames + 1, 28, height, width)
+    return {**for_scail(shape), **masks, "ref_mask_flag": False}
+
+
+def for_s2v(shape: tuple[int, ...]) -> dict[str, Any]:
+    batch, channels, _, height, width = shape
+    moves = {"reference_motion": picture(batch, channels, 19, height, width, seed=4)} if height >= 8 else {}
+    return {**with_reference(shape), **moves}
 
 
 _CAPTION = {"attention_mask": torch.ones(1, 12, dtype=torch.long)}  # older cores count the caption by its mask
@@ -145,6 +183,14 @@ VARIANTS: tuple[Variant, ...] = (
     _wan("2.2 Fun Camera", "WAN22_Camera", {"model_type": "camera_2.2", "in_dim": 36, "in_dim_control_adapter": 24}),
     _wan("VACE", "WAN21_Vace", {"model_type": "vace", "vace_layers": 1, "vace_in_dim": 96}),
     _wan("FlowRVS", "WAN21_FlowRVS", {"model_type": "flow_rvs"}),
+    _relative("Wan Animate", "2.2 Animate", "WAN22_Animate", {"model_type": "animate", "in_dim": 36, "motion_encoder_dim": 64}, with_pose),
+    _relative("Wan Animate 2", "Animate 2", "WAN_Animate2", {"model_type": "animate2", "in_dim": 36}, with_pose),
+    _relative("Wan SCAIL", "SCAIL", "WAN21_SCAIL", {"model_type": "scail", "in_dim": 20}, for_scail),
+    _relative("Wan SCAIL", "SCAIL 2, replacing", "WAN21_SCAIL2", {"model_type": "scail2", "in_dim": 20}, for_scail2),
+    _relative("Wan S2V", "2.2 S2V", "WAN22_S2V", {"model_type": "s2v"}, for_s2v),
+    _relative("Wan HuMo", "HuMo", "WAN21_HuMo", {"model_type": "humo", "in_dim": 36, "audio_token_num": 4}, with_reference),
+    _relative("WanDancer", "WanDancer", "WAN22_WanDancer", {"model_type": "wandancer", "in_dim": 36}),
+    _relative("Wan Causal", "Causal AR", "WAN21_CausalAR_T2V", {}),
     Variant("Wan 2.2 5B", "TI2V 5B", "WAN22_T2V", WAN, (1, 48, 2, 16, 16), {"in_dim": 48, "out_dim": 48}, side=256),
     _hunyuan("1.0 T2V", "HunyuanVideo", {}),
     _hunyuan("1.0 I2V", "HunyuanVideoI2V", {"in_channels": 33}),

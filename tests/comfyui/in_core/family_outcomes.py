@@ -48,7 +48,7 @@ class Trial:
 
 
 def sampled(model: Any, variant: Variant) -> torch.Tensor:
-    return models.sample(model, variant.shape, steps=STEPS, positive=models.conditioning(**variant.conditions))
+    return models.sample(model, variant.shape, steps=STEPS, positive=models.conditioning(**variant.given))
 
 
 def put(node: type, model: Any, **settings: Any) -> Any:

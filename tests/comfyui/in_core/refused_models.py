@@ -215,14 +215,6 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "SeedVR2",
         {"image_model": "seedvr2", "vid_dim": 256, "heads": 2, "num_layers": 2, "norm_eps": 1e-5, "mlp_type": "swiglu"},
     ),
-    "Wan 2.1 Causal AR": ("WAN21_CausalAR_T2V", models.WAN),
-    "Wan 2.1 HuMo": ("WAN21_HuMo", {**models.WAN, "model_type": "humo", "in_dim": 36, "audio_token_num": 4}),
-    "Wan 2.1 SCAIL": ("WAN21_SCAIL", {**models.WAN, "model_type": "scail", "in_dim": 20}),
-    "Wan 2.1 SCAIL 2": ("WAN21_SCAIL2", {**models.WAN, "model_type": "scail2", "in_dim": 20}),
-    "Wan 2.2 Animate": ("WAN22_Animate", {**models.WAN, "model_type": "animate", "in_dim": 36, "motion_encoder_dim": 64}),
-    "Wan Animate 2": ("WAN_Animate2", {**models.WAN, "model_type": "animate2", "in_dim": 36}),
-    "Wan 2.2 S2V": ("WAN22_S2V", {**models.WAN, "model_type": "s2v"}),
-    "WanDancer": ("WAN22_WanDancer", {**models.WAN, "model_type": "wandancer", "in_dim": 36}),
     "Z-Image in pixel space": ("ZImagePixelSpace", {**models.Z_IMAGE, "image_model": "zimage_pixel", "in_channels": 3, "patch_size": 32}),
 }
 
