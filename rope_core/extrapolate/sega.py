@@ -145,7 +145,7 @@ class Sega(Patch):
             profile = axis_profile(token_map, 2 if span.role == HEIGHT else 3)
             bins = profile.shape[-1]
             if self.band_lookup == "physical":
-                band = physical_band(call.base(axis), span.length, bins)
+                band = physical_band(call.base(axis) * span.step, span.length, bins)
             else:
                 band = published_band(span.pairs, bins, call.device)
             u = correction(profile, band, self.beta)

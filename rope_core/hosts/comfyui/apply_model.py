@@ -73,7 +73,7 @@ class ApplyModel:
         self.record = run.kept((self, "record"), RunRecord)
         execution = self.model.execution(request, run, self.record)
         self.record.axes = execution.planned.call.axes
-        first = self._announce(execution.planned.call, run, tuple(x.shape[2:]))
+        first = self._announce(execution.planned.call, run, tuple(request.picture.shape[2:]))
         answer: Answer = partial(self._executed, first=first)
         for part in reversed(self.parts):
             answer = partial(part.answer, inner=answer)
@@ -130,7 +130,7 @@ class ApplyModel:
                 )
         elif first and not active.consulted:
             self._warn(execution.run, LOST_EMBEDDER.format(nodes=self.model.stack.nodes))
-        elif first and not execution.finder.found and not active.plan.untouched:
+        elif first and not (execution.finder.found or active.by_coordinates) and not active.plan.untouched:
             self._warn(execution.run, LOST_PICTURE)
         if first:
             self._check_others(execution, active)

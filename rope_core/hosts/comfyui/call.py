@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
+from comfy.utils import unpack_latents
 from torch import Tensor, nn
 
 from ...architectures import BY_POSITION, CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
@@ -15,8 +16,9 @@ from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 from ...native import NativeSize
 from ...published import GENERAL_RULES, Published
-from ...stack import HEIGHT, WIDTH, AxisSpan, Call
+from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
+from .coordinates import FRAME_RATE, in_coordinates
 from .positions import origins_of, position_steps, rope_options
 from .run import SamplingRun
 
@@ -24,6 +26,7 @@ NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
 UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 # Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
 REFERENCES = ("ref_latents", "context_latents", "ref_latent")
+WAN_DANCER_RATE = 30.0  # pictures a second that its positions count
 Rotary = tuple[float, tuple[int, ...]]  # theta, and channels per axis
 
 
@@ -46,6 +49,12 @@ class ModelCall:
         return self.executor.class_obj
 
     @property
+    def picture(self) -> Tensor:
+        """The latent that is drawn, (batch, channels, [frames,] height, width), also where sound is packed up with it."""
+        shapes = self.extra.get("latent_shapes")
+        return self.x if shapes is None or len(shapes) < 2 else unpack_latents(self.x, shapes)[0]
+
+    @property
     def schedule(self) -> Tensor | None:
         """All sigmas of the sampling run: one tensor per run."""
         return self.options.get("sample_sigmas")
@@ -60,7 +69,7 @@ class ModelCall:
 
 def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary, run: SamplingRun) -> tuple[Call, TokenFinder]:
     """What ComfyUI's arguments of one model call mean: the call, and how to find its picture's tokens."""
-    host, x, t, c_concat = request.host, request.x, request.t, request.c_concat
+    host, x, t, c_concat = request.host, request.picture, request.t, request.c_concat
     transformer = host.diffusion_model
     check_latent(tuple(x.shape), architecture)
     if architecture.order == BY_POSITION and request.extra.get("ref_latents"):
@@ -79,7 +88,21 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
 
     sigma = _on_double_device(t.reshape(-1)[0])
     call = call_on(architecture, rotary, grid, request.options, sigma, token_map, host.model_sampling.percent_to_sigma)
+    if architecture.by_coordinates:
+        call = in_coordinates(call, architecture, transformer, request.extra.get("frame_rate", FRAME_RATE))
+    elif request.extra.get("fps"):
+        call = _in_time_of(call, WAN_DANCER_RATE / float(request.extra["fps"]))
     return call, finder_of(request, architecture, grid, run)
+
+
+def _in_time_of(call: Call, step: float) -> Call:
+    """`call` with frames so far apart."""
+
+    def counted(axes: tuple[AxisSpan, ...]) -> tuple[AxisSpan, ...]:
+        return tuple(replace(axis, step=step) if axis.role == TIME else axis for axis in axes)
+
+    spans = call.spans
+    return replace(call, axes=counted(call.axes), spans=None if spans is None else lambda grid: counted(spans(grid)))
 
 
 def call_on(
@@ -192,7 +215,7 @@ def published_for(architecture: Architecture, options: dict[str, Any]) -> Publis
 
 def image_tokens(request: ModelCall, architecture: Architecture) -> int:
     """Tokens of the request's latent."""
-    return prod(token_grid(tuple(request.x.shape), patch_size(request.host.diffusion_model, architecture)))
+    return prod(token_grid(tuple(request.picture.shape), patch_size(request.host.diffusion_model, architecture)))
 
 
 def _probe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor, nn
 
 from ...active import now_running, planned_table
 from ...errors import RopeWorksError
+from .coordinates import CoordinateTables, rotary_of
 
 
 def rotary_facts(embedder: Any) -> tuple[float, tuple[int, ...]]:
     """theta and the channels per axis, also from inside another pack's module around the model's own."""
-    for module in embedder.modules():
+    modules: Iterable[Any] = embedder.modules()
+    for module in modules:
         if hasattr(module, "axes_dim") and hasattr(module, "theta"):
             return float(module.theta), tuple(module.axes_dim)
     raise RopeWorksError(
@@ -40,3 +43,14 @@ class RopeEmbedder(nn.Module):
         if active is None:
             return self.base(ids)
         return active.table(ids, lambda tokens: self.base(ids[:, tokens]), self.base_is_plain)
+
+
+def rotary_of_model(model: Any, path: str) -> tuple[float, tuple[int, ...]]:
+    """As `rotary_facts`, of the embedder at `path` of a MODEL's transformer, where that is a module; else the transformer tells."""
+    embedder, transformer = model.get_model_object(f"diffusion_model.{path}"), model.model.diffusion_model
+    return rotary_facts(embedder) if isinstance(embedder, nn.Module) else rotary_of(transformer)
+
+
+def stand_in_for(embedder: Any) -> RopeEmbedder | CoordinateTables:
+    """What takes the place of a model's embedder: a module, or a method."""
+    return RopeEmbedder(embedder) if isinstance(embedder, nn.Module) else CoordinateTables(embedder)

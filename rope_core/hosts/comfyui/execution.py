@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture
@@ -109,7 +109,7 @@ class PatchedModel:
 
     architecture: Architecture
     rotary: Rotary
-    embedder: nn.Module
+    embedder: Any
     stack: Stack
 
     @property

@@ -11,6 +11,7 @@ import comfy.ldm.chroma.model
 import comfy.ldm.chroma_radiance.model
 import comfy.ldm.flux.model
 import comfy.ldm.hunyuan_video.model
+import comfy.ldm.lightricks.model
 import comfy.ldm.lumina.model
 import comfy.ldm.qwen_image.model
 import torch
@@ -35,6 +36,7 @@ QWEN = {**models.QWEN, "num_layers": 1, "num_attention_heads": 1}
 LUMINA, Z_IMAGE = ({**base, "n_layers": 1} for base in (models.LUMINA, models.Z_IMAGE))
 WAN = {**models.WAN, "dim": 128, "num_heads": 1, "ffn_dim": 128, "num_layers": 1}
 FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2, 16, 16)
+LTX_SHAPE = (1, 128, 2, 8, 8)
 HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
 GUIDED = {"guidance_embed": True}
 HUNYUAN_15 = {
@@ -64,7 +66,8 @@ def known_of(config: Mapping[str, Any]) -> dict[str, Any]:
 class Variant:
     """config_class: of comfy.supported_models. changes: of `base`, for this variant. shape: of its latent, `side` pixels a side.
 
-    conditions: what its conditioning brings beside text; beside: more of it, made for a latent of a shape.
+    conditions: what its conditioning brings beside text; beside: more of it, made for a latent of a shape. text: width of
+    its text. reachable: whether this core's classes can be patched at all.
     """
 
     family: str
@@ -75,6 +78,8 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     side: int = 128
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    text: int = 48
+    reachable: Callable[[], bool] = lambda: True
     beside: Callable[[tuple[int, ...]], Mapping[str, Any]] | None = None
 
     @property
@@ -86,7 +91,7 @@ class Variant:
     def known(self) -> bool:
         """Whether this core has it."""
         config = {**self.base, **self.changes}
-        return models.core_knows(self.config_class) and self.changes.keys() <= known_of(config).keys()
+        return models.core_knows(self.config_class) and self.reachable() and self.changes.keys() <= known_of(config).keys()
 
     def make(self) -> Any:
         return models.build(self.config_class, known_of({**self.base, **self.changes}))
@@ -135,6 +140,11 @@ def for_s2v(shape: tuple[int, ...]) -> dict[str, Any]:
     batch, channels, _, height, width = shape
     moves = {"reference_motion": picture(batch, channels, 19, height, width, seed=4)} if height >= 8 else {}
     return {**with_reference(shape), **moves}
+
+
+def ltx_is_reachable() -> bool:
+    """Whether this core makes LTX's tables by a method of the model."""
+    return hasattr(comfy.ldm.lightricks.model.LTXVModel, "_precompute_freqs_cis")
 
 
 _CAPTION = {"attention_mask": torch.ones(1, 12, dtype=torch.long)}  # older cores count the caption by its mask
@@ -192,6 +202,8 @@ VARIANTS: tuple[Variant, ...] = (
     _relative("WanDancer", "WanDancer", "WAN22_WanDancer", {"model_type": "wandancer", "in_dim": 36}),
     _relative("Wan Causal", "Causal AR", "WAN21_CausalAR_T2V", {}),
     Variant("Wan 2.2 5B", "TI2V 5B", "WAN22_T2V", WAN, (1, 48, 2, 16, 16), {"in_dim": 48, "out_dim": 48}, side=256),
+    Variant("LTX-Video", "0.9", "LTXV", models.LTX, LTX_SHAPE, side=256, conditions=_CAPTION, reachable=ltx_is_reachable),
+    Variant("LTX-2", "LTX-2, 2.3", "LTXAV", models.LTX2, LTX_SHAPE, side=256, text=96, conditions=_CAPTION, reachable=ltx_is_reachable),
     _hunyuan("1.0 T2V", "HunyuanVideo", {}),
     _hunyuan("1.0 I2V", "HunyuanVideoI2V", {"in_channels": 33}),
     _hunyuan("SkyReels I2V", "HunyuanVideoSkyreelsI2V", {"in_channels": 32}),

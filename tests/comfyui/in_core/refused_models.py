@@ -63,14 +63,6 @@ _COSMOS1 = {
     "rope_t_extrapolation_ratio": 1.0,
 }
 _COSMOS2 = {**_COSMOS1, "min_fps": 1, "max_fps": 30, "rope_enable_fps_modulation": False}
-_LTX = {
-    "num_layers": 1,
-    "attention_head_dim": 32,
-    "num_attention_heads": 4,
-    "cross_attention_dim": 128,
-    "caption_channels": 48,
-    "in_channels": 128,
-}
 _TWO_HEADS = {"num_layers": 1, "num_attention_heads": 2}
 _OMNIGEN = {
     "image_model": "omnigen2",
@@ -194,18 +186,6 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "Krea 2": ("Krea2", _KREA2),
     "Lens": ("Lens", {**_TWO_HEADS, **_LENS, "image_model": "lens"}),
-    "LTX-Video": ("LTXV", {**_LTX, "image_model": "ltxv"}),
-    "LTX-2": (
-        "LTXAV",
-        {
-            **_LTX,
-            "image_model": "ltxav",
-            "audio_attention_head_dim": 16,
-            "audio_num_attention_heads": 4,
-            "audio_cross_attention_dim": 64,
-            "rope_type": "split",
-        },
-    ),
     "Mage-Flow": ("MageFlow", {**_TWO_HEADS, "image_model": "mage_flow", "in_channels": 128, "joint_attention_dim": 48}),
     "MiniMax H3": ("MiniMaxH3", _MINIMAX),
     "Mochi": ("GenmoMochi", _MOCHI),
