@@ -44,6 +44,35 @@ def grid_starts(ids: Tensor, grid: Grid, along: Sequence[int | None]) -> list[in
     return [int(start) for start in fits.nonzero()[:, 0] if _is_grid(ids[start : start + count], grid, along, rounding)]
 
 
+def grid_of(ids: Tensor, along: Sequence[int | None]) -> Grid | None:
+    """The (frames, rows, columns) that all of `ids` (tokens, axes) count, in any steps, frames in any that grow; None for other ids."""
+    rounding = ROUNDING.get(ids.dtype, 0.0)
+    ids = ids.detach().cpu().double()
+    count, frame, row = len(ids), ids[:, along.index(0)], ids[:, along.index(1)]
+    per_frame = _run_of(frame != frame[0])
+    columns = _run_of((row != row[0]) | (frame != frame[0]))
+    if count % per_frame or per_frame % columns:
+        return None
+    grid = (count // per_frame, per_frame // columns, columns)
+    by_frame = ids.view(grid[0], per_frame, -1)
+    still = [None if counted == 0 else counted for counted in along]
+    if not _is_grid(by_frame[0], (1, *grid[1:]), still, rounding):
+        return None
+    for axis, counted in enumerate(along):
+        values = by_frame[..., axis]
+        expected = values[:, :1] if counted == 0 else values[:1]
+        grows = counted != 0 or bool((values[1:, 0] >= values[:-1, 0]).all())
+        if not grows or bool((((values - expected).abs() > _tolerance(expected, rounding)) & values.isfinite()).any()):
+            return None
+    return grid
+
+
+def _run_of(others: Tensor) -> int:
+    """How many of a sequence are like the first one."""
+    found = others.nonzero()
+    return int(found[0, 0]) if len(found) else len(others)
+
+
 def _is_grid(tokens: Tensor, grid: Grid, along: Sequence[int | None], rounding: float) -> bool:
     for axis, counted in enumerate(along):
         values = tokens[:, axis].view(grid)
@@ -74,10 +103,14 @@ def text_at_the_front(ids: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Found:
-    """One sequence of an embedder call. layout: for its table. start: the picture's first token, None without the picture."""
+    """One sequence of an embedder call. layout: for its table. start: the picture's first token, None without the picture.
+
+    place: of a clip's first token in the host's positions, where the picture is among it.
+    """
 
     layout: Layout | None
     start: int | None
+    place: tuple[float, ...] = ()
 
 
 class TokenFinder:
@@ -86,7 +119,7 @@ class TokenFinder:
     known: what earlier passes of the run found, by `alike` (whatever tells that a pass asks for the same positions again), so that
     ids are fetched from their device once a run. steps: see GridLayout. announced: where the picture should begin, to choose by where
     several parts count alike. leading: frames that a host puts before the picture's. references: grids of the pictures beside it, in
-    the order of their tokens.
+    the order of their tokens. origin: where a picture's first token stands.
     """
 
     def __init__(
@@ -99,6 +132,7 @@ class TokenFinder:
         announced: int = 0,
         leading: int = 0,
         references: Sequence[Grid] = (),
+        origin: Sequence[float] = (),
     ) -> None:
         self.row = row
         self.grid = grid
@@ -106,6 +140,7 @@ class TokenFinder:
         self.announced = announced
         self.leading = leading
         self.references = tuple(references)
+        self.origin = tuple(origin) or (0.0,) * len(row.roles)
         self._known = known
         self._alike = alike
         self._seen: list[tuple[int, Found]] = []
@@ -189,20 +224,73 @@ class TokenFinder:
         return Found(replace(layout, known=self._references(ids, layout.references(length), start)), start)
 
     def _clip(self, ids: Tensor) -> Found:
-        """Frames that a host adds before or behind the picture's make a longer clip; references of another size are none of it."""
-        if self.references and self.found:
-            return Found(ReferenceLayout(self._references(ids, [slice(0, ids.shape[1])], None)), None)
-        frames, rest = divmod(ids.shape[1], self.grid[1] * self.grid[2])
-        if rest or frames < self.grid[0] or not grid_starts(ids[0], (frames, *self.grid[1:]), self.along):
+        """Frames that a host adds before or behind the picture's make a longer clip; what else it asks for is beside the picture.
+
+        Each call of a video model is one grid: the clip, a pose, a reference, frames of before.
+        """
+        grid = grid_of(ids[0], self.along)
+        if grid is None:
             return Found(None, None)
-        start = min(self.leading, frames - self.grid[0]) * self.grid[1] * self.grid[2]
-        return Found(GridLayout((frames, *self.grid[1:]), 0, self.steps), start)
+        place = tuple(float(value) for value in ids[0, 0])
+        if grid[1:] != self.grid[1:] or grid[0] < self.grid[0] or self._is_beside(place, grid):
+            other = self._beside(ids[0], grid, place)
+            known = self.found or any(other.offset)  # before the picture, what is not set aside may be anything
+            return Found(ReferenceLayout((other,)) if known else None, None)
+        start = min(self.leading, grid[0] - self.grid[0]) * self.grid[1] * self.grid[2]
+        return Found(GridLayout(grid, 0, self.steps), start, place)
+
+    def _is_beside(self, place: tuple[float, ...], grid: Grid) -> bool:
+        """Whether a grid as large as the picture is another one: what comes after it, but for the same again, or what stands apart."""
+        before = next((found for _, found in self._seen if found.start is not None), None)
+        if before is not None:
+            return place != before.place or len(self.found_references) < len(self.references)
+        apart = zip(place, self.origin, self.along, strict=True)
+        return any(dimension and abs(own - origin) >= grid[dimension] for own, origin, dimension in apart)
+
+    def _beside(self, ids: Tensor, grid: Grid, place: tuple[float, ...]) -> Reference:
+        """A grid that a model asks for in a call of its own; over the picture where its ids' extents are the picture's."""
+        steps = self.steps or (1.0,) * len(self.along)
+        end = [float(value) for value in ids[-1]]
+        shares = {
+            axis: _share(self.grid[dimension], grid[dimension], (end[axis] - place[axis]) / steps[axis])
+            for axis, dimension in enumerate(self.along)
+            if dimension
+        }
+        if None in shares.values():
+            shares = {}
+        over = [shares.get(axis) for axis in range(len(steps))]
+        offset: list[float] = [0.0] * len(steps)
+        behind: list[int | None] = [None] * len(steps)
+        for axis, dimension in enumerate(self.along):
+            first = (over[axis] or (0.0, 1.0))[0]
+            apart = place[axis] - self.origin[axis] - first * steps[axis]
+            if dimension == 0:
+                over[axis] = (apart, 1.0) if apart or grid[0] > 1 else None  # in time all go by the clip
+            elif dimension is not None and abs(apart) > (within := 1e-3 + 2 * ROUNDING.get(ids.dtype, 0.0) * abs(place[axis])):
+                length = self.grid[dimension] * steps[axis]
+                offset[axis], behind[axis] = (length, PICTURE) if abs(apart - length) <= within else (apart, None)
+        own = tuple(step * (share or (0.0, 1.0))[1] for step, share in zip(steps, over, strict=True))
+        return Reference(grid, 0, tuple(offset), tuple(behind), tuple(over), own)
 
     def _references(self, ids: Tensor, parts: Sequence[slice], start: int | None) -> tuple[Reference, ...]:
         """Those of the announced references that stand in `parts` of a sequence; start: of its picture, None where it has none."""
         met = len(self.found_references)
         first_place = self.row.first_place if self.row.centred else None
         return find_references(ids[0], parts, self.references[met:], self.along, first_place, (self.grid, start))
+
+
+def _share(picture: int, own: int, reach: float) -> tuple[float, float] | None:
+    """(first token, step), in tokens of a picture of so many, of `own` tokens that reach so far, where they span the same extent.
+
+    Either tokens stand in the middle of the part that each covers, or the first and the last stand on the picture's.
+    """
+    if own == 1:
+        return (0.0, 1.0) if picture == 1 else None
+    middles, ends, step = picture / own, (picture - 1) / (own - 1), reach / (own - 1)
+    nearest = min((middles, ends), key=lambda expected: abs(expected - step))
+    if abs(step - nearest) * own > 0.5 + 2 * ROUNDING[torch.bfloat16] * reach:
+        return None
+    return ((nearest - 1) / 2 if nearest == middles else 0.0), nearest
 
 
 def find_references(

@@ -76,6 +76,14 @@ class Extrapolate(Patch):
     def scales_magnitudes(self) -> bool:
         return self.method in WITH_TEMPERATURE and self.temperature != 0
 
+    @property
+    def turns_by_step(self) -> bool:
+        return super().turns_by_step or goes_by_noise(self.method)
+
+    @property
+    def needs_all_frames(self) -> bool:
+        return self.method == "riflex"
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         call = self._seen(call)
         return {axis: self._rule(span, call) for axis, span in self._spans(call).items()}
@@ -124,7 +132,9 @@ class Extrapolate(Patch):
 
     def _rule(self, span: AxisSpan, call: Call) -> Tensor:
         if self.method == "riflex":
-            return rules.riflex(span.pairs, span.base, span.length * span.step, self.riflex_pair or call.riflex_pair or 1, call.device)
+            pair = self.riflex_pair or call.riflex_pair or 1
+            length = span.length * span.step
+            return rules.riflex(span.pairs, span.base, length, pair, call.device, slower_too=call.riflex_slower_too)
         return axis_frequencies(self.method, span, call)
 
     def _spans(self, call: Call) -> dict[int, AxisSpan]:
@@ -139,6 +149,11 @@ class Extrapolate(Patch):
                     f"riflex_pair is {pair}, but the time axis of {call.family} has {axis.pairs} pairs. Choose a smaller one."
                 )
         return {i: a for i, a in enumerate(call.axes) if a.role == TIME and a.length > a.period(pair)}
+
+
+def goes_by_noise(method: str) -> bool:
+    """Whether a method's angles depend on the noise level."""
+    return method.startswith("dype-")
 
 
 def longer_spatial_axes(call: Call) -> dict[int, AxisSpan]:

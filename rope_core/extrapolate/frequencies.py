@@ -122,16 +122,21 @@ def dype_yarn_bands(pairs: int, base: float, scale: float, native: float, sigma:
     return yarn_bands(pairs, base, scale, native, sigma.device, turns_factor=sigma.double() ** 2)
 
 
-def riflex(pairs: int, base: float, length: float, pair: int, device: torch.device | str | None = None) -> Tensor:
+def riflex(
+    pairs: int, base: float, length: float, pair: int, device: torch.device | str | None = None, *, slower_too: bool = False
+) -> Tensor:
     """RIFLEx (Zhao 2025), time axis: pair number `pair` (counted from 1) is slowed to 0.9 turns over `length` latent frames.
 
-    Unchanged while `length` does not exceed that pair's own period.
+    Unchanged while `length` does not exceed that pair's own period. slower_too: so is every slower pair that would repeat within
+    `length`; where pairs lie close together, the one alone would leave its neighbours to repeat.
     """
     if not 1 <= pair <= pairs:
         raise ValueError(f"RIFLEx pair {pair} is outside 1..{pairs}")
     frequencies = base_frequencies(pairs, base, device)
     if length > _period(pair - 1, pairs, base):
-        frequencies[pair - 1] = RIFLEX_MARGIN * 2 * math.pi / length
+        slowed = RIFLEX_MARGIN * 2 * math.pi / length
+        last = sum(_period(d, pairs, base) < length for d in range(pairs)) if slower_too else pair
+        frequencies[pair - 1 : max(last, pair)] = slowed
     return frequencies
 
 

@@ -22,6 +22,7 @@ from .extrapolation import (
     check_method,
     check_native_size,
     check_number,
+    goes_by_noise,
     stretched_axes,
     why_nothing,
 )
@@ -112,6 +113,10 @@ class Sega(Patch):
     @property
     def scales_magnitudes(self) -> bool:
         return self.strength != 0
+
+    @property
+    def turns_by_step(self) -> bool:
+        return self.extrapolation != KEEP and (super().turns_by_step or goes_by_noise(self.extrapolation))
 
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         if self.extrapolation == KEEP:

@@ -25,7 +25,7 @@ ONCE_A_RUN = {
     "mixed/patches.py": {"region"},
     "mixed/saliency.py": {"most_salient"},
     "reference/shared.py": {"_readers"},
-    "tokens.py": {"grid_starts", "_find", "find_references"},
+    "tokens.py": {"grid_of", "_beside", "grid_starts", "_find", "find_references"},
 }
 
 

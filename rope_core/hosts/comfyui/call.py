@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeVar
 
 import torch
 from comfy.model_sampling import CONST
+from comfy.utils import unpack_latents
 from torch import Tensor, nn
 
 from ...architectures import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
@@ -16,9 +17,10 @@ from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 from ...native import NativeSize
 from ...published import GENERAL_RULES, Published
-from ...stack import HEIGHT, WIDTH, AxisSpan, Call
+from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
-from .positions import OWN_STEPS, own_steps, position_steps, rope_options
+from .coordinates import FRAME_RATE, Rotary, in_coordinates
+from .positions import OWN_STEPS, origins_of, own_steps, position_steps, rope_options
 from .run import SamplingRun
 
 NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
@@ -26,8 +28,8 @@ UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 # Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
 REFERENCES = ("ref_latents", "context_latents", "ref_latent")
 PATCH_SIZES = ("patch_size", "patch", "patch_spatial")  # what classes call it
+WAN_DANCER_RATE = 30.0  # pictures a second that its positions count
 Level = TypeVar("Level", float, Tensor)
-Rotary = tuple[tuple[float, ...], tuple[int, ...]]  # theta and channels per axis
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class ModelCall:
         return self.executor.class_obj
 
     @property
+    def picture(self) -> Tensor:
+        """The latent that is drawn, (batch, channels, [frames,] height, width), also where sound is packed up with it."""
+        shapes = self.extra.get("latent_shapes")
+        return self.x if shapes is None or len(shapes) < 2 else unpack_latents(self.x, shapes)[0]
+
+    @property
     def schedule(self) -> Tensor | None:
         """All sigmas of the sampling run: one tensor per run."""
         return self.options.get("sample_sigmas")
@@ -63,7 +71,7 @@ class ModelCall:
 
 def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary, run: SamplingRun) -> tuple[Call, TokenFinder]:
     """What ComfyUI's arguments of one model call mean: the call, and how to find its picture's tokens."""
-    host, x, t, c_concat = request.host, request.x, request.t, request.c_concat
+    host, x, t, c_concat = request.host, request.picture, request.t, request.c_concat
     transformer = host.diffusion_model
     check_latent(tuple(x.shape), architecture)
     for name, what in architecture.unplaced.items():
@@ -92,7 +100,21 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
         )
     steps = own_steps(transformer, architecture, *x.shape[-2:])
     call = call_on(architecture, rotary, grid, request.options, sigma, token_map, flow_times(host.model_sampling), steps)
+    if architecture.by_coordinates:
+        call = in_coordinates(call, architecture, transformer, request.extra.get("frame_rate", FRAME_RATE))
+    elif request.extra.get("fps"):
+        call = _in_time_of(call, WAN_DANCER_RATE / float(request.extra["fps"]))
     return call, finder_of(request, architecture, grid, run)
+
+
+def _in_time_of(call: Call, step: float) -> Call:
+    """`call` with frames so far apart."""
+
+    def counted(axes: tuple[AxisSpan, ...]) -> tuple[AxisSpan, ...]:
+        return tuple(replace(axis, step=step) if axis.role == TIME else axis for axis in axes)
+
+    spans = call.spans
+    return replace(call, axes=counted(call.axes), spans=None if spans is None else lambda grid: counted(spans(grid)))
 
 
 def call_on(
@@ -123,6 +145,8 @@ def call_on(
 
 def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: SamplingRun) -> TokenFinder:
     """Finds the `grid` of the picture's tokens in what the model asks its embedder for during this request."""
+    _, rows, columns = grid
+    lengths = [{HEIGHT: rows, WIDTH: columns}.get(role, 1) for role in architecture.roles]
     return TokenFinder(
         architecture,
         grid,
@@ -130,9 +154,16 @@ def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: S
         run.kept("tokens found", dict),
         _alike(request),
         announced=request.text_tokens,
-        leading=0 if request.extra.get("reference_latent") is None else 1,
+        leading=_leading_frames(request),
         references=_references(request, patch_size(request.host.diffusion_model, architecture)),
+        origin=origins_of(architecture, lengths, request.options),
     )
+
+
+def _leading_frames(request: ModelCall) -> int:
+    """Latent frames that Wan's relatives may put before the clip: a picture, or several in a row."""
+    found = request.extra.get("reference_latent")
+    return 0 if found is None else found.shape[2] if found.dim() == 5 else 1
 
 
 def _references(request: ModelCall, patch: Grid) -> list[Grid]:
@@ -201,7 +232,7 @@ def published_for(architecture: Architecture, options: dict[str, Any]) -> Publis
 
 def image_tokens(request: ModelCall, architecture: Architecture) -> int:
     """Tokens of the request's latent."""
-    return prod(token_grid(tuple(request.x.shape), patch_size(request.host.diffusion_model, architecture)))
+    return prod(token_grid(tuple(request.picture.shape), patch_size(request.host.diffusion_model, architecture)))
 
 
 def _probe(

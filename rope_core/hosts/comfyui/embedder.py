@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from ...active import now_running, planned_table
 from ...architectures import Architecture
 from ...errors import RopeWorksError
+from .coordinates import CoordinateTables, Rotary, rotary_of
 
 
-def rotary_facts(embedder: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def rotary_facts(embedder: Any) -> Rotary:
     """theta and the channels of every axis, also from inside another pack's module around the model's own."""
-    for module in embedder.modules():
+    modules: Iterable[Any] = embedder.modules()
+    for module in modules:
         if hasattr(module, "axes_dim") and hasattr(module, "theta"):
             return (float(module.theta),) * len(module.axes_dim), tuple(module.axes_dim)
         if hasattr(module, "dim_spatial_range"):  # Cosmos' own
@@ -94,8 +97,16 @@ class GridEmbedder(StandIn):
         return torch.stack(torch.meshgrid(frames * speed, rows, columns, indexing="ij"), dim=-1).flatten(0, 2)[None]
 
 
-def stand_in(embedder: nn.Module, architecture: Architecture) -> StandIn:
-    """The module of ours for a model's own `embedder`."""
+def rotary_of_model(model: Any, path: str) -> Rotary:
+    """As `rotary_facts`, of the embedder at `path` of a MODEL's transformer, where that is a module; else the transformer tells."""
+    embedder, transformer = model.get_model_object(f"diffusion_model.{path}"), model.model.diffusion_model
+    return rotary_facts(embedder) if isinstance(embedder, nn.Module) else rotary_of(transformer)
+
+
+def stand_in(embedder: Any, architecture: Architecture) -> StandIn | CoordinateTables:
+    """What takes the place of a model's own `embedder`: a module, or a method."""
+    if architecture.by_coordinates:
+        return CoordinateTables(embedder)
     if architecture.asked_by_grid:
         return GridEmbedder(embedder)
     return RopeEmbedder(embedder, architecture.tokens_at, architecture.looks_up_by_image)

@@ -20,7 +20,8 @@ from ...mixed.regions import CellGrid, TokenLayout
 from ...stack import Stack
 from .attention import OVERRIDE
 from .call import call_on, check_latent, flow_times, hidden_width, native_size, patch_size
-from .embedder import StandIn, rotary_facts
+from .coordinates import FRAME_RATE, CoordinateTables, in_coordinates
+from .embedder import StandIn, rotary_of_model
 from .names import name_of
 from .patching import architecture_of, stack_of, wrapper_of
 from .positions import own_steps
@@ -32,7 +33,7 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
     options = model.model_options.get("transformer_options", {})
     wrapper, stack = wrapper_of(model), stack_of(model)
     embedder = model.get_model_object(f"diffusion_model.{architecture.embedder}")
-    rotary = wrapper.model.rotary if wrapper else rotary_facts(embedder)
+    rotary = wrapper.model.rotary if wrapper else rotary_of_model(model, architecture.embedder)
     if latent is None:
         side = math.floor(native_size(architecture, options).side)
         pixels: tuple[float, float] = (side * architecture.pixels_per_token,) * 2
@@ -46,6 +47,8 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
     latent_pixels = (round(side * patch_size(transformer, architecture)[-1] / architecture.pixels_per_token) for side in pixels)
     steps = own_steps(transformer, architecture, *latent_pixels)
     call = call_on(architecture, rotary, grid, options, sigma, _no_picture, flow_times(sampling), steps)
+    if architecture.by_coordinates:
+        call = in_coordinates(call, architecture, transformer, FRAME_RATE)
     record = wrapper.record if wrapper else RunRecord()
     layout, example = _layout(stack, record.region, grid[0] if latent is not None else None, pixels, architecture)
     return Inspection(
@@ -64,7 +67,9 @@ def _shape(model: Any, architecture: Architecture, latent: dict[str, Any]) -> tu
     """The latent's as samplers see it."""
     samples = latent["samples"]
     if samples.is_nested:
-        raise RopeWorksError("the latent is one of several streams (video with sound); expected one of pictures only.")
+        if not architecture.by_coordinates:
+            raise RopeWorksError("the latent is one of several streams (video with sound); expected one of pictures only.")
+        return tuple(samples.unbind()[0].shape)
     check_latent(tuple(samples.shape), architecture)
     taken = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
     ratios = {name: latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in taken and name in latent}
@@ -85,16 +90,17 @@ def _layout(
     return token_layout(stack, mixed.example(grid, mixed.share(frames))), mixed.automatic
 
 
-def _others(embedder: nn.Module, patched: bool, options: dict[str, Any]) -> list[str]:
+def _others(embedder: Any, patched: bool, options: dict[str, Any]) -> list[str]:
     """What other packs and core's own nodes did to positions and attention, a line each."""
     found = []
-    ours = next((module for module in embedder.modules() if isinstance(module, StandIn)), None)
+    modules = embedder.modules() if isinstance(embedder, nn.Module) else [embedder]
+    ours = next((module for module in modules if isinstance(module, (StandIn, CoordinateTables))), None)
     if patched and ours is None:
         found.append(f"{name_of(embedder)} replaced the rotary embedder after RoPE Works, so the RoPE patches have no effect")
     elif patched and ours is not embedder:
         found.append(f"{name_of(embedder)} stands around the rotary embedder, after RoPE Works")
     below = ours.base if ours is not None else embedder
-    if not type(below).__module__.startswith("comfy.ldm.") and (ours is not None or not patched):
+    if not below.__module__.startswith("comfy.ldm.") and (ours is not None or not patched):
         how = ", and the patches act on top of it, or in its place on axes that both change" if patched else ""
         found.append(f"{name_of(below)} stands in for the model's rotary embedder{how}")
     if options.get(OVERRIDE) is not None:

@@ -11,7 +11,7 @@ from math import ceil
 
 from torch import Tensor
 
-from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES
+from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
 from ...mixed.carrier import Carrier
@@ -107,6 +107,7 @@ class MixedPart(Part):
             base=self.model.embedder,
             base_is_plain=self.model.embedder_is_plain,
             tail_is_text=self.model.architecture.order == BY_POSITION,
+            text=request.text_tokens if self.model.architecture.order == TEXT_REFERENCES_IMAGE else 0,  # refined before any table is made
         )
         return replace(execution, request=request, grids={HIGH: high, LOW: low}, finder=finder, groups=groups, layout=strip.layout)
 
@@ -122,7 +123,7 @@ class MixedPart(Part):
         Attention over text has the same arguments as attention over the image, so a strip must be longer than any text.
         """
         row = self.model.architecture
-        if row.order == TEXT_IMAGE_REFERENCES and not row.refines_text:
+        if row.order in (TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE) and not row.refines_text:
             return 0
         multiple = getattr(request.host.diffusion_model, "pad_tokens_multiple", None) or 1
         vision = request.extra.get("clip_fea")
@@ -206,6 +207,11 @@ class MixedPart(Part):
                     f"{node_of(hook)} hooks into {name!r} and expects the picture's whole token grid, which mixed resolution replaces. "
                     "Remove that node, or bypass Mixed-Res Region (CRPA)."
                 )
+        if request.extra.get("guiding_frame_index") is not None:
+            raise RopeWorksError(
+                "this model holds the first frame of its clip fixed ('guiding_frame_index'), which it finds by the clip's whole grid, and "
+                "mixed resolution replaces that. Choose 'v1 (concat)' in HunyuanImageToVideo, or bypass Mixed-Res Region (CRPA)."
+            )
         if request.extra.get("ref_latents_method") == "uxo":
             raise RopeWorksError(
                 "reference latents placed by 'uxo' stand where the picture ends, which mixed resolution moves. "

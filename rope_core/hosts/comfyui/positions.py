@@ -49,10 +49,15 @@ def scaled_axes(architecture: Architecture, options: dict[str, Any]) -> dict[str
 
 def origins(architecture: Architecture, call: Call, options: dict[str, Any]) -> tuple[float, ...]:
     """Position of the first token of a call's picture, per axis."""
+    return origins_of(architecture, [axis.length for axis in call.axes], options)
+
+
+def origins_of(architecture: Architecture, lengths: Sequence[int], options: dict[str, Any]) -> tuple[float, ...]:
+    """As `origins`, of a picture of so many tokens along each axis."""
     shifts = rope_options(options) if architecture.heeds_rope_options else {}
     return tuple(
-        float(shifts.get(SHIFTS.get(axis.role, ""), 0.0)) + (architecture.first_place(axis.length) if axis.spatial else 0)
-        for axis in call.axes
+        float(shifts.get(SHIFTS.get(role, ""), 0.0)) + (architecture.first_place(length) if role in (HEIGHT, WIDTH) else 0)
+        for role, length in zip(architecture.roles, lengths, strict=True)
     )
 
 

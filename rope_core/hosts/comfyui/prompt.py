@@ -24,7 +24,8 @@ TEXT_KEYS = (
 )  # fmt: skip
 TARGET_ONLY = (
     "ref_latents", "ref_latent", "reference_latent", "context_latents", "denoise_mask", "vace_context", "vace_strength", "time_dim_concat",
-    "clip_fea", "camera_conditions",
+    "clip_fea", "camera_conditions", "pose_latents", "sam_latents", "ref_mask_latents", "ref_mask_flag", "face_pixel_values",
+    "control_video", "reference_motion", "audio_embed", "guiding_frame_index", "clip_fea_pose", "context_pose", "clip_fea_ref",
 )  # fmt: skip
 
 

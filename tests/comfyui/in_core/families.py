@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +12,7 @@ import comfy.ldm.chroma.model
 import comfy.ldm.chroma_radiance.model
 import comfy.ldm.flux.model
 import comfy.ldm.hunyuan_video.model
+import comfy.ldm.lightricks.model
 import comfy.ldm.lumina.model
 import comfy.ldm.qwen_image.model
 import torch
@@ -36,6 +37,7 @@ QWEN = {**models.QWEN, "num_layers": 1, "num_attention_heads": 1}
 LUMINA, Z_IMAGE = ({**base, "n_layers": 1} for base in (models.LUMINA, models.Z_IMAGE))
 WAN = {**models.WAN, "dim": 128, "num_heads": 1, "ffn_dim": 128, "num_layers": 1}
 FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2, 16, 16)
+LTX_SHAPE = (1, 128, 2, 8, 8)
 HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
 GUIDED = {"guidance_embed": True}
 KREA2 = {
@@ -205,7 +207,8 @@ def known_of(config: Mapping[str, Any]) -> dict[str, Any]:
 class Variant:
     """config_class: of comfy.supported_models. changes: of `base`, for this variant. shape: of its latent, `side` pixels a side.
 
-    conditions: what its conditioning brings beside text.
+    conditions: what its conditioning brings beside text; beside: more of it, made for a latent of a shape. text: width of
+    its text. reachable: whether this core's classes can be patched at all.
     """
 
     family: str
@@ -216,12 +219,20 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     side: int = 128
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    text: int = 48
+    reachable: Callable[[], bool] = lambda: True
+    beside: Callable[[tuple[int, ...]], Mapping[str, Any]] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """All that its conditioning brings."""
+        return {**self.conditions, **(self.beside(self.shape) if self.beside else {})}
 
     @property
     def known(self) -> bool:
         """Whether this core has it."""
         config = {**self.base, **self.changes}
-        return models.core_knows(self.config_class) and self.changes.keys() <= known_of(config).keys()
+        return models.core_knows(self.config_class) and self.reachable() and self.changes.keys() <= known_of(config).keys()
 
     def make(self, dtype: torch.dtype = torch.float32) -> Any:
         if self.config_class == "Anima":  # its adapter of texts is large, and idle where a prompt brings no T5
@@ -241,6 +252,43 @@ def _hunyuan(name: str, config_class: str, changes: Mapping[str, Any], family: s
 
 def _referring(*shape: int) -> dict[str, Any]:
     return {"reference_latents": [picture(*shape)]}
+
+
+def _relative(family: str, name: str, config_class: str, changes: Mapping[str, Any], beside: Any = None) -> Variant:
+    return Variant(family, name, config_class, WAN, WAN_SHAPE, changes, beside=beside)
+
+
+def with_pose(shape: tuple[int, ...], every: int = 1, frames: int = -1) -> dict[str, Any]:
+    """A pose as ComfyUI's nodes give it: a clip one frame shorter, for one frame of the clip is the reference."""
+    batch, channels, length, height, width = shape
+    return {"pose_video_latent": picture(batch, channels, length + frames, height // every, width // every, seed=2)}
+
+
+def with_reference(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"reference_latents": [picture(*shape[:2], 1, *shape[3:], seed=3)]}
+
+
+def for_scail(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {**with_pose(shape, every=2, frames=0), **with_reference(shape)}
+
+
+def for_scail2(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Replacement, where reference and pose stand aside."""
+    batch, _, frames, height, width = shape
+    masks = {"driving_mask_28ch": torch.ones(batch, frames, 28, height // 2, width // 2)}
+    masks["ref_mask_28ch"] = torch.ones(batch, frames + 1, 28, height, width)
+    return {**for_scail(shape), **masks, "ref_mask_flag": False}
+
+
+def for_s2v(shape: tuple[int, ...]) -> dict[str, Any]:
+    batch, channels, _, height, width = shape
+    moves = {"reference_motion": picture(batch, channels, 19, height, width, seed=4)} if height >= 8 else {}
+    return {**with_reference(shape), **moves}
+
+
+def ltx_is_reachable() -> bool:
+    """Whether this core makes LTX's tables by a method of the model."""
+    return hasattr(comfy.ldm.lightricks.model.LTXVModel, "_precompute_freqs_cis")
 
 
 _CAPTION = {"attention_mask": torch.ones(1, 12, dtype=torch.long)}  # older cores count the caption by its mask
@@ -313,7 +361,17 @@ VARIANTS: tuple[Variant, ...] = (
     _wan("2.2 Fun Camera", "WAN22_Camera", {"model_type": "camera_2.2", "in_dim": 36, "in_dim_control_adapter": 24}),
     _wan("VACE", "WAN21_Vace", {"model_type": "vace", "vace_layers": 1, "vace_in_dim": 96}),
     _wan("FlowRVS", "WAN21_FlowRVS", {"model_type": "flow_rvs"}),
+    _relative("Wan Animate", "2.2 Animate", "WAN22_Animate", {"model_type": "animate", "in_dim": 36, "motion_encoder_dim": 64}, with_pose),
+    _relative("Wan Animate 2", "Animate 2", "WAN_Animate2", {"model_type": "animate2", "in_dim": 36}, with_pose),
+    _relative("Wan SCAIL", "SCAIL", "WAN21_SCAIL", {"model_type": "scail", "in_dim": 20}, for_scail),
+    _relative("Wan SCAIL", "SCAIL 2, replacing", "WAN21_SCAIL2", {"model_type": "scail2", "in_dim": 20}, for_scail2),
+    _relative("Wan S2V", "2.2 S2V", "WAN22_S2V", {"model_type": "s2v"}, for_s2v),
+    _relative("Wan HuMo", "HuMo", "WAN21_HuMo", {"model_type": "humo", "in_dim": 36, "audio_token_num": 4}, with_reference),
+    _relative("WanDancer", "WanDancer", "WAN22_WanDancer", {"model_type": "wandancer", "in_dim": 36}),
+    _relative("Wan Causal", "Causal AR", "WAN21_CausalAR_T2V", {}),
     Variant("Wan 2.2 5B", "TI2V 5B", "WAN22_T2V", WAN, (1, 48, 2, 16, 16), {"in_dim": 48, "out_dim": 48}, side=256),
+    Variant("LTX-Video", "0.9", "LTXV", models.LTX, LTX_SHAPE, side=256, conditions=_CAPTION, reachable=ltx_is_reachable),
+    Variant("LTX-2", "LTX-2, 2.3", "LTXAV", models.LTX2, LTX_SHAPE, side=256, text=96, conditions=_CAPTION, reachable=ltx_is_reachable),
     _hunyuan("1.0 T2V", "HunyuanVideo", {}),
     _hunyuan("1.0 I2V", "HunyuanVideoI2V", {"in_channels": 33}),
     _hunyuan("SkyReels I2V", "HunyuanVideoSkyreelsI2V", {"in_channels": 32}),

@@ -37,14 +37,6 @@ _COSMOS1 = {
     "rope_w_extrapolation_ratio": 4.0,
     "rope_t_extrapolation_ratio": 1.0,
 }
-_LTX = {
-    "num_layers": 1,
-    "attention_head_dim": 32,
-    "num_attention_heads": 4,
-    "cross_attention_dim": 128,
-    "caption_channels": 48,
-    "in_channels": 128,
-}
 _TWO_HEADS = {"num_layers": 1, "num_attention_heads": 2}
 _MINIMAX = {
     "image_model": "minimax_h3",
@@ -95,18 +87,6 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "HunyuanImage 2.1 Refiner": ("HunyuanImage21Refiner", {**models.HUNYUAN, **HUNYUAN_15, "in_channels": 128}),
     "Ideogram 4": ("Ideogram4", {**_IDEOGRAM, "image_model": "ideogram4", "llm_features_dim": 48}),
     "JoyImage": ("JoyImage", {**_TWO_HEADS, "image_model": "joyimage", "hidden_size": 256, "text_dim": 48}),
-    "LTX-Video": ("LTXV", {**_LTX, "image_model": "ltxv"}),
-    "LTX-2": (
-        "LTXAV",
-        {
-            **_LTX,
-            "image_model": "ltxav",
-            "audio_attention_head_dim": 16,
-            "audio_num_attention_heads": 4,
-            "audio_cross_attention_dim": 64,
-            "rope_type": "split",
-        },
-    ),
     "MiniMax H3": ("MiniMaxH3", _MINIMAX),
     "Mochi": ("GenmoMochi", _MOCHI),
     "PixelDiT": ("PixelDiTT2I", {"image_model": "pixeldit_t2i"}),
@@ -114,14 +94,6 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "SeedVR2",
         {"image_model": "seedvr2", "vid_dim": 256, "heads": 2, "num_layers": 2, "norm_eps": 1e-5, "mlp_type": "swiglu"},
     ),
-    "Wan 2.1 Causal AR": ("WAN21_CausalAR_T2V", models.WAN),
-    "Wan 2.1 HuMo": ("WAN21_HuMo", {**models.WAN, "model_type": "humo", "in_dim": 36, "audio_token_num": 4}),
-    "Wan 2.1 SCAIL": ("WAN21_SCAIL", {**models.WAN, "model_type": "scail", "in_dim": 20}),
-    "Wan 2.1 SCAIL 2": ("WAN21_SCAIL2", {**models.WAN, "model_type": "scail2", "in_dim": 20}),
-    "Wan 2.2 Animate": ("WAN22_Animate", {**models.WAN, "model_type": "animate", "in_dim": 36, "motion_encoder_dim": 64}),
-    "Wan Animate 2": ("WAN_Animate2", {**models.WAN, "model_type": "animate2", "in_dim": 36}),
-    "Wan 2.2 S2V": ("WAN22_S2V", {**models.WAN, "model_type": "s2v"}),
-    "WanDancer": ("WAN22_WanDancer", {**models.WAN, "model_type": "wandancer", "in_dim": 36}),
 }
 
 

@@ -13,7 +13,7 @@ import comfy.sample
 import torch
 from ropeworks_pack.nodes.boundary import BoundaryExpandReplace as BoundaryNode
 from ropeworks_pack.rope_core import Extrapolate, Sega
-from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of, stack_of
 from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution, token_layout
 from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
@@ -554,10 +554,19 @@ def test_mixed_masks_of_a_wrong_count_are_one_clear_error():
 # ---- what is refused by name
 
 
-def test_mixed_refuses_hunyuan_video():
-    text = message_of(lambda: add_patch(models.hunyuan(), region()))
-    assert "HunyuanVideo" in text
-    assert "refiner" in text
+def test_mixed_hunyuan_video():
+    if architecture_of(models.hunyuan()).refusals:
+        text = message_of(lambda: add_patch(models.hunyuan(), region()))
+        assert "this ComfyUI puts its text behind the picture" in text
+        return "this core puts HunyuanVideo's text behind the picture"
+    check_phases(models.hunyuan, WAN_SHAPE, text_group="high")
+    check_phases(models.hunyuan, WAN_SHAPE, Extrapolate("yarn", native_size=48), bands=True)
+    check_phases(models.hunyuan, WAN_SHAPE, tokens=130, text_group="low")  # more text than the strip has tokens
+    check_places(models.hunyuan, WAN_SHAPE, steps=1)
+    patched = add_patch(models.hunyuan(), region())
+    given = models.conditioning(guiding_frame_index=0)
+    assert "'guiding_frame_index'" in message_of(lambda: models.sample(patched, WAN_SHAPE, steps=1, positive=given))
+    return None
 
 
 def test_mixed_refuses_hooks_on_the_token_grid():
