@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import torch
-from comfy.utils import unpack_latents
 from torch import Tensor, nn
 
 from ...architectures import BY_POSITION, CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
@@ -52,7 +51,10 @@ class ModelCall:
     def picture(self) -> Tensor:
         """The latent that is drawn, (batch, channels, [frames,] height, width), also where sound is packed up with it."""
         shapes = self.extra.get("latent_shapes")
-        return self.x if shapes is None or len(shapes) < 2 else unpack_latents(self.x, shapes)[0]
+        if shapes is None or len(shapes) < 2:
+            return self.x
+        first = tuple(shapes[0])[1:]  # packed in a row, the picture first
+        return self.x[:, :, : prod(first)].reshape(len(self.x), *first)
 
     @property
     def schedule(self) -> Tensor | None:
