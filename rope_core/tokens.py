@@ -10,88 +10,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor
 
 from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from .beside import beside_the_picture
+from .grids import ROUNDING, Grid, grid_of, grid_starts
 from .layout import GRID_DIMENSION, PICTURE, GridLayout, Layout, MaskLayout, Reference, ReferenceLayout
 from .stack import INDEX
-
-Grid = tuple[int, int, int]
-ROUNDING = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # of ids that a host makes in half precision
-
-
-def grid_starts(ids: Tensor, grid: Grid, along: Sequence[int | None]) -> list[int]:
-    """First tokens of every part of `ids` (tokens, axes) that counts as a (frames, rows, columns) grid does, in any steps.
-
-    along: per axis the dimension of the grid that it counts, None where all of the grid stands at one place.
-    """
-    count, rounding = prod(grid), ROUNDING.get(ids.dtype, 0.0)
-    ids = ids.detach().cpu().double()
-    last = len(ids) - count
-    if last < 0:
-        return []
-    numbers = torch.arange(count).view(grid)
-    corners = [int(numbers[tuple(size - 1 if d == dimension else 0 for d, size in enumerate(grid))]) for dimension in range(3)]
-    first = ids[: last + 1]
-    fits = torch.ones(last + 1, dtype=torch.bool)
-    for dimension, corner in enumerate(corners):
-        if not corner:
-            continue
-        reach = ids[corner : corner + last + 1] - first
-        for axis, counted in enumerate(along):
-            fits &= (reach[:, axis] > 0) if counted == dimension else (reach[:, axis].abs() <= _tolerance(first[:, axis], rounding))
-    return [int(start) for start in fits.nonzero()[:, 0] if _is_grid(ids[start : start + count], grid, along, rounding)]
-
-
-def grid_of(ids: Tensor, along: Sequence[int | None]) -> Grid | None:
-    """The (frames, rows, columns) that all of `ids` (tokens, axes) count, in any steps, frames in any that grow; None for other ids."""
-    rounding = ROUNDING.get(ids.dtype, 0.0)
-    ids = ids.detach().cpu().double()
-    count, frame, row = len(ids), ids[:, along.index(0)], ids[:, along.index(1)]
-    per_frame = _run_of(frame != frame[0])
-    columns = _run_of((row != row[0]) | (frame != frame[0]))
-    if count % per_frame or per_frame % columns:
-        return None
-    grid = (count // per_frame, per_frame // columns, columns)
-    by_frame = ids.view(grid[0], per_frame, -1)
-    still = [None if counted == 0 else counted for counted in along]
-    if not _is_grid(by_frame[0], (1, *grid[1:]), still, rounding):
-        return None
-    for axis, counted in enumerate(along):
-        values = by_frame[..., axis]
-        expected = values[:, :1] if counted == 0 else values[:1]
-        grows = counted != 0 or bool((values[1:, 0] >= values[:-1, 0]).all())
-        if not grows or bool((((values - expected).abs() > _tolerance(expected, rounding)) & values.isfinite()).any()):
-            return None
-    return grid
-
-
-def _run_of(others: Tensor) -> int:
-    """How many of a sequence are like the first one."""
-    found = others.nonzero()
-    return int(found[0, 0]) if len(found) else len(others)
-
-
-def _is_grid(tokens: Tensor, grid: Grid, along: Sequence[int | None], rounding: float) -> bool:
-    for axis, counted in enumerate(along):
-        values = tokens[:, axis].view(grid)
-        if counted is None:
-            expected = values[:1, :1, :1]
-        else:
-            size = grid[counted]
-            along_it = values[tuple(slice(None) if d == counted else 0 for d in range(3))]
-            reached = int(along_it.isfinite().sum()) - 1  # float16 ends at 65504, which a long strip passes
-            step = (along_it[reached] - along_it[0]) / max(reached, 1)
-            numbers = torch.arange(size, dtype=torch.float64).view([-1 if d == counted else 1 for d in range(3)])
-            expected = along_it[0] + step * numbers
-        if bool((((values - expected).abs() > _tolerance(expected, rounding)) & values.isfinite()).any()):
-            return False
-    return True
-
-
-def _tolerance(values: Tensor, rounding: float) -> Tensor:
-    return 1e-3 + 2 * rounding * values.abs()
 
 
 def text_at_the_front(ids: Tensor) -> int:
@@ -233,7 +158,8 @@ class TokenFinder:
             return Found(None, None)
         place = tuple(float(value) for value in ids[0, 0])
         if grid[1:] != self.grid[1:] or grid[0] < self.grid[0] or self._is_beside(place, grid):
-            other = self._beside(ids[0], grid, place)
+            steps = self.steps or (1.0,) * len(self.along)
+            other = beside_the_picture(ids[0], grid, self.grid, self.origin, steps, self.along)
             known = self.found or any(other.offset)  # before the picture, what is not set aside may be anything
             return Found(ReferenceLayout((other,)) if known else None, None)
         start = min(self.leading, grid[0] - self.grid[0]) * self.grid[1] * self.grid[2]
@@ -247,50 +173,11 @@ class TokenFinder:
         apart = zip(place, self.origin, self.along, strict=True)
         return any(dimension and abs(own - origin) >= grid[dimension] for own, origin, dimension in apart)
 
-    def _beside(self, ids: Tensor, grid: Grid, place: tuple[float, ...]) -> Reference:
-        """A grid that a model asks for in a call of its own; over the picture where its ids' extents are the picture's."""
-        steps = self.steps or (1.0,) * len(self.along)
-        end = [float(value) for value in ids[-1]]
-        shares = {
-            axis: _share(self.grid[dimension], grid[dimension], (end[axis] - place[axis]) / steps[axis])
-            for axis, dimension in enumerate(self.along)
-            if dimension
-        }
-        if None in shares.values():
-            shares = {}
-        over = [shares.get(axis) for axis in range(len(steps))]
-        offset: list[float] = [0.0] * len(steps)
-        behind: list[int | None] = [None] * len(steps)
-        for axis, dimension in enumerate(self.along):
-            first = (over[axis] or (0.0, 1.0))[0]
-            apart = place[axis] - self.origin[axis] - first * steps[axis]
-            if dimension == 0:
-                over[axis] = (apart, 1.0) if apart or grid[0] > 1 else None  # in time all go by the clip
-            elif dimension is not None and abs(apart) > (within := 1e-3 + 2 * ROUNDING.get(ids.dtype, 0.0) * abs(place[axis])):
-                length = self.grid[dimension] * steps[axis]
-                offset[axis], behind[axis] = (length, PICTURE) if abs(apart - length) <= within else (apart, None)
-        own = tuple(step * (share or (0.0, 1.0))[1] for step, share in zip(steps, over, strict=True))
-        return Reference(grid, 0, tuple(offset), tuple(behind), tuple(over), own)
-
     def _references(self, ids: Tensor, parts: Sequence[slice], start: int | None) -> tuple[Reference, ...]:
         """Those of the announced references that stand in `parts` of a sequence; start: of its picture, None where it has none."""
         met = len(self.found_references)
         first_place = self.row.first_place if self.row.centred else None
         return find_references(ids[0], parts, self.references[met:], self.along, first_place, (self.grid, start))
-
-
-def _share(picture: int, own: int, reach: float) -> tuple[float, float] | None:
-    """(first token, step), in tokens of a picture of so many, of `own` tokens that reach so far, where they span the same extent.
-
-    Either tokens stand in the middle of the part that each covers, or the first and the last stand on the picture's.
-    """
-    if own == 1:
-        return (0.0, 1.0) if picture == 1 else None
-    middles, ends, step = picture / own, (picture - 1) / (own - 1), reach / (own - 1)
-    nearest = min((middles, ends), key=lambda expected: abs(expected - step))
-    if abs(step - nearest) * own > 0.5 + 2 * ROUNDING[torch.bfloat16] * reach:
-        return None
-    return ((nearest - 1) / 2 if nearest == middles else 0.0), nearest
 
 
 def find_references(

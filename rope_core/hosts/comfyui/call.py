@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 from comfy.model_sampling import CONST
-from comfy.utils import unpack_latents
 from torch import Tensor, nn
 
 from ...architectures import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
@@ -54,7 +53,10 @@ class ModelCall:
     def picture(self) -> Tensor:
         """The latent that is drawn, (batch, channels, [frames,] height, width), also where sound is packed up with it."""
         shapes = self.extra.get("latent_shapes")
-        return self.x if shapes is None or len(shapes) < 2 else unpack_latents(self.x, shapes)[0]
+        if shapes is None or len(shapes) < 2:
+            return self.x
+        first = tuple(shapes[0])[1:]  # packed in a row, the picture first
+        return self.x[:, :, : prod(first)].reshape(len(self.x), *first)
 
     @property
     def schedule(self) -> Tensor | None:

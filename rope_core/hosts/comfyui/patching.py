@@ -8,9 +8,10 @@ from comfy.patcher_extension import WrappersMP
 
 from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise, with_text_behind
 from ...errors import RopeWorksError
-from ...stack import Patch, Stack
+from ...stack import MIXED, Patch, Stack
 from .apply_model import ApplyModel
 from .call import NATIVE_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
+from .camera import let_ready_ones_pass
 from .embedder import rotary_of_model, stand_in
 from .execution import PatchedModel
 from .run import KEY as RUN_KEY
@@ -38,6 +39,8 @@ def add_patch(model: Any, patch: Patch) -> Any:
     if installed is None:
         clone.add_object_patch(path, stand_in(embedder, architecture))
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, RUN_KEY, begin_run)
+    if patch.needs == MIXED:
+        let_ready_ones_pass(clone)
     below = installed.model.embedder if installed else embedder
     wrapper = ApplyModel(PatchedModel(architecture, rotary_of_model(model, architecture.embedder), below, stack))
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)

@@ -48,7 +48,8 @@ class Trial:
 
 
 def sampled(model: Any, variant: Variant) -> torch.Tensor:
-    return models.sample(model, variant.shape, steps=STEPS, positive=models.conditioning(width=variant.text, **variant.given))
+    positive, negative = models.conditioning(width=variant.text, **variant.given), models.conditioning(seed=6, width=variant.text)
+    return models.sample(model, variant.shape, steps=STEPS, positive=positive, negative=negative)
 
 
 def put(node: type, model: Any, **settings: Any) -> Any:

@@ -604,11 +604,22 @@ def test_mixed_refuses_what_it_cannot_place_on_wan():
                 assert repr(shown) in text, text
 
 
-def test_mixed_refuses_camera_conditions():
-    patched = add_patch(models.wan("WAN21_Camera", model_type="camera", in_dim=36, in_dim_control_adapter=24), region())
-    positive = models.conditioning(camera_conditions=torch.zeros(1, 24, 3, 128, 128))
-    text = message_of(lambda: models.sample(patched, WAN_SHAPE, steps=1, positive=positive))
-    assert "'camera_conditions'" in text
+def test_mixed_places_of_a_camera():
+    """A token takes its rays as in the picture of its own resolution, in full and in low."""
+    for kind in ("camera", "camera_2.2"):
+        config = "WAN21_Camera" if kind == "camera" else "WAN22_Camera"
+
+        def make() -> Any:
+            return models.wan(config, model_type=kind, in_dim=36, in_dim_control_adapter=24)  # noqa: B023
+
+        rays = torch.randn(1, 24, 3, 128, 128, generator=torch.Generator().manual_seed(8))
+        check_places(make, WAN_SHAPE, lambda every: {"camera_conditions": rays[..., ::every, ::every]}, steps=1)  # noqa: B023
+        model = make()
+        given = models.conditioning(camera_conditions=rays)
+        plain = models.sample(model, WAN_SHAPE, positive=given)
+        patched = add_patch(model, region(mask=torch.ones(1, 16, 16)))
+        assert torch.equal(models.sample(patched, WAN_SHAPE, positive=given), plain), "all sharp"
+        assert not torch.equal(models.sample(model, WAN_SHAPE), plain), "the camera must have an effect"
 
 
 def test_the_boundary_node_wants_a_region_before_it():
