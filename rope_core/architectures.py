@@ -186,7 +186,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Lens", ("LensTransformer2DModel",), ("Lens",), _IMAGE, "pos_embed", "img_in", IMAGE_TEXT,
-        side_of(1440, 1440), 2.0, "its makers' list of sizes", patch=1, centred=True, odd_begin_earlier=True, text_follows=True,
+        side_of(1664, 1248), 2.0, "its makers' list of sizes", patch=1, centred=True, odd_begin_earlier=True, text_follows=True,
         refusals=_TEXT_BEHIND,
     ),
     Architecture(
@@ -212,7 +212,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Cosmos Predict2", ("MiniTrainDIT",), ("CosmosPredict2",), _VIDEO, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
-        side_of(1360, 768), _FILMS, "its makers' sizes of pictures, 1360×768; films have 1280×704", native_frames=24, riflex_pair=5,
+        side_of(1024, 1024), _FILMS, "its makers' sizes of pictures, 1024×1024 and 1360×768; films have 1280×704", native_frames=24, riflex_pair=5,
         asked_by_grid=True, refusals=_HALVES,
     ),
     Architecture(
