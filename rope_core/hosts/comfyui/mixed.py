@@ -25,9 +25,9 @@ from ...stack import MIXED
 from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
-from .images import by_image
+from .images import by_image, by_prompt
 from .names import node_of
-from .picture import PartOfPicture, Size, latent_size, part_of_run
+from .picture import PartOfPicture, Size, latent_size, parts_of_call
 from .positions import origins, position_steps
 from .prompt import kinds_of
 from .run import SamplingRun
@@ -43,6 +43,11 @@ class MixedPart(Part):
     needs = MIXED
 
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        parts = parts_of_call(execution.request, execution.run)
+        if len(set(parts)) > 1 and not self._everything(parts[0], execution):
+            return by_prompt(  # an area of the picture each, with a piece of the region
+                execution.request, len(parts), lambda one: self.answer(self.model.execution(one, execution.run, execution.record), inner)
+            )
         prompts = len(kinds_of(execution.request.options, execution.run.guider))
         if not self.settings.automatic or len(execution.request.x) == prompts:
             return self._answer(execution, inner, 0)
@@ -131,8 +136,15 @@ class MixedPart(Part):
 
     # ---- one run
 
+    def _everything(self, part: PartOfPicture | None, execution: Execution) -> bool:
+        """Whether all of the picture is sharp, wherever its parts lie."""
+        patch = patch_size(execution.request.host.diffusion_model, self.model.architecture)[-1]
+        if part is None or self.settings.automatic:
+            return False
+        return execution.run.kept((self, "everything"), lambda: bool(self.settings.region(self._cells(part.whole, patch)).all()))
+
     def _run_of(self, request: ModelCall, run: SamplingRun, image: int) -> MixedRun:
-        part = part_of_run(request, run)
+        part = parts_of_call(request, run)[0]
         with run.lock:
             runs: dict[PartOfPicture | None, MixedRun] = run.kept((self, image), dict)
             if part not in runs:
@@ -161,7 +173,8 @@ class MixedPart(Part):
 
     def _region_of(self, part: PartOfPicture | None, patch: int) -> Tensor | None:
         """A part's piece of the picture's region; None where the part is all of the picture, or all of the picture is sharp."""
-        refusal = part.refusal_of_an_automatic_region if part is not None and self.settings.automatic else ""
+        who = "mixed resolution", "bypass Mixed-Res Region (CRPA)"
+        refusal = part.refusal_of_an_automatic_region(*who) if part is not None and self.settings.automatic else ""
         if refusal:
             raise RopeWorksError(refusal)
         if part is None or part.is_whole:
@@ -170,7 +183,7 @@ class MixedPart(Part):
         if part.places is not None:
             return part_of(region, patch * self.settings.ratio, part.places)
         if not region.all():
-            raise RopeWorksError(part.refusal)
+            raise RopeWorksError(part.refusal(*who))
         return None
 
     def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun, image: int) -> None:
