@@ -24,7 +24,7 @@ from .families import VARIANTS, Variant, picture
 
 STEPS = 2
 WHOLE_RUN = {"start_percent": 0.0, "end_percent": 1.0}
-LONG_CLIP = 60  # latent frames: the pairs that RIFLEx slows make a turn in 50 and 51
+LONG_CLIP = 64  # latent frames: the pairs that RIFLEx slows make a turn in up to 63
 
 
 @dataclass(frozen=True)
