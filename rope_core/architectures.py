@@ -118,10 +118,8 @@ _REFINES_IMAGE = "parts of it attend to the picture alone, which has not been to
 _HALF_A_HEAD = "the two channels that it turns together lie half a head apart"
 _HALVES = {MIXED: _HALF_A_HEAD, SHARED: _HALF_A_HEAD, TRAINING: "its embedder gives one table for all pictures of a batch"}
 _ALSO_ALONE = "its blocks attend to the picture without the text too, which a reference would not reach"
-_SMALL_STEPS = {
-    MIXED: "its tokens stand at steps that depend on the picture's size",
-    SHARED: "its tokens stand at steps that depend on the picture's size",
-}
+_UNTOLD = "its attention calls over the picture have not been told from others yet"
+_UNTOLD_CALLS = {MIXED: _UNTOLD, SHARED: _UNTOLD}
 _NO_WRAPPER = "ComfyUI lets nothing into its forward, so a step that is computed twice would draw twice"
 _HUNYUAN_CORE_REFUSALS = dict.fromkeys((MIXED, SHARED), "this ComfyUI puts its text behind the picture; update it to 0.14 or later")
 # Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
@@ -212,22 +210,22 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Cosmos Predict2", ("MiniTrainDIT",), ("CosmosPredict2",), _VIDEO, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
-        side_of(1024, 1024), _FILMS, "its makers' sizes of pictures, 1024×1024 and 1360×768; films have 1280×704", native_frames=24, riflex_pair=5,
+        side_of(1024, 1024), _FILMS, "its makers' megapixel of pictures; films have 1280×704", native_frames=24, riflex_pair=5,
         asked_by_grid=True, refusals=_HALVES,
     ),
     Architecture(
         "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
         side_of(1280, 768), _FILMS, "its makers' largest size, 1280×768", native_frames=31, riflex_pair=3, patch_kind=CHANNELS_LAST,
-        refusals=_SMALL_STEPS, hidden=4096,
+        refusals=_UNTOLD_CALLS, hidden=4096,
     ),
     Architecture(
         "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
         side_of(768, 512), 768 / 512, "its makers' size, 768×512", native_frames=31, riflex_pair=3, patch_kind=CHANNELS_LAST,
-        refusals=_SMALL_STEPS,
+        refusals=_UNTOLD_CALLS,
     ),
     Architecture(
         "Kandinsky 5 Image", ("Kandinsky5",), ("Kandinsky5Image",), _IMAGE, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
-        side_of(1024, 1024), 1408 / 640, "its makers' list of sizes", frames_along=INDEX, patch_kind=CHANNELS_LAST, refusals=_SMALL_STEPS,
+        side_of(1024, 1024), 1408 / 640, "its makers' list of sizes", frames_along=INDEX, patch_kind=CHANNELS_LAST, refusals=_UNTOLD_CALLS,
     ),
     Architecture(
         "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,

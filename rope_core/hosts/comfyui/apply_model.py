@@ -79,10 +79,11 @@ class ApplyModel:
         answer: Answer = partial(self._executed, first=first)
         for part in reversed(self.parts):
             answer = partial(part.answer, inner=answer)
-        prompts = len(kinds_of(request.options, run.guider))
-        if len(x) == prompts or not self._one_table_for_several(execution):
-            return answer(execution)
-        return by_image(request, prompts, lambda alone, _: answer(self.model.execution(alone, run, self.record)))
+        if self._one_table_for_several(execution):
+            prompts = len(kinds_of(request.options, run.guider))
+            if len(x) > prompts:
+                return by_image(request, prompts, lambda alone, _: answer(self.model.execution(alone, run, self.record)))
+        return answer(execution)
 
     def _one_table_for_several(self, execution: Execution) -> bool:
         """Whether the images of a batch need tables of their own on a model that has one for all of them."""
