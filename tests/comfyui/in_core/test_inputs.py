@@ -21,6 +21,7 @@ from comfy_api.latest import io
 from ropeworks_pack.nodes import rpe2d_training
 from ropeworks_pack.nodes.boundary import BoundaryExpandReplace
 from ropeworks_pack.nodes.extrapolate import RopePatchExtrapolate
+from ropeworks_pack.nodes.lab_model import RopeLabModel
 from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
 from ropeworks_pack.nodes.rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
@@ -281,3 +282,13 @@ def test_a_reference_that_would_fill_the_memory_is_refused():
         given = {"model": model, "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
         text = message_of(lambda: SharedAttentionStyleRef.execute(**given, reference={"samples": endless}))  # noqa: B023
         assert "(1, 16, 300, 512, 512): expected at most 268435456 values" in text
+
+
+def test_a_picture_smaller_than_a_latent_pixel_is_refused():
+    model, _, vae = RopeLabModel.execute("rocket").args
+    given = {"model": model, "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "vae": vae}
+    for height, width in ((7, 5), (64, 7), (7, 64)):
+        image = torch.full((1, height, width, 3), 0.5)
+        text = message_of(lambda: SharedAttentionStyleRef.execute(**given, image=image))  # noqa: B023
+        assert f"image is {width}×{height} pixels: expected at least 8 a side" in text
+    assert SharedAttentionStyleRef.execute(**given, image=torch.full((1, 8, 8, 3), 0.5)).args
