@@ -17,6 +17,7 @@ SAME_NODES = {
     "rpe2d_train_flux1_dev": ("rpe2d_train_tiny", "FLUX.1-dev"),
     "sega_flux1_dev": ("sega_tiny", "FLUX.1-dev"),
     "sega_krea2": ("sega_tiny", "Krea 2"),
+    "sega_ltx2": ("sega_tiny", "LTX-2.5"),
     "sega_qwen_image": ("sega_tiny", "Qwen-Image"),
     "sega_z_image": ("sega_tiny", "Z-Image"),
     "style_ref_flux1_dev": ("style_ref_tiny", "FLUX.1-dev"),

@@ -135,13 +135,17 @@ def test_on_a_moved_grid_a_pose_stands_on_the_picture():
 
 
 def test_in_time_all_go_by_the_clip():
-    """By hand: RIFLEx slows the fourth pair of the time axis to 0.9 turns over 30 frames, in pose and reference too."""
+    """By hand: RIFLEx slows one pair of the time axis to 0.9 turns over 60 frames, in pose and reference too.
+
+    It is the one whose period is the next beyond the trained frames: 22 for most, 34 for HuMo, 51 for WanDancer.
+    """
     for variant in each():
-        model, long = model_of(variant), sized(variant, 1, 16, 30, 8, 8)
+        model, long = model_of(variant), sized(variant, 1, 16, 60, 8, 8)
+        pair = {"HuMo": 4, "WanDancer": 5}.get(variant.name, 3)  # counted from 0
         for number, (ids, table) in enumerate(tables(add_patch(model, Extrapolate("riflex")), long)):
             expected = host_table(model, ids.float())
-            angle = ids[0, :, 0].double() * 0.9 * 2 * math.pi / 30
-            expected[0, 0, :, 3] = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2).float()
+            angle = ids[0, :, 0].double() * 0.9 * 2 * math.pi / 60
+            expected[0, 0, :, pair] = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2).float()
             near(table, expected, f"{variant.name} call {number}")
 
 
@@ -205,3 +209,20 @@ def test_block_by_block_a_causal_clip_stands_where_a_whole_one_does():
         told = message_of(lambda: in_blocks(patched, shape, 1))  # noqa: B023
         assert why in told, told
     return None
+
+
+def test_relatives_compiled_follow_every_step():
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    for name in ("SCAIL", "HuMo", "2.2 S2V"):
+        variant = sized(RELATIVES[name], 2, 16, 2, 32, 32)
+        if not variant.known:
+            continue
+        patched = add_patch(model_of(variant), Extrapolate("dype-ntk", native_size=16 * NATIVE))
+        patched = add_patch(patched, Sega(native_size=16 * NATIVE, extrapolation="keep"))
+        given = models.conditioning(**variant.given)
+        eager = models.sample(patched, variant.shape, steps=3, positive=given)
+        compiled = patched.clone()
+        set_torch_compile_wrapper(model=compiled, backend="eager", keys=["diffusion_model"])
+        found = models.sample(compiled, variant.shape, steps=3, positive=given)
+        assert torch.allclose(found, eager, atol=1e-4), (name, float((found - eager).abs().max()))
