@@ -19,7 +19,7 @@ from .errors import RopeWorksError
 from .magnitudes import Magnitudes, product_of, where
 
 if TYPE_CHECKING:
-    from .architectures import ModelFacts
+    from .architecture import ModelFacts
 
 __all__ = [
     "ALWAYS", "HEIGHT", "INDEX", "MIXED", "SHARED", "TIME", "TRAINING", "WIDTH", "AxisSpan", "Call", "Magnitudes", "Patch", "Plan", "Stack",

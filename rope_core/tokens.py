@@ -12,7 +12,7 @@ from math import prod
 
 from torch import Tensor
 
-from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from .architecture import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
 from .beside import beside_the_picture
 from .grids import ROUNDING, Grid, grid_of, grid_starts
 from .layout import GRID_DIMENSION, PICTURE, GridLayout, Layout, MaskLayout, Reference, ReferenceLayout

@@ -24,7 +24,7 @@ from ..table import difference
 from ..tokens import Grid
 
 if TYPE_CHECKING:
-    from ..architectures import ModelFacts
+    from ..architecture import ModelFacts
 
 Branch = Literal["both", "positive"]
 KeepOn = Literal["model", "cpu"]

@@ -170,6 +170,7 @@ FLOORS = [
         "schedule",
         "call",
         "stack",
+        "architecture",
         "architectures",
         "layout",
         "active",

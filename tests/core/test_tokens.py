@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rope_core.architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from rope_core.architecture import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
 from rope_core.grids import grid_starts
 from rope_core.layout import GridLayout, MaskLayout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH

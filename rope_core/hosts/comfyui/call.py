@@ -11,7 +11,7 @@ import torch
 from comfy.model_sampling import CONST
 from torch import Tensor, nn
 
-from ...architectures import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
+from ...architecture import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 from ...native import NativeSize

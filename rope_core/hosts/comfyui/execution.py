@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...active import ActivePlan, Reader, TwoGroups, running
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...inspect.record import RunRecord
 from ...layout import HIGH
 from ...stack import Call, Plan, Stack

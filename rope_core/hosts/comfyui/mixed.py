@@ -11,7 +11,7 @@ from math import ceil
 
 from torch import Tensor
 
-from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
+from ...architecture import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
 from ...mixed.carrier import Carrier

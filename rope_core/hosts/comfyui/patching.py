@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from comfy.patcher_extension import WrappersMP
 
-from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise, with_text_behind
+from ...architecture import Architecture, ModelFacts
+from ...architectures import ARCHITECTURES, recognise, with_text_behind
 from ...errors import RopeWorksError
 from ...stack import MIXED, Patch, Stack
 from .apply_model import ApplyModel

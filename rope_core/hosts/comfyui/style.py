@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import torch
 from torch import Tensor
 
-from ...architectures import BY_POSITION, IMAGE_ONLY, Architecture
+from ...architecture import BY_POSITION, IMAGE_ONLY, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
 from ...reference.bank import ImageCalls, KeyBank, Recording
