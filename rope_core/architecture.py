@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .native import NativeSize
+from .pairing import NEIGHBOURS
 from .published import GENERAL_RULES, Published
 from .stack import TIME
 
@@ -33,6 +34,7 @@ class Architecture:
     larger half lies before it. text_follows: text begins where the longer side ends. frames_along: the axis that frames, or layers, count
     on. tokens_at: dimension of the tokens in its embedder's table. looks_up_by_image: it needs a row of that table for every image of a
     batch. asked_by_grid: its embedder is asked with the picture's grid in place of positions, and gives one table for a batch.
+    pairing: of the channels that it turns. times_by_frame: each frame has its own time, by its place in the latent.
     refines_text: attention over the text alone goes before the picture's. heeds_rope_options: core's own scaling and shifting of positions
     reaches this family. riflex_pair: the one whose period is nearest to the trained frames, and longer, as RIFLEx's authors identify it;
     HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not
@@ -64,6 +66,8 @@ class Architecture:
     tokens_at: int = 2
     looks_up_by_image: bool = False
     asked_by_grid: bool = False
+    pairing: str = NEIGHBOURS
+    times_by_frame: bool = False
     frames_along: str = TIME
     refines_text: bool = False
     heeds_rope_options: bool = False

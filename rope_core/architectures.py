@@ -21,6 +21,7 @@ from .architecture import (
 )
 from .errors import RopeWorksError
 from .native import side_of
+from .pairing import HALVES
 from .published import Published, SlowedPairs
 from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, TRAINING, WIDTH
 
@@ -38,8 +39,7 @@ _LTX_REFUSALS = {
 }
 _TEXT_BEHIND = {MIXED: "its text stands behind the picture"}
 _REFINES_IMAGE = "parts of it attend to the picture alone, which has not been told from other calls yet"
-_HALF_A_HEAD = "the two channels that it turns together lie half a head apart"
-_HALVES = {MIXED: _HALF_A_HEAD, SHARED: _HALF_A_HEAD, TRAINING: "its embedder gives one table for all pictures of a batch"}
+_ONE_TABLE = {TRAINING: "its embedder gives one table for all pictures of a batch"}
 _ALSO_ALONE = "its blocks attend to the picture without the text too, which a reference would not reach"
 _UNTOLD = "its attention calls over the picture have not been told from others yet"
 _UNTOLD_CALLS = {MIXED: _UNTOLD, SHARED: _UNTOLD}
@@ -129,12 +129,13 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Anima", ("Anima",), ("Anima",), _IMAGE, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
-        side_of(1024, 1024), _PICTURES, "its makers: about one megapixel", frames_along=INDEX, asked_by_grid=True, refusals=_HALVES,
+        side_of(1024, 1024), _PICTURES, "its makers: about one megapixel", frames_along=INDEX, asked_by_grid=True,
+        pairing=HALVES, refusals=_ONE_TABLE,
     ),
     Architecture(
         "Cosmos Predict2", ("MiniTrainDIT",), ("CosmosPredict2",), _VIDEO, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
         side_of(1024, 1024), _FILMS, "its makers' megapixel of pictures; films have 1280×704", native_frames=24, riflex_pair=5,
-        asked_by_grid=True, refusals=_HALVES,
+        asked_by_grid=True, pairing=HALVES, times_by_frame=True, refusals=_ONE_TABLE,
     ),
     Architecture(
         "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,

@@ -165,6 +165,7 @@ FLOORS = [
         "errors",
         "magnitudes",
         "native",
+        "pairing",
         "published",
         "table",
         "schedule",

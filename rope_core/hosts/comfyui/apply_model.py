@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,7 +83,11 @@ class ApplyModel:
         if self._one_table_for_several(execution):
             prompts = len(kinds_of(request.options, run.guider))
             if len(x) > prompts:
-                return by_image(request, prompts, lambda alone, _: answer(self.model.execution(alone, run, self.record)))
+
+                def alone(one: ModelCall, image: int) -> Tensor:
+                    return answer(replace(self.model.execution(one, run, self.record), image=image))
+
+                return by_image(request, prompts, alone)
         return answer(execution)
 
     def _one_table_for_several(self, execution: Execution) -> bool:

@@ -26,6 +26,7 @@ NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
 UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 # Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
 REFERENCES = ("ref_latents", "context_latents", "ref_latent")
+ADAPTED_TEXT = 512  # tokens that Anima fills its text up to
 PATCH_SIZES = ("patch_size", "patch", "patch_spatial")  # what classes call it
 WAN_DANCER_RATE = 30.0  # pictures a second that its positions count
 Level = TypeVar("Level", float, Tensor)
@@ -65,6 +66,9 @@ class ModelCall:
 
     @property
     def text_tokens(self) -> int:
+        adapted = self.extra.get("t5xxl_ids")  # Anima's adapter writes its text within the model, where a LoRA trains
+        if adapted is not None:
+            return max(ADAPTED_TEXT, adapted.shape[-1])
         return self.c_crossattn.shape[1] if self.c_crossattn is not None else 0
 
     def run(self) -> Tensor:
