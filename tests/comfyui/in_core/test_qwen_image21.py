@@ -126,12 +126,30 @@ def test_the_cache_would_hold_what_it_must_not():
 
     patched = add_patch(model_of(), Extrapolate("dype-ntk", native_size=NATIVE))
     right, own = run(patched), apply_model.without_stale_caches
-    apply_model.without_stale_caches = lambda request, stack: (request, "")
+    apply_model.without_stale_caches = lambda execution, stack: (execution, "")
     try:
         stale = run(patched)
     finally:
         apply_model.without_stale_caches = own
     assert (stale - right).abs().max() > 1e-4
+
+
+def test_at_native_size_the_cache_stays_but_beside_a_larger_reference():
+    model, shape = model_of(), (1, 64, 8, 8)
+    small, large = {"reference_latents": [latent(8, 6)]}, {"reference_latents": [latent(16, 15)]}
+
+    def native(model: Any, given: Any) -> tuple[torch.Tensor, bool]:
+        with lines_of_ours() as lines:
+            found = models.sample(model, shape, steps=2, positive=models.conditioning(**given))
+        return found, any(LEFT_OUT in line for line in lines)
+
+    for patch, by_step in ((Sega(native_size=NATIVE), False), (Extrapolate("dype-ntk", native_size=NATIVE), True)):
+        found, left_out = native(add_patch(model, patch), small)
+        assert torch.equal(found, native(model, small)[0])
+        assert not left_out
+        found, left_out = native(add_patch(model, patch), large)
+        assert left_out == by_step, "a large reference stands at angles of its own"
+        assert not torch.equal(found, native(model, large)[0])
 
 
 def test_who_has_the_cache_off_already_is_told_nothing_and_other_settings_stay():
