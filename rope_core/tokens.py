@@ -141,14 +141,15 @@ class TokenFinder:
             parts = [slice(0, start), slice(start + count, length)]
             return Found(replace(_text_on_one_spot(ids, start, count), known=self._references(ids, parts, start)), start)
         text = None
-        if self.row.order == TEXT_REFERENCES_IMAGE:
-            text = ((0, text_at_the_front(ids[0, :start].detach().cpu().double())),)
+        before = ids[0, :start].detach().cpu().double() if self.row.order == TEXT_REFERENCES_IMAGE else None
+        if before is not None:
+            text = ((0, text_at_the_front(before)),)
         if self.row.order == IMAGE_TEXT:
             text = ((start + count, length),)
         layout = GridLayout(self.grid, start, self.steps, text)
         layout = replace(layout, known=self._references(ids, layout.references(length), start))
-        if self.row.order == TEXT_REFERENCES_IMAGE:
-            layout = replace(layout, text=(*layout.texts, *_text_between(ids, layout)))
+        if before is not None:
+            layout = replace(layout, text=(*layout.texts, *_text_between(before, layout)))
         return Found(layout, start)
 
     def _clip(self, ids: Tensor) -> Found:
@@ -250,12 +251,15 @@ def _caption_mask(ids: Tensor) -> MaskLayout:
     return MaskLayout(text=~((index == index.amax(-1, keepdim=True)) & has_image))
 
 
-def _text_between(ids: Tensor, layout: GridLayout) -> list[tuple[int, int]]:
-    """First and last + 1 of the parts behind a reference, before the picture, that stand as text does."""
+def _text_between(before: Tensor, layout: GridLayout) -> list[tuple[int, int]]:
+    """First and last + 1 of the parts behind a reference, before the picture, that stand as text does.
+
+    before: places (tokens, axes) of what stands before the picture.
+    """
     ends = [known.tokens.stop for known in layout.known]
     nexts = [*(known.start for known in layout.known[1:]), layout.start]
     between = [(begin, end) for begin, end in zip(ends, nexts, strict=True) if begin < end] if ends else []
-    return [(begin, end) for begin, end in between if text_at_the_front(ids[0, begin:end].detach().cpu().double()) == end - begin]
+    return [(begin, end) for begin, end in between if text_at_the_front(before[begin:end]) == end - begin]
 
 
 def _text_on_one_spot(ids: Tensor, start: int, count: int) -> MaskLayout:
