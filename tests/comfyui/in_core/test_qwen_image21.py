@@ -84,6 +84,19 @@ def test_magnitudes_reach_all_of_the_text_and_no_reference():
         assert sizes[part, 8:].max() > 1.01, part
 
 
+def test_every_picture_of_a_batch_is_drawn_as_alone():
+    """SEGA's magnitudes go by the picture, and by it those of the text in front."""
+    noise = torch.randn(2, *LARGE[1:], generator=torch.Generator().manual_seed(8))
+    patched, given = add_patch(model_of(), Sega(native_size=NATIVE)), {"reference_latents": [latent(16, 15)], "image_slots": [5]}
+
+    def drawn(noise: torch.Tensor) -> torch.Tensor:
+        return models.sample(patched, tuple(noise.shape), noise=noise, positive=models.conditioning(**given))
+
+    together = drawn(noise)
+    for number in (0, 1):
+        torch.testing.assert_close(together[number : number + 1], drawn(noise[number : number + 1]), rtol=0, atol=1e-4)
+
+
 def test_prompts_that_differ_in_where_references_stand_are_told_apart():
     """Both of twelve tokens: what was found for one must not serve the other."""
     reference = [latent(16, 16)]
