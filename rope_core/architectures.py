@@ -43,6 +43,7 @@ _ONE_TABLE = {TRAINING: "its embedder gives one table for all pictures of a batc
 _ALSO_ALONE = "its blocks attend to the picture without the text too, which a reference would not reach"
 _UNTOLD = "its attention calls over the picture have not been told from others yet"
 _UNTOLD_CALLS = {MIXED: _UNTOLD, SHARED: _UNTOLD}
+_BEHIND_THE_TEXT = "its picture's queries come in calls of their own, with the text's and the references' keys before the picture's"
 _NO_WRAPPER = "ComfyUI lets nothing into its forward, so a step that is computed twice would draw twice"
 _HUNYUAN_CORE_REFUSALS = dict.fromkeys((MIXED, SHARED), "this ComfyUI puts its text behind the picture; update it to 0.14 or later")
 # Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
@@ -76,6 +77,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
         side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, text_follows=True, frames_along=INDEX,
         published=_ON_QWEN_IMAGE,
+    ),
+    Architecture(
+        "Qwen-Image 2.1", ("QwenImage21Transformer2DModel",), ("QwenImage21",), _IMAGE, "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,
+        side_of(2048, 2048), 1664 / 928, "its makers' example of text to image, 2048 px, of edits 1024; widest as Qwen-Image",
+        patch=1, centred=True, odd_begin_earlier=True, refusals=dict.fromkeys((MIXED, SHARED), _BEHIND_THE_TEXT),
     ),
     Architecture(
         "Krea 2", ("SingleStreamDiT",), ("Krea2",), _IMAGE, "pe_embedder", "first", TEXT_IMAGE_REFERENCES,
@@ -245,6 +251,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 def with_text_behind(row: Architecture) -> Architecture:
     """A row of HunyuanVideo as cores before 0.14 have it."""
     return replace(row, order=BY_POSITION, refusals={**row.refusals, **_HUNYUAN_CORE_REFUSALS})
+
+
+def without_attention(row: Architecture) -> Architecture:
+    """A row whose blocks this core runs without telling them what nodes want of their attention."""
+    return replace(row, refusals={**row.refusals, SHARED: "this ComfyUI does not let nodes into its attention; update it"})
 
 
 def recognise(

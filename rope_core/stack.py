@@ -80,6 +80,11 @@ class Patch:
         return self.window != ALWAYS
 
     @property
+    def turns_text_by_step(self) -> bool:
+        """Whether text's part of the table, angles or magnitudes, is another one at another step of a run."""
+        return self.turns_by_step
+
+    @property
     def needs_all_frames(self) -> bool:
         """Whether this patch goes by the length of the clip."""
         return False

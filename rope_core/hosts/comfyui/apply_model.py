@@ -70,11 +70,11 @@ class ApplyModel:
     ) -> Tensor:
         request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
         run = run_of(request.options)
-        request, left_out = without_stale_caches(request, self.model.stack)
+        self.record = run.kept((self, "record"), RunRecord)
+        execution, left_out = without_stale_caches(self.model.execution(request, run, self.record), self.model.stack)
         if left_out:
             self._warn(run, left_out)
-        self.record = run.kept((self, "record"), RunRecord)
-        execution = self.model.execution(request, run, self.record)
+        request = execution.request
         self.record.axes = execution.planned.call.axes
         first = self._announce(execution.planned.call, run, tuple(request.picture.shape[2:]))
         answer: Answer = partial(self._executed, first=first)

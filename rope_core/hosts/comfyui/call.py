@@ -191,10 +191,14 @@ def _alike(request: ModelCall) -> Hashable:
         if isinstance(value, Tensor):
             found.append((name, tuple(value.shape)))
         elif isinstance(value, (list, tuple)):
-            found.append((name, *(tuple(item.shape) for item in value if isinstance(item, Tensor))))
-        elif isinstance(value, (str, int, float, bool)):
+            found.append((name, *(tuple(item.shape) if isinstance(item, Tensor) else item for item in value if _tells(item))))
+        elif _tells(value):
             found.append((name, value))
     return tuple(found)
+
+
+def _tells(value: Any) -> bool:
+    return isinstance(value, (Tensor, str, int, float, bool))
 
 
 def check_latent(shape: tuple[int, ...], architecture: Architecture) -> None:
