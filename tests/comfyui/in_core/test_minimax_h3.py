@@ -1,0 +1,264 @@
+"""MiniMax H3: angles by a method, one row for text, references, sound and picture. What a plan leaves alone stays bit for bit."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from ropeworks_pack.rope_core import Call, Extrapolate, MixedResolution, Plan, Rpe2d, Rpe2dTraining, Sega, Window
+from ropeworks_pack.rope_core.active import ActivePlan, running
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of
+from ropeworks_pack.rope_core.hosts.comfyui.embedder import rotary_of_model
+from ropeworks_pack.rope_core.hosts.comfyui.packed import PackedAngles, finder_in
+from ropeworks_pack.rope_core.packed import counted
+from ropeworks_pack.rope_core.stack import AxisSpan
+
+from . import models
+from .families import VARIANTS, with_keyframes, with_minimax_references
+from .recording import lines_of_ours, message_of
+from .test_more_families import skip_options
+
+H3 = [variant for variant in VARIANTS if variant.family == "MiniMax H3"]
+METHOD = "diffusion_model.rope_freqs"
+TEXT, SOUND = 12, 8  # tokens, and sound's of each channel
+SHAPE = (1, 24, 2, 8, 8)
+NATIVE = 128  # pixels a side of it
+
+
+def on_h3(test: Callable[[], None]) -> Callable[[], str | None]:
+    @wraps(test)
+    def run_or_skip() -> str | None:
+        return test() if H3[0].known else "this core has no MiniMax H3"
+
+    return run_or_skip
+
+
+def make(dtype: torch.dtype = torch.float32) -> Any:
+    return H3[0].make(dtype)
+
+
+def run(model: Any, shape: tuple[int, ...] = SHAPE, steps: int = 1, cfg: float = 1.0, **given: Any) -> torch.Tensor:
+    """Picture and sound in one row."""
+    latent = models.nested(torch.zeros(shape), torch.zeros(1, 32, 2, SOUND))
+    positive, negative = models.conditioning(**given), models.conditioning(seed=6)
+    found = models.sample(model, shape, steps=steps, cfg=cfg, positive=positive, negative=negative, latent=latent)
+    return torch.cat([part.flatten() for part in found.unbind()])
+
+
+def tables(model: Any, shape: tuple[int, ...] = SHAPE, **how: Any) -> list[torch.Tensor]:
+    """(tokens, pairs, 2, 2) that the first block turns by, of every call."""
+    found = []
+
+    def replace(args: dict[str, Any], extra: dict[str, Any]) -> Any:
+        found.append(args["rope_freqs"][0, :, 0].clone())
+        return extra["original_block"](args)
+
+    clone = model.clone()
+    clone.set_model_patch_replace(replace, "dit", "double_block", 0)
+    run(clone, shape, **how)
+    return found
+
+
+def tokens_of(shape: tuple[int, ...]) -> int:
+    return shape[2] * math.ceil(shape[3] / 2) * math.ceil(shape[4] / 2)
+
+
+@on_h3
+def test_h3s_method_takes_what_ours_takes() -> None:
+    transformer = type(make().model.diffusion_model)
+    own, ours = (list(inspect.signature(method).parameters) for method in (transformer.rope_freqs, PackedAngles.__call__))
+    assert own == ours
+
+
+@on_h3
+def test_h3s_axes_are_counted_as_the_core_lays_out_its_tokens() -> None:
+    module = inspect.getmodule(type(make().model.diffusion_model))
+    for rows, columns in ((24, 42), (4, 4), (3, 7)):
+        ids = module.PackedLayout(5, 10, 2 * rows, 2 * columns, 6).position_ids[-10 * rows * columns :].view(10, rows, columns, 3)
+        axes = (AxisSpan("time", 16, 1e4, 10), AxisSpan("height", 16, 1e4, rows), AxisSpan("width", 16, 1e4, columns))
+        time, height, width = counted(_call(axes)).axes
+        assert torch.allclose(ids[0, :, 0, 1].diff(), torch.full((rows - 1,), height.step, dtype=torch.float64))
+        assert torch.allclose(ids[0, 0, :, 2].diff(), torch.full((columns - 1,), width.step, dtype=torch.float64))
+        assert math.isclose(float(ids[5, 0, 0, 0] - ids[0, 0, 0, 0]), 5 * time.step)
+
+
+def _call(axes: tuple[AxisSpan, ...]) -> Any:
+    return Call("MiniMax H3", axes, torch.tensor(1.0), 32, lambda: torch.zeros(1))
+
+
+@on_h3
+def test_h3_bit_for_bit_where_nothing_is_to_do() -> None:
+    """At native size, at strength 0, under rules of space, with a short clip, outside of the window; and once the patch is gone."""
+    half = NATIVE // 2
+    idle = [Sega(native_size=half, strength=0.0), Extrapolate("riflex"), Extrapolate("dype-yarn", native_size=half)]
+    idle += [Sega(native_size=NATIVE), Rpe2d(max_grid=64, scale_attention=True, native_size=NATIVE), Rpe2d(max_grid=64, native_size=half)]
+    model = make()
+    for given in ({}, with_keyframes(SHAPE), with_minimax_references(SHAPE)):
+        [table], plain = tables(model, **given), run(model, **given)
+        for patch in idle:
+            [own] = tables(add_patch(model, patch), **given)
+            assert torch.equal(own, table), patch
+            assert torch.equal(run(add_patch(model, patch), **given), plain), patch
+    assert not torch.equal(run(add_patch(model, Sega(native_size=half))), run(model))
+    assert torch.equal(run(model, **given), plain)
+    transformer = model.model.diffusion_model
+    assert transformer.rope_freqs.__func__ is type(transformer).rope_freqs
+
+
+@on_h3
+def test_h3s_attention_scale_by_hand_on_picture_text_and_sound_and_never_on_references() -> None:
+    """Queries and keys times the fourth root of ln N' / ln N each; a reference's, a keyframe's and a guide's are the core's own."""
+    model = make()
+    for shape in (SHAPE, (1, 24, 3, 7, 9)):
+        tokens = tokens_of(shape)
+        native = shape[2] * 4  # of 64 pixels a side, 32 each
+        factor = (math.log(tokens) / math.log(native)) ** 0.25
+        for given in ({}, with_keyframes(shape), with_minimax_references(shape)):
+            [own] = tables(model, shape, **given)
+            [found] = tables(add_patch(model, Rpe2d(scale_attention=True, native_size=64)), shape, **given)
+            begin = len(own) - tokens - 2 * SOUND
+            assert (begin > TEXT) == bool(given)
+            assert torch.equal(found[TEXT:begin], own[TEXT:begin])
+            assert torch.allclose(found[:TEXT], own[:TEXT] * factor, rtol=1e-6)
+            assert torch.allclose(found[begin:], own[begin:] * factor, rtol=1e-6)
+
+
+@on_h3
+def test_h3s_spectral_magnitudes_scale_rows_and_columns_alone() -> None:
+    for scope, on_text in (("all", True), ("image", False)):
+        model, shape = make(), (1, 24, 2, 8, 12)
+        [own], [found] = tables(model, shape), tables(add_patch(model, Sega(native_size=64, scope=scope)), shape)
+        picture = slice(len(own) - tokens_of(shape), None)
+        assert torch.equal(found[:, :16], own[:, :16]), "time"
+        sizes = found[:, 16:, 0].norm(dim=-1)
+        assert torch.allclose(found[:, 16:], own[:, 16:] * sizes[..., None, None], atol=1e-6), "turned as before"
+        assert torch.allclose(sizes[picture], sizes[-1:].expand_as(sizes[picture]), atol=1e-6)
+        assert sizes[-1].max() > 1.01
+        assert torch.allclose(sizes[0], sizes[-1] if on_text else torch.ones(32), atol=1e-6)
+        if not on_text:
+            assert torch.equal(found[: picture.start], own[: picture.start])
+
+
+@on_h3
+def test_h3_riflex_by_hand_along_text_references_sound_and_picture() -> None:
+    """A clip of 120 latent frames, 680 positions: the ninth pair turns .9 of a turn over it, wherever the tokens stand."""
+    model, shape = make(), (1, 24, 120, 2, 2)
+    module = inspect.getmodule(type(model.model.diffusion_model))
+    for given in ({}, with_minimax_references(shape)):
+        [own] = tables(model, shape, **given)
+        [found] = tables(add_patch(model, Extrapolate("riflex")), shape, **given)
+        layout = module.PackedLayout(TEXT, 120, 2, 2, SOUND, refs=given.get("minimax_refs"))
+        angles = layout.position_ids[:, 0] * (0.9 * 2 * math.pi / 680)
+        assert torch.allclose(found[:, 8, 0, 0].double(), angles.cos(), atol=1e-4)
+        assert torch.allclose(found[:, 8, 1, 0].double(), angles.sin(), atol=1e-4)
+        others = [pair for pair in range(48) if pair != 8]
+        assert torch.equal(found[:, others], own[:, others])
+        assert not torch.allclose(found[:, 8], own[:, 8], atol=0.1)
+
+
+@on_h3
+def test_h3_odd_sizes_guidance_half_precision_and_two_orders_of_nodes() -> None:
+    half = NATIVE // 2
+    for dtype in (torch.float32, torch.bfloat16):
+        model = make(dtype)
+        for shape in ((1, 24, 3, 7, 9), (1, 24, 120, 4, 2)):
+            first, second = Sega(native_size=half // 2, extrapolation="keep"), Extrapolate("riflex")
+            one, other = (add_patch(add_patch(model, a), b) for a, b in ((first, second), (second, first)))
+            with lines_of_ours() as lines:
+                found = run(one, shape, cfg=2.0)
+            assert not [line for line in lines if "places that RoPE Works does not know" in line]
+            assert torch.isfinite(found).all()
+            assert torch.equal(found, run(other, shape, cfg=2.0))
+            assert not torch.equal(found, run(model, shape, cfg=2.0))
+        assert torch.equal(run(add_patch(model, Sega(native_size=NATIVE)), cfg=2.0), run(model, cfg=2.0))
+
+
+@on_h3
+def test_h3_compiled() -> None:
+    """Every step's plan, with the core's wrapper and its newer guards; and the method alone within one graph."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    torch._dynamo.reset()
+    model = make()
+    patched = add_patch(add_patch(model, Sega(native_size=64, window=Window(0.0, 0.5))), Rpe2d(scale_attention=True, native_size=64))
+    expected = run(patched, steps=3)
+    compiled = patched.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager", options={"guard_filter_fn": skip_options})
+    assert torch.allclose(run(compiled, steps=3), expected, atol=1e-5)
+
+    torch._dynamo.reset()
+    transformer = model.model.diffusion_model  # where the patched method of the run before may still stand
+    module, ours = inspect.getmodule(type(transformer)), PackedAngles(type(transformer).rope_freqs.__get__(transformer))
+    ids = module.PackedLayout(3, 2, 4, 4, 2).position_ids
+
+    def table(ids: torch.Tensor) -> torch.Tensor:
+        return module.rope_rotation_table(ours(ids, ids.device), torch.float32)
+
+    in_a_graph = torch.compile(table, backend="eager", fullgraph=True)
+    assert torch.equal(in_a_graph(ids), table(ids))
+    with running(_active(model, ids)):
+        assert torch.equal(in_a_graph(ids), table(ids))
+        assert torch.equal(in_a_graph(ids)[:, :3], 2 * module.rope_rotation_table(ours.base(ids, ids.device), torch.float32)[:, :3])
+    torch._dynamo.reset()
+
+
+def _active(model: Any, ids: torch.Tensor) -> Any:
+    """A plan in force that doubles everything."""
+    finder = finder_in({}, architecture_of(model), (2, 2, 2), (3, 2, 4, 4, 2), model.model.diffusion_model)
+    twice = (torch.full((1, 16), 2.0),) * 3
+    axes = tuple(AxisSpan(role, 16, 1e4, 2) for role in ("time", "height", "width"))
+    return ActivePlan(Plan((None,) * 3, twice, twice), _call(axes), 1, finder)
+
+
+@on_h3
+def test_h3s_rows_are_known_where_the_core_makes_them_anew() -> None:
+    """As it does where a layout was made for other sizes."""
+    transformer = make().model.diffusion_model
+    module, row = inspect.getmodule(type(transformer)), architecture_of(make())
+    other = {"layout": module.PackedLayout(9, 2, 4, 4, 6), **{"keyframes": with_keyframes((1, 24, 2, 5, 7))["minimax_keyframes"]}}
+    finder = finder_in(other, row, (2, 3, 4), (9, 2, 5, 7, 6), transformer)
+    layout = finder(torch.zeros(1, 1, 1))
+    assert layout.start == 9 + 2 * 12 + 2 * 3 + 2 * 6
+    assert layout.texts == ((0, 9), (layout.start - 12, layout.start))
+
+
+@on_h3
+def test_h3s_frequencies_are_read_from_the_checkpoint() -> None:
+    model = make()
+    buffer = model.model.diffusion_model.rope.inv_freq
+    thetas, channels = rotary_of_model(model, "rope_freqs")
+    assert channels == (32, 32, 32)
+    assert all(math.isclose(theta, 1e4, rel_tol=1e-4) for theta in thetas)
+    buffer.copy_(buffer.bfloat16())
+    assert all(math.isclose(theta, 1e4, rel_tol=1e-2) for theta in rotary_of_model(model, "rope_freqs")[0])
+    buffer.copy_(torch.linspace(1, 0.1, 16))
+    assert "not the powers of one base" in message_of(lambda: add_patch(model, Sega()))
+
+
+@on_h3
+def test_h3_says_what_it_cannot() -> None:
+    model = make()
+    mask = torch.zeros(1, 128, 128)
+    for patch, why in (
+        (MixedResolution(mask=mask), "packed in one latent"),
+        (Rpe2dTraining(max_grid=64), "no others to learn"),
+    ):
+        message = message_of(lambda patch=patch: add_patch(model, patch))
+        assert "on MiniMax H3 is not supported yet" in message
+        assert why in message
+
+    def another(position_ids: torch.Tensor, device: Any) -> torch.Tensor:
+        return model.model.diffusion_model.rope_freqs(position_ids, device)
+
+    before = model.clone()
+    before.add_object_patch(METHOD, another)
+    assert "another, of another node, makes this model's positions already" in message_of(lambda: add_patch(before, Sega()))
+    after = add_patch(model, Sega(native_size=64)).clone()
+    after.add_object_patch(METHOD, model.get_model_object(METHOD))
+    with lines_of_ours() as lines:
+        run(after)
+    assert any("replaced this model's rotary embedder after RoPE Works" in line for line in lines), lines
