@@ -40,7 +40,6 @@ _LTX_REFUSALS = {
 }
 _H3_REFUSALS = {
     MIXED: "its picture and its sound come packed in one latent, which a strip of two resolutions has not been cut from yet",
-    SHARED: "it draws picture and sound at once, and a reference brings no sound of its own yet",
     TRAINING: "its rows and columns run over the same positions at any size, so there are no others to learn",
 }
 _TEXT_BEHIND = {MIXED: "its text stands behind the picture"}

@@ -41,14 +41,22 @@ def _counted(axes: Sequence[AxisSpan]) -> tuple[AxisSpan, ...]:
 
 
 class PackedFinder(TokenFinder):
-    """Finds the picture by the parts that a host makes its sequence of, in the order of their tokens. Sound goes with the text."""
+    """Finds the picture by the parts that a host makes its sequence of, in the order of their tokens. Sound goes with the text.
 
-    def __init__(self, row: Architecture, grid: Grid, parts: Sequence[Part]) -> None:
+    places: (tokens, axes), where all of them stand.
+    """
+
+    def __init__(self, row: Architecture, grid: Grid, parts: Sequence[Part], places: Tensor) -> None:
         super().__init__(row, grid, (), {}, None)
         self.parts = tuple(parts)
+        self.places = places
+
+    @property
+    def picture(self) -> slice:
+        return next(slice(begin, end) for begin, end, kind in self.parts if kind == PICTURE)
 
     def _find(self, ids: Tensor) -> Found:
-        start = next(begin for begin, _, kind in self.parts if kind == PICTURE)
+        start = self.picture.start
         fixed = tuple((begin, end) for begin, end, kind in self.parts if kind in FIXED)
         return Found(GridLayout(self.grid, start, (), fixed), start)
 

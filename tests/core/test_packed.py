@@ -1,6 +1,7 @@
 """MiniMax H3's row of tokens: how its axes are counted, and what a plan makes of its angles."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,11 @@ from rope_core.extrapolate.extrapolation import METHODS
 from rope_core.layout import GridLayout
 from rope_core.native import NativeSize
 from rope_core.packed import PackedFinder, counted, planned
+from rope_core.pairing import HALVES
+from rope_core.reference.bank import KeyBank, pair_sizes
+from rope_core.reference.shared import Reading
+from rope_core.reference.style import reference_turn
+from rope_core.table import rotate_keys
 
 ROW = next(row for row in ARCHITECTURES if row.family == "MiniMax H3")
 NOTHING = (None, None, None)
@@ -31,7 +37,7 @@ def call(frames: int, rows: int, columns: int, native: float = 4.0, pairs: int =
 
 
 def layout(parts=PARTS) -> GridLayout:
-    return PackedFinder(ROW, (2, 1, 2), parts)(torch.zeros(1, parts[-1][1], 1))
+    return PackedFinder(ROW, (2, 1, 2), parts, torch.zeros(13, 3))(torch.zeros(1, parts[-1][1], 1))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(24, 42), (48, 84), (5, 3)])
@@ -94,9 +100,45 @@ def test_a_plan_that_changes_nothing_hands_back_the_same_angles():
 
 
 def test_the_picture_is_where_the_host_says():
-    finder = PackedFinder(ROW, (2, 1, 2), PARTS)
+    finder = PackedFinder(ROW, (2, 1, 2), PARTS, torch.zeros(13, 3))
     found = finder(torch.zeros(1, 13, 1))
     assert (found.start, found.end, found.texts) == (9, 13, ((0, 3), (5, 9)))
     assert finder.found
     assert finder.start(13) == 9
     assert finder.start(3) is None, "the text refined alone"
+
+
+def test_heads_of_which_positions_turn_the_first_channels_alone():
+    """Four of six channels, each with the one two further on."""
+    keys = torch.randn(1, 2, 3, 6, generator=torch.Generator().manual_seed(3))
+    angles = torch.tensor([0.3, 1.1])
+    table = torch.stack((angles.cos(), -angles.sin(), angles.sin(), angles.cos()), dim=-1).view(1, 1, 1, 2, 2, 2)
+    found = rotate_keys(keys, table, HALVES)
+    turned = torch.complex(keys[..., :2], keys[..., 2:4]) * torch.polar(torch.ones(2), angles)
+    assert torch.allclose(found[..., :4], torch.cat([turned.real, turned.imag], dim=-1), atol=1e-6)
+    assert torch.equal(found[..., 4:], keys[..., 4:])
+    sizes = pair_sizes(keys, (0, 2), HALVES, 4)
+    assert torch.allclose(pair_sizes(found, (0, 2), HALVES, 4), sizes, atol=1e-6), "which no rotation changes"
+    assert torch.equal(sizes[:, :2], sizes[:, 2:4])
+    assert torch.allclose(sizes[:, 4:], keys[0, ..., 4:].square().mean(1).sqrt(), atol=1e-6)
+    bank = KeyBank(pairing=HALVES, turned=4)
+    bank.keep(0, keys, keys, keys)
+    reading = Reading(bank, torch.tensor([2.0, 3.0, 2.0, 3.0]), turns={"high": table})
+    _, scaled, _ = reading.columns(0, "high", keys, partial(rotate_keys, pairing=HALVES))
+    assert torch.allclose(scaled, found[0][None] * torch.tensor([2.0, 3.0, 2.0, 3.0, 3.0, 3.0]), atol=1e-6), "the rest as the slowest pair"
+
+
+def test_a_reference_is_turned_in_time_alone():
+    """Its clip begins at 5, the target's at 9, and RIFLEx slows the ninth pair of the target by hand."""
+    own, target = call(2, 1, 2), call(200, 1, 2)
+    plans = Plan(NOTHING, NOTHING, NOTHING, NOTHING), Stack((Extrapolate("riflex"),)).resolve(target)
+    ids = torch.tensor([[5.0, 3.0, 1.0], [5.0, 3.0, 17.0], [7.0, 3.0, 1.0], [7.0, 3.0, 17.0]], dtype=torch.float64)
+    found = reference_turn(ids, (2, 1, 2), (own, plans[0]), (target, plans[1]), 1, 4.0, TIME)[0, 0]
+    base = own.base(0)
+    slowed = base.clone()
+    slowed[8] = 0.9 * 2 * math.pi / (200 * 17 / 3)
+    angles = (ids[:, :1] + 4) * slowed - ids[:, :1] * base
+    assert torch.allclose(found[:, :16, 0, 0].double(), angles.cos(), atol=1e-5)
+    assert torch.allclose(found[:, :16, 1, 0].double(), angles.sin(), atol=1e-5)
+    assert torch.allclose(found[:, 16:], torch.eye(2).expand(4, 32, 2, 2), atol=1e-6)
+    assert reference_turn(ids, (2, 1, 2), (own, plans[0]), (own, plans[0]), 1, 0.0, TIME) is None

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from ...tokens import Grid
 from .coordinates import Rotary, of_the_model
 
 PAYLOAD = "minimax_payload"  # what its conditioning brings, the parts of its sequence among it
+OF_THE_TEXT = ("text_token_tags", "seed", "audio_scale")  # of that, what belongs to no picture
 INEXACT = 0.01  # of frequencies, which checkpoints may keep in half precision
 
 
@@ -46,7 +48,19 @@ def finder_in(payload: dict[str, Any], architecture: Architecture, grid: Grid, s
     if layout is None or layout.signature != signature:
         make = sys.modules[type(transformer).__module__].PackedLayout
         layout = make(*signature, keyframes=payload.get("keyframes"), refs=payload.get("refs"))
-    return PackedFinder(architecture, grid, layout.segments)
+    return PackedFinder(architecture, grid, layout.segments, layout.position_ids)
+
+
+def alone_in(extra: dict[str, Any], shapes: Any) -> dict[str, Any]:
+    """A prompt's conditions for another picture alone, packed with sound in `shapes`: without references and frames of the target's."""
+    payload = extra.get(PAYLOAD) or {}
+    return {**extra, "latent_shapes": shapes, PAYLOAD: {name: payload[name] for name in OF_THE_TEXT if name in payload}}
+
+
+def with_silence(host: Any, picture: Tensor) -> tuple[Tensor, list[Any]]:
+    """(a clip's latent packed with sound as the core completes one that has none, shapes of the two)."""
+    packed: tuple[Tensor, list[Any]] = comfy.utils.pack_latents(host.latent_format.fix_empty_latent(picture).unbind())
+    return packed
 
 
 class ScaledAngles:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import torch
-from ropeworks_pack.rope_core import Call, Extrapolate, MixedResolution, Plan, Rpe2d, Rpe2dTraining, Sega, Window
+from comfy.patcher_extension import WrappersMP
+from ropeworks_pack.rope_core import Call, Extrapolate, MixedResolution, Plan, Rpe2d, Rpe2dTraining, Sega, SharedAttention, Window
 from ropeworks_pack.rope_core.active import ActivePlan, running
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of
 from ropeworks_pack.rope_core.hosts.comfyui.embedder import rotary_of_model
@@ -18,9 +21,10 @@ from ropeworks_pack.rope_core.packed import counted
 from ropeworks_pack.rope_core.stack import AxisSpan
 
 from . import models
-from .families import VARIANTS, with_keyframes, with_minimax_references
-from .recording import lines_of_ours, message_of
+from .families import VARIANTS, picture, with_keyframes, with_minimax_references
+from .recording import OVERRIDE, lines_of_ours, message_of
 from .test_more_families import skip_options
+from .test_style import PLAIN, PlainSharing
 
 H3 = [variant for variant in VARIANTS if variant.family == "MiniMax H3"]
 METHOD = "diffusion_model.rope_freqs"
@@ -262,3 +266,122 @@ def test_h3_says_what_it_cannot() -> None:
     with lines_of_ours() as lines:
         run(after)
     assert any("replaced this model's rotary embedder after RoPE Works" in line for line in lines), lines
+
+
+# ---- a style reference
+
+
+@dataclass
+class PackedSharing(PlainSharing):
+    """Written out for a packed row: the reference passes with an empty latent's sound, its picture's keys go behind the target's.
+
+    later: how far its keys are turned on in time.
+    """
+
+    later: float = 0.0
+
+    def __call__(
+        self, executor: Any, x: torch.Tensor, t: torch.Tensor, c_concat: Any, context: Any, control: Any, options: Any, **extra: Any
+    ) -> torch.Tensor:
+        frames, height, width = self.reference.shape[2:]
+        pictures = sum((1, 4, 4, 4, 4)[frame % 5] for frame in range(frames))
+        sound = torch.zeros(1, 32, 2, round(pictures * 5 / 3))
+        clean = torch.cat([self.reference.flatten(1), sound.flatten(1)], dim=1)[:, None]
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(self.seed))
+        row = options["cond_or_uncond"].index(0) if len(x) > 1 else 0
+        layout = inspect.getmodule(type(executor.class_obj.diffusion_model)).PackedLayout(TEXT, frames, height, width, sound.shape[-1])
+        layout.position_ids[-self.reference_tokens :, 0] += self.later
+        payload = {"audio_scale": extra["minimax_payload"]["audio_scale"], "layout": layout}
+        given = {"latent_shapes": [self.reference.shape, sound.shape], "minimax_payload": payload}
+        kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+        before = dataclasses.replace(self, text=TEXT + 2 * sound.shape[-1])
+        watching = {**options, OVERRIDE: before.attention(kept, recording=True)}
+        executor(t[row] * noise + (1 - t[row]) * clean, t[row : row + 1], None, self.context(options, context), None, watching, **given)
+        return executor(x, t, c_concat, context, control, {**options, OVERRIDE: self.attention(kept, recording=False)}, **extra)
+
+    def context(self, options: Any, context: torch.Tensor) -> torch.Tensor:
+        """Of the positive prompt, which comes first."""
+        if options["cond_or_uncond"] == [0]:
+            self.positive = context
+        return self.positive
+
+
+def shared(model: Any, reference: torch.Tensor, tokens: tuple[int, int], blocks: set[int], before: int, later: float = 0.0) -> Any:
+    """tokens: of the target and of the reference. before: tokens before the target's picture."""
+    settings = {"reference": reference, "text": before, "blocks": blocks, "tokens": tokens[0], "reference_tokens": tokens[1]}
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "plain sharing", PackedSharing(**settings, later=later))
+    return clone
+
+
+@on_h3
+def test_h3_reads_a_style_reference_as_written_out() -> None:
+    """A still and a clip of other sizes; every block, both prompts."""
+    model = make()
+    plain = run(model, steps=2)
+    for size in ((1, 24, 1, 4, 10), (1, 24, 2, 6, 4)):
+        clean = picture(*size, seed=9)
+        count = size[2] * size[3] * size[4] // 4
+        ours = run(add_patch(model, SharedAttention(clean, scale=PLAIN, first_block=0.0)), steps=2)
+        written_out = run(shared(model, clean, (tokens_of(SHAPE), count), {0, 1}, TEXT + 2 * SOUND), steps=2)
+        assert torch.allclose(ours, written_out, atol=1e-4), (ours - written_out).abs().max()
+        assert not torch.allclose(ours, plain, atol=1e-3)
+
+
+@on_h3
+def test_h3s_style_reference_stands_in_time_where_the_clip_does() -> None:
+    """The clip begins behind its references, of 1, 8⅓ and 5 positions, which the pass of a style reference knows nothing of."""
+    model, clean, given = make(), picture(1, 24, 2, 6, 4, seed=9), with_minimax_references(SHAPE)
+    [table] = tables(model, **given)
+    settings = {"tokens": (tokens_of(SHAPE), 12), "blocks": {0}, "before": len(table) - tokens_of(SHAPE)}
+    ours = run(add_patch(model, SharedAttention(clean, scale=PLAIN, first_block=0.0, last_block=0.5)), **given)
+    apart = [(ours - run(shared(model, clean, later=later, **settings), **given)).abs().max() for later in (1 + 25 / 3 + 5, 0.0)]
+    assert apart[0] < 1e-4 < apart[1], apart
+
+
+@on_h3
+def test_h3s_style_at_its_limits_and_beside_others() -> None:
+    model, clean = make(), picture(1, 24, 1, 8, 6, seed=9)
+    plain = run(model, steps=2, cfg=2.0)
+    for idle in (SharedAttention(clean, strength=0.0, adain=1.0), SharedAttention(clean, window=Window(0.999, 1.0))):
+        assert torch.equal(run(add_patch(model, idle), steps=2, cfg=2.0), plain)
+    weak = run(add_patch(model, SharedAttention(clean, strength=1e-7)), steps=2, cfg=2.0)
+    assert torch.allclose(weak, plain, atol=1e-4)
+    whole, half = torch.ones(1, 8, 8), torch.zeros(1, 8, 8)
+    half[:, :4] = 1
+    nowhere = run(add_patch(model, SharedAttention(clean, mask=torch.zeros(1, 8, 8))), steps=2, cfg=2.0)
+    assert torch.allclose(nowhere, plain, atol=1e-4)
+    found = [plain]
+    for patch in (
+        SharedAttention(clean), SharedAttention(clean, mask=whole), SharedAttention(clean, mask=half), SharedAttention(clean, adain=1.0),
+        SharedAttention(clean, branch="positive"), SharedAttention(clean, conditioning=models.conditioning(tokens=7, seed=8)),
+    ):  # fmt: skip
+        for other in (None, Sega(native_size=64), Extrapolate("riflex", riflex_pair=1)):
+            both = [model] if other is None else [add_patch(model, other)]
+            found.append(run(add_patch(both[0], patch), steps=2, cfg=2.0))
+            assert torch.isfinite(found[-1]).all()
+            if other is not None:
+                assert torch.equal(found[-1], run(add_patch(add_patch(model, patch), other), steps=2, cfg=2.0)), "in either order"
+            assert all(not torch.allclose(found[-1], before, atol=1e-4) for before in found[:-1])
+    assert torch.equal(run(model, steps=2, cfg=2.0), plain)
+    message = message_of(lambda: add_patch(model, SharedAttention(picture(2, 24, 1, 8, 6))))
+    assert "2 references come in one, and MiniMax H3 draws one clip at a time" in message
+    assert "MiniMax H3 reads 24" in message_of(lambda: add_patch(model, SharedAttention(picture(1, 32, 1, 8, 6))))
+
+
+@on_h3
+def test_h3s_style_compiled_and_in_half_precision() -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    torch._dynamo.reset()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = make(dtype)
+        patched = add_patch(add_patch(model, SharedAttention(picture(1, 24, 1, 8, 6, seed=9))), Sega(native_size=64))
+        expected = run(patched, steps=2)
+        assert torch.isfinite(expected).all()
+        assert not torch.allclose(expected, run(model, steps=2), atol=1e-3)
+        if dtype == torch.float32:
+            compiled = patched.clone()
+            set_torch_compile_wrapper(model=compiled, backend="eager", options={"guard_filter_fn": skip_options})
+            assert torch.allclose(run(compiled, steps=2), expected, atol=1e-4)
+    torch._dynamo.reset()
