@@ -38,10 +38,7 @@ _LTX_REFUSALS = {
     SHARED: "each of its heads turns by frequencies of its own, which a reference's keys have not been turned by",
     TRAINING: "it has been made for token numbers, and this model counts pixels and seconds",
 }
-_H3_REFUSALS = {
-    MIXED: "its picture and its sound come packed in one latent, which a strip of two resolutions has not been cut from yet",
-    TRAINING: "its rows and columns run over the same positions at any size, so there are no others to learn",
-}
+_H3_REFUSALS = {TRAINING: "its rows and columns run over the same positions at any size, so there are no others to learn"}
 _TEXT_BEHIND = {MIXED: "its text stands behind the picture"}
 _REFINES_IMAGE = "parts of it attend to the picture alone, which has not been told from other calls yet"
 _ONE_TABLE = {TRAINING: "its embedder gives one table for all pictures of a batch"}

@@ -55,6 +55,11 @@ class PackedFinder(TokenFinder):
     def picture(self) -> slice:
         return next(slice(begin, end) for begin, end, kind in self.parts if kind == PICTURE)
 
+    @property
+    def beside(self) -> list[tuple[int, int]]:
+        """First and last + 1 of the references, keyframes and guides."""
+        return [(begin, end) for begin, end, kind in self.parts if kind not in (PICTURE, *FIXED)]
+
     def _find(self, ids: Tensor) -> Found:
         start = self.picture.start
         fixed = tuple((begin, end) for begin, end, kind in self.parts if kind in FIXED)

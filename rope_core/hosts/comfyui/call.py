@@ -20,7 +20,7 @@ from ...published import GENERAL_RULES, Published
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
 from .coordinates import FRAME_RATE, Rotary, in_coordinates
-from .packed import PAYLOAD, finder_in
+from .packed import PAYLOAD, finder_in, sizes_of
 from .positions import OWN_STEPS, origins_of, own_steps, position_steps, rope_options
 from .run import SamplingRun
 
@@ -56,7 +56,7 @@ class ModelCall:
     def picture(self) -> Tensor:
         """The latent that is drawn, (batch, channels, [frames,] height, width), also where sound is packed up with it."""
         shapes = self.extra.get("latent_shapes")
-        if shapes is None or len(shapes) < 2:
+        if shapes is None or len(shapes) < 2 or self.x.dim() > 3:
             return self.x
         first = tuple(shapes[0])[1:]  # packed in a row, the picture first
         return self.x[:, :, : prod(first)].reshape(len(self.x), *first)
@@ -156,8 +156,7 @@ def call_on(
 def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: SamplingRun) -> TokenFinder:
     """Finds the `grid` of the picture's tokens in what the model asks its embedder for during this request."""
     if architecture.by_angles:
-        sizes = (request.text_tokens, *request.picture.shape[2:], request.extra["latent_shapes"][1][-1])
-        return finder_in(request.extra.get(PAYLOAD) or {}, architecture, grid, sizes, request.host.diffusion_model)
+        return finder_in(request.extra.get(PAYLOAD) or {}, architecture, grid, sizes_of(request), request.host.diffusion_model)
     _, rows, columns = grid
     lengths = [{HEIGHT: rows, WIDTH: columns}.get(role, 1) for role in architecture.roles]
     return TokenFinder(

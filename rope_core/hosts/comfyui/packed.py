@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import comfy.utils
@@ -14,7 +16,7 @@ from ...active import UNSAFE_TO_CAPTURE, ActivePlan, now_running
 from ...architecture import Architecture
 from ...errors import RopeWorksError
 from ...layout import GridLayout
-from ...packed import PackedFinder, planned
+from ...packed import PICTURE, PackedFinder, planned
 from ...tokens import Grid
 from .coordinates import Rotary, of_the_model
 
@@ -37,10 +39,18 @@ def rotary_of_list(frequencies: Tensor) -> Rotary:
 
 
 def finder_in(payload: dict[str, Any], architecture: Architecture, grid: Grid, sizes: tuple[int, ...], transformer: Any) -> PackedFinder:
-    """Finds the `grid` of the picture's tokens. sizes: text tokens, latent frames, height, width, and sound's length.
+    """Finds the `grid` of the picture's tokens. sizes: text tokens, latent frames, height, width, and sound's length."""
+    layout = layout_in(payload, sizes, transformer)
+    return PackedFinder(architecture, grid, layout.segments, layout.position_ids)
 
-    The host makes its layout anew where it has none for these sizes, and so do we.
-    """
+
+def sizes_of(request: Any) -> tuple[int, ...]:
+    """See `finder_in`."""
+    return (request.text_tokens, *request.picture.shape[2:], request.extra["latent_shapes"][1][-1])
+
+
+def layout_in(payload: dict[str, Any], sizes: tuple[int, ...], transformer: Any) -> Any:
+    """The host's layout for these `sizes`, see `finder_in`. It makes one anew where it has none for them, and so do we."""
     tokens, frames, height, width, sound = sizes
     patch = transformer.patch_size
     signature = (tokens, frames, *(-(-side // across) * across for side, across in zip((height, width), patch[1:], strict=True)), sound)
@@ -48,7 +58,42 @@ def finder_in(payload: dict[str, Any], architecture: Architecture, grid: Grid, s
     if layout is None or layout.signature != signature:
         make = sys.modules[type(transformer).__module__].PackedLayout
         layout = make(*signature, keyframes=payload.get("keyframes"), refs=payload.get("refs"))
-    return PackedFinder(architecture, grid, layout.segments, layout.position_ids)
+    return layout
+
+
+def at_other_size(request: Any, picture: Tensor) -> dict[str, Any]:
+    """The payload of the request with `picture` in the place of its own: all else, keyframes too, stands where it stood."""
+    payload, transformer = request.extra[PAYLOAD], request.host.diffusion_model
+    layout = copy(layout_in(payload, sizes_of(request), transformer))
+    alone = layout_in({}, sizes_of(replace(request, x=picture)), transformer)
+    start, old = next((begin, end) for begin, end, kind in layout.segments if kind == PICTURE)
+    places = alone.position_ids[-(alone.seq_len - alone.segments[-1][0]) :].clone()
+    places[:, 0] += layout.position_ids[start, 0] - places[0, 0]
+    layout.position_ids = torch.cat([layout.position_ids[:start], places])
+    layout.seq_len = len(layout.position_ids)
+    layout.segments = [*layout.segments[:-1], (start, layout.seq_len, PICTURE)]
+    layout.img_pos = torch.cat([layout.img_pos[: start - old], torch.arange(start, layout.seq_len)])
+    layout.img_update = torch.cat([layout.img_update[: start - old], torch.ones(len(places), dtype=torch.bool)])
+    layout.signature = alone.signature
+    return {**payload, "layout": layout}
+
+
+def without_sound(execution: Any, answer: Callable[..., Tensor], inner: Callable[..., Tensor]) -> Tensor:
+    """`answer` to the picture of an execution alone; the model hears the sound at every call, and what it answers last holds."""
+    request = execution.request
+    sound: list[Tensor] = []
+
+    def packed(execution: Any) -> Tensor:
+        alone = execution.request
+        x, shapes = comfy.utils.pack_latents([alone.x, *beside])
+        found = inner(replace(execution, request=replace(alone, x=x, extra={**alone.extra, "latent_shapes": shapes})))
+        picture, *sound[:] = comfy.utils.unpack_latents(found, shapes)
+        return picture
+
+    _, *beside = comfy.utils.unpack_latents(request.x, request.extra["latent_shapes"])
+    picture = answer(replace(execution, request=replace(request, x=request.picture)), packed)
+    both: Tensor = comfy.utils.pack_latents([picture, *sound])[0]
+    return both
 
 
 def alone_in(extra: dict[str, Any], shapes: Any) -> dict[str, Any]:
@@ -63,26 +108,23 @@ def with_silence(host: Any, picture: Tensor) -> tuple[Tensor, list[Any]]:
     return packed
 
 
-class ScaledAngles:
-    """Angles whose cos and sin are multiplied by factors, which is all that the host asks of them; asked for anything else, it fails."""
+class Turns:
+    """What stands for angles where cos and sin are at hand, which is all that the host asks of them; asked for anything else, it fails."""
 
-    def __init__(self, angles: Tensor, factors: Tensor) -> None:
-        self.angles = angles
-        self.factors = factors
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.of = {torch.cos: cos, torch.sin: sin}
 
     @property
     def shape(self) -> torch.Size:
-        return self.angles.shape
+        return self.of[torch.cos].shape
 
-    def __getitem__(self, at: Any) -> ScaledAngles:
-        return ScaledAngles(self.angles[at], self.factors[at])
+    def __getitem__(self, at: Any) -> Turns:
+        return Turns(self.of[torch.cos][at], self.of[torch.sin][at])
 
     @classmethod
     def __torch_function__(cls, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        if function not in (torch.cos, torch.sin):
-            return NotImplemented
-        [scaled] = args
-        return function(scaled.angles) * scaled.factors
+        [turns] = args
+        return turns.of.get(function, NotImplemented)
 
 
 class PackedAngles:
@@ -94,36 +136,44 @@ class PackedAngles:
     def __deepcopy__(self, memo: object) -> PackedAngles:
         return self
 
-    def __call__(self, position_ids: Tensor, device: Any) -> Tensor | ScaledAngles:
+    def __call__(self, position_ids: Tensor, device: Any) -> Tensor | Turns:
         own: Tensor = self.base(position_ids, device)
         half = own[:, : own.shape[-1] // 2]  # the other half is the same again
         if torch.compiler.is_compiling():
-            angles, factors = planned_angles(half).unbind()
-        else:
-            active = now_running()
-            if active is None:
-                return own
-            angles, found = _made(active, half)
-            if found is None:
-                return own if angles is half else torch.cat([angles, angles], dim=-1)
-            factors = found
-        return ScaledAngles(torch.cat([angles, angles], dim=-1), torch.cat([factors, factors], dim=-1))
+            cos, sin = planned_turns(half, position_ids).unbind()
+            return Turns(_twice(cos), _twice(sin))
+        active = now_running()
+        found = half if active is None else _made(active, half, position_ids)
+        if isinstance(found, tuple):
+            return Turns(*map(_twice, found))
+        return own if found is half else _twice(found)
 
 
-def _made(active: ActivePlan, angles: Tensor) -> tuple[Tensor, Tensor | None]:
+def _twice(values: Tensor) -> Tensor:
+    return torch.cat([values, values], dim=-1)
+
+
+def _made(active: ActivePlan, angles: Tensor, places: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    """The angles that a plan makes of the host's, (tokens, pairs), or cos and sin of them; `angles` where it changes nothing."""
     active.consulted = True
-    layout = active.locate(angles[None])
-    return planned(angles, active.plan, active.call, layout) if isinstance(layout, GridLayout) else (angles, None)
+    layout = active.locate(places[None])
+    if active.groups is not None:
+        table = active.groups.table(places[None].to(angles))
+        return angles if table is None else (table[0, 0, ..., 0, 0], table[0, 0, ..., 1, 0])
+    if not isinstance(layout, GridLayout):
+        return angles
+    found, factors = planned(angles, active.plan, active.call, layout)
+    return found if factors is None else (found.cos() * factors, found.sin() * factors)
 
 
-@torch.library.custom_op("ropeworks::planned_angles", mutates_args=(), **UNSAFE_TO_CAPTURE)
-def planned_angles(angles: Tensor) -> Tensor:
-    """(2, tokens, pairs): angles, and factors on their cos and sin."""
+@torch.library.custom_op("ropeworks::planned_turns", mutates_args=(), **UNSAFE_TO_CAPTURE)
+def planned_turns(angles: Tensor, places: Tensor) -> Tensor:
+    """(2, tokens, pairs): cos and sin."""
     active = now_running()
-    found, factors = (angles, None) if active is None else _made(active, angles)
-    return torch.stack([found, torch.ones_like(found) if factors is None else factors])
+    found = angles if active is None else _made(active, angles, places)
+    return torch.stack(found if isinstance(found, tuple) else (found.cos(), found.sin()))
 
 
-@planned_angles.register_fake
-def _(angles: Tensor) -> Tensor:
+@planned_turns.register_fake
+def _(angles: Tensor, places: Tensor) -> Tensor:
     return angles.new_empty(2, *angles.shape)

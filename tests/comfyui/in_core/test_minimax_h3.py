@@ -12,7 +12,18 @@ from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
-from ropeworks_pack.rope_core import Call, Extrapolate, MixedResolution, Plan, Rpe2d, Rpe2dTraining, Sega, SharedAttention, Window
+from ropeworks_pack.rope_core import (
+    BoundaryExpandReplace,
+    Call,
+    Extrapolate,
+    MixedResolution,
+    Plan,
+    Rpe2d,
+    Rpe2dTraining,
+    Sega,
+    SharedAttention,
+    Window,
+)
 from ropeworks_pack.rope_core.active import ActivePlan, running
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of
 from ropeworks_pack.rope_core.hosts.comfyui.embedder import rotary_of_model
@@ -22,7 +33,8 @@ from ropeworks_pack.rope_core.stack import AxisSpan
 
 from . import models
 from .families import VARIANTS, picture, with_keyframes, with_minimax_references
-from .recording import OVERRIDE, lines_of_ours, message_of
+from .recording import OVERRIDE, AttentionCalls, lines_of_ours, message_of, watched
+from .test_mixed_models import layout_of, same
 from .test_more_families import skip_options
 from .test_style import PLAIN, PlainSharing
 
@@ -246,14 +258,9 @@ def test_h3s_frequencies_are_read_from_the_checkpoint() -> None:
 @on_h3
 def test_h3_says_what_it_cannot() -> None:
     model = make()
-    mask = torch.zeros(1, 128, 128)
-    for patch, why in (
-        (MixedResolution(mask=mask), "packed in one latent"),
-        (Rpe2dTraining(max_grid=64), "no others to learn"),
-    ):
-        message = message_of(lambda patch=patch: add_patch(model, patch))
-        assert "on MiniMax H3 is not supported yet" in message
-        assert why in message
+    message = message_of(lambda: add_patch(model, Rpe2dTraining(max_grid=64)))
+    assert "on MiniMax H3 is not supported yet" in message
+    assert "no others to learn" in message
 
     def another(position_ids: torch.Tensor, device: Any) -> torch.Tensor:
         return model.model.diffusion_model.rope_freqs(position_ids, device)
@@ -385,3 +392,148 @@ def test_h3s_style_compiled_and_in_half_precision() -> None:
             set_torch_compile_wrapper(model=compiled, backend="eager", options={"guard_filter_fn": skip_options})
             assert torch.allclose(run(compiled, steps=2), expected, atol=1e-4)
     torch._dynamo.reset()
+
+
+# ---- mixed resolution
+
+WHOLE = {"coarse_until": 0.0, "fine_from": 1.0}
+
+
+def corner() -> torch.Tensor:
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :4, :4] = 1
+    return mask
+
+
+def muted_run(model: Any, shape: tuple[int, ...] = SHAPE, constant: bool = False, **given: Any) -> tuple[torch.Tensor, torch.Tensor, list]:
+    """(picture, sound, (q, k) of every attention call) of a step in which tokens are answered each for itself."""
+    calls = AttentionCalls(muted=True)
+    noise = models.nested(picture(1, 24, 1, 1, 1, seed=4).expand(shape) if constant else picture(*shape, seed=4), picture(1, 32, 2, SOUND))
+    latent = models.nested(torch.zeros(shape), torch.zeros(1, 32, 2, SOUND))
+    mask = given.pop("noise_mask", None)
+    positive = models.conditioning(**given)
+    found = models.sample(watched(model, calls), shape, steps=1, noise=noise, latent=latent, positive=positive, noise_mask=mask)
+    return (*found.unbind(), calls.tensors)
+
+
+@on_h3
+def test_h3_in_mixed_resolution_has_every_key_where_its_query_group_expects_it() -> None:
+    """Against the same model at full and at low size: text, references, keyframes and sound stand where the whole picture has them."""
+    for other in (None, Sega(native_size=64), Extrapolate("riflex", riflex_pair=1)):
+        model = make() if other is None else add_patch(make(), other)
+        for given in ({}, with_minimax_references(SHAPE), with_keyframes(SHAPE)):
+            small = {} if "minimax_keyframes" in given else given  # whose size is the whole picture's
+            _, _, high_calls = muted_run(model, constant=True, **given)
+            _, _, low_calls = muted_run(model, (1, 24, 2, 4, 4), constant=True, **small)
+            patched = add_patch(model, MixedResolution(mask=corner(), **WHOLE))
+            layout = layout_of(patched, SHAPE)
+            _, _, mixed_calls = muted_run(patched, constant=True, **given)
+            assert len(mixed_calls) == 2 * len(high_calls) == 2 * len(low_calls) == 4
+            frame, row, column = layout.places.unbind(-1)
+            at_high, at_low = (frame * 4 + row) * 4 + column, (frame * 2 + row // 2) * 2 + column // 2
+            low_only, shared_low, shared_high, _ = layout.counts
+            first_high = low_only + shared_low
+            mixed = iter(mixed_calls)
+            for (q_high, k_high), (q_low, k_low) in zip(high_calls, low_calls, strict=True):
+                before, before_low = q_high.shape[1] - 32, q_low.shape[1] - 8
+                (high_q, high_keys), (low_q, low_keys) = next(mixed), next(mixed)
+                same(high_q, [q_high[:, :before], q_high[:, before + at_high[first_high:]]])
+                same(high_keys, [k_high[:, :before], k_high[:, before + at_high[low_only:]]])
+                same(low_q, [q_low[:, before_low + at_low[:first_high]]])
+                if isinstance(other, Sega):  # text and sound are scaled as on a small picture, references are not
+                    assert torch.allclose(low_keys[:, TEXT : before - 2 * SOUND], k_high[:, TEXT : before - 2 * SOUND], atol=1e-4)
+                    low_keys = torch.cat([k_high[:, :before], low_keys[:, before:]], dim=1)
+                same(low_keys, [k_high[:, :before], k_low[:, before_low + at_low[: first_high + shared_high]]])
+
+
+@on_h3
+def test_h3_in_mixed_resolution_answers_every_token_in_its_place() -> None:
+    model = make()
+    levels = torch.ones(1, 1, 2, 8, 8)
+    levels[..., 4:] = 0.5  # of an inpaint mask, whose rows have times of their own
+    for given in (
+        {}, with_minimax_references(SHAPE), with_keyframes(SHAPE), {"noise_mask": models.nested(levels, torch.ones(1, 1, 2, SOUND))},
+        {"noise_mask": models.nested(torch.ones(1, 1, 2, 8, 8), torch.full((1, 1, 2, SOUND), 0.5))},
+    ):  # fmt: skip
+        whole, sound, _ = muted_run(model, **given)
+        found, heard, _ = muted_run(add_patch(model, MixedResolution(mask=corner(), **WHOLE)), **given)
+        assert torch.allclose(heard, sound, atol=1e-4)
+        assert torch.allclose(found[..., :4, :4], whole[..., :4, :4], atol=1e-4)
+        noise_at_low = picture(*SHAPE, seed=4)[..., ::2, ::2]
+        small, _, _ = _small(model, noise_at_low, **given)
+        assert torch.allclose(found[..., ::2, ::2][..., 2:, :], small[..., 2:, :], atol=1e-4)
+
+
+def _small(model: Any, noise: torch.Tensor, **given: Any) -> tuple[torch.Tensor, torch.Tensor, list]:
+    given = {name: value for name, value in given.items() if name != "minimax_keyframes"}
+    mask = given.pop("noise_mask", None)
+    mask = None if mask is None else models.nested(mask.unbind()[0][..., ::2, ::2], mask.unbind()[1])
+    calls, sound = AttentionCalls(muted=True), torch.zeros(1, 32, 2, SOUND)
+    found = models.sample(
+        watched(model, calls), noise.shape, steps=1, noise=models.nested(noise, picture(*sound.shape)),
+        latent=models.nested(torch.zeros_like(noise), sound), positive=models.conditioning(**given), noise_mask=mask,
+    )  # fmt: skip
+    return (*found.unbind(), calls.tensors)
+
+
+def sampled(model: Any, noise: torch.Tensor, steps: int = 2, **given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Picture and sound."""
+    sound = torch.zeros(1, 32, 2, SOUND)
+    found = models.sample(
+        model, noise.shape, steps=steps, cfg=2.0, noise=models.nested(noise, picture(*sound.shape)),
+        latent=models.nested(torch.zeros_like(noise), sound), positive=models.conditioning(**given), negative=models.conditioning(seed=6),
+    )  # fmt: skip
+    return tuple(found.unbind())
+
+
+@on_h3
+def test_h3_in_mixed_resolution_at_its_limits() -> None:
+    """All of the picture sharp, at an odd size too: the plain run. None of it: the plain run of a small picture, its sound too."""
+    model = make()
+    for given in ({}, with_minimax_references(SHAPE), with_keyframes(SHAPE)):
+        noise = picture(*SHAPE, seed=4)
+        sharp = sampled(add_patch(model, MixedResolution(mask=torch.ones(1, 8, 8), **WHOLE)), noise, **given)
+        assert all(torch.equal(a, b) for a, b in zip(sharp, sampled(model, noise, **given), strict=True))
+        if "minimax_keyframes" not in given:
+            blurred = sampled(add_patch(model, MixedResolution(mask=torch.zeros(1, 8, 8), **WHOLE)), noise, **given)
+            small = sampled(model, noise[..., ::2, ::2].contiguous(), **given)
+            assert torch.equal(blurred[0][..., ::2, ::2], small[0])
+            assert torch.equal(blurred[1], small[1])
+    odd = picture(1, 24, 3, 7, 9, seed=4)
+    plain = sampled(model, odd)
+    sharp = sampled(add_patch(model, MixedResolution(mask=torch.ones(1, 7, 9), **WHOLE)), odd)
+    assert all(torch.equal(a, b) for a, b in zip(sharp, plain, strict=True))
+    mixed = sampled(add_patch(model, MixedResolution(mask=corner())), odd, steps=4)
+    assert all(part.isfinite().all() and part.shape == own.shape for part, own in zip(mixed, plain, strict=True))
+
+
+@on_h3
+def test_h3_in_mixed_resolution_beside_others() -> None:
+    """Bands, a style, SEGA, RIFLEx, in either order; an automatic region; half precision; a compiled graph."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    torch._dynamo.reset()
+    model, noise = make(), picture(*SHAPE, seed=4)
+    region = MixedResolution(mask=corner(), **WHOLE)
+    mixed = sampled(add_patch(model, region), noise)
+    assert torch.equal(sampled(add_patch(add_patch(model, region), BoundaryExpandReplace(0, 0)), noise)[0], mixed[0])
+    assert not torch.equal(sampled(add_patch(add_patch(model, region), BoundaryExpandReplace(2, 1)), noise)[0], mixed[0])
+    style = SharedAttention(picture(1, 24, 1, 8, 6, seed=9))
+    for other in (Sega(native_size=64), Extrapolate("riflex", riflex_pair=1), style):
+        one, two = (sampled(add_patch(add_patch(model, a), b), noise, **with_minimax_references(SHAPE)) for a, b in _orders(other, region))
+        assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(one, two, strict=True))
+        assert not torch.allclose(one[0], mixed[0], atol=1e-3)
+    for patched in (add_patch(model, MixedResolution()), add_patch(make(torch.bfloat16), MixedResolution(mask=corner()))):
+        assert all(part.isfinite().all() for part in sampled(patched, noise, steps=4))
+    patched = add_patch(add_patch(model, Sega(native_size=64)), MixedResolution(mask=corner()))
+    expected, compiled = sampled(patched, noise, steps=4), patched.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager", options={"guard_filter_fn": skip_options})
+    found = sampled(compiled, noise, steps=4)
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(found, expected, strict=True)), [
+        (a - b).abs().max() for a, b in zip(found, expected, strict=True)
+    ]
+    torch._dynamo.reset()
+
+
+def _orders(one: Any, other: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    return (one, other), (other, one)
