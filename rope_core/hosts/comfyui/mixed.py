@@ -141,9 +141,8 @@ class MixedPart(Part):
         call, architecture = planned.call, self.model.architecture
         if isinstance(finder, PackedFinder):
             places = finder.places[finder.picture].view(*finder.grid, -1)
-            return GroupGrid(
-                planned.plan, call, tuple(places[0, 0, 0].tolist()), tuple(axis.step for axis in call.axes), None, places[:, 0, 0, 0]
-            )
+            begin, steps = tuple(places[0, 0, 0].tolist()), tuple(axis.step for axis in call.axes)
+            return GroupGrid(planned.plan, call, begin, steps, frames=places[:, 0, 0, 0])
         text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.text_follows else None
         origin, steps = origins(architecture, call, request.options), position_steps(architecture, request.options)
         return GroupGrid(planned.plan, call, origin, steps, text_start)
