@@ -24,6 +24,7 @@ from .call import call_on, check_latent, flow_times, hidden_width, native_size, 
 from .coordinates import FRAME_RATE, CoordinateTables, in_coordinates
 from .embedder import StandIn, rotary_of_model
 from .names import name_of
+from .packed import PackedAngles
 from .patching import architecture_of, stack_of, wrapper_of
 from .positions import own_steps
 
@@ -98,7 +99,7 @@ def _others(embedder: Any, patched: bool, options: dict[str, Any]) -> list[str]:
     """What other packs and core's own nodes did to positions and attention, a line each."""
     found = []
     modules = embedder.modules() if isinstance(embedder, nn.Module) else [embedder]
-    ours = next((module for module in modules if isinstance(module, (StandIn, CoordinateTables))), None)
+    ours = next((module for module in modules if isinstance(module, (StandIn, CoordinateTables, PackedAngles))), None)
     if patched and ours is None:
         found.append(f"{name_of(embedder)} replaced the rotary embedder after RoPE Works, so the RoPE patches have no effect")
     elif patched and ours is not embedder:

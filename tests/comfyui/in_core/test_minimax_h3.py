@@ -27,6 +27,7 @@ from ropeworks_pack.rope_core import (
 from ropeworks_pack.rope_core.active import ActivePlan, running
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of
 from ropeworks_pack.rope_core.hosts.comfyui.embedder import rotary_of_model
+from ropeworks_pack.rope_core.hosts.comfyui.inspection import inspected
 from ropeworks_pack.rope_core.hosts.comfyui.packed import PackedAngles, finder_in
 from ropeworks_pack.rope_core.packed import counted
 from ropeworks_pack.rope_core.stack import AxisSpan
@@ -537,3 +538,28 @@ def test_h3_in_mixed_resolution_beside_others() -> None:
 
 def _orders(one: Any, other: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return (one, other), (other, one)
+
+
+# ---- what Inspect says
+
+
+@on_h3
+def test_h3_inspected() -> None:
+    """With an empty latent, with one that brings its sound, and with none; ours is no other node's, another's after it is."""
+    model = make()
+    patched = add_patch(add_patch(model, Sega(native_size=64)), Extrapolate("riflex"))
+    sizes = {
+        "2×4×4": {"samples": torch.zeros(SHAPE)},
+        "120×3×4": {"samples": models.nested(torch.zeros(1, 24, 120, 6, 8), torch.zeros(1, 32, 2, 9))},
+    }
+    for size, latent in {**sizes, "107×": None}.items():
+        report = inspected(patched, latent).report(12)
+        assert f"MiniMax H3, {size}" in report, report
+        assert "other nodes" not in report, report
+        assert "RIFLEx on MiniMax H3" in report
+    slowed = 2 * math.pi / (0.9 * 2 * math.pi / (120 * 17 / 3)) / (17 / 3)  # latent frames a turn: those of the clip, and a ninth more
+    time = next(axis for axis in inspected(patched, sizes["120×3×4"]).axes() if axis.roles == ("time",))
+    assert math.isclose(float(2 * math.pi / time.patched["patched"][8]), slowed, rel_tol=1e-6)
+    after = patched.clone()
+    after.add_object_patch(METHOD, model.get_model_object(METHOD))
+    assert "replaced the rotary embedder after RoPE Works" in inspected(after, None).report(12)
