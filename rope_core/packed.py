@@ -7,7 +7,7 @@ its sound, so all of them turn by the same frequencies along it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from .architecture import Architecture
 from .call import TIME, AxisSpan, Call
 from .coordinates import nearest_pair
+from .errors import RopeWorksError
 from .grids import Grid
 from .layout import GridLayout
 from .stack import Plan
@@ -38,6 +39,16 @@ def counted(call: Call) -> Call:
 def _counted(axes: Sequence[AxisSpan]) -> tuple[AxisSpan, ...]:
     side = math.sqrt(math.prod(axis.length for axis in axes if axis.spatial))
     return tuple(replace(axis, step=PER_FRAME if axis.role == TIME else EXTENT / side) for axis in axes)
+
+
+def check_masks(counts: Iterable[int], frames: int, family: str) -> None:
+    """Raises RopeWorksError for masks, or lists of boxes, for each picture: latent frames hold these in a rhythm of their own."""
+    found = next((count for count in counts if count not in (1, frames)), None)
+    if found is not None:
+        raise RopeWorksError(
+            f"found {found} masks, or lists of boxes, for {frames} latent frames; expected 1 or {frames}. Of {family}'s latent frames five "
+            "in a row hold 1, 4, 4, 4 and 4 pictures, and masks for each picture are not supported yet: make one for each latent frame."
+        )
 
 
 class PackedFinder(TokenFinder):

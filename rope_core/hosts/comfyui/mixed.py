@@ -23,7 +23,7 @@ from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip
-from ...packed import PackedFinder
+from ...packed import PackedFinder, check_masks
 from ...stack import MIXED, Call
 from ...table import token_table
 from ...tokens import TokenFinder
@@ -179,6 +179,10 @@ class MixedPart(Part):
     def _new_run(self, request: ModelCall, part: PartOfPicture | None, within: SamplingRun, image: int, first: bool) -> MixedRun:
         self._refuse(request)
         settings = self.settings
+        if self.model.architecture.by_angles:
+            frames = latent_size(request.x.shape)[0] if part is None else part.whole[0]
+            counts = [box.of[1] for box in settings.boxes or () if box.of] + ([] if settings.mask is None else [len(settings.mask)])
+            check_masks(counts, frames, self.model.architecture.family)
         if settings.automatic and part is None:
             raise RopeWorksError("an automatic region needs a sampler that tells its schedule. Connect a mask or regions instead.")
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...architecture import Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
+from ...packed import check_masks
 from ...reference.bank import KeyBank, Recording
 from ...reference.shared import Reading, Sharing
 from ...reference.style import Piece, SharedAttention, reference_turn
@@ -228,6 +229,8 @@ class ReadyReferences:
         shown = request if execution.layout is None else execution.whole  # a strip's own grid says nothing of the picture
         patch_of_model = patch_size(request.host.diffusion_model, self.architecture)
         part = parts_of_call(execution.whole, execution.run)[0]
+        if self.architecture.by_angles and patch.mask is not None:
+            check_masks([len(patch.mask)], shown.picture.shape[2] if part is None else part.whole[0], self.architecture.family)
         piece = None if part is None or part.is_whole or part.places is None else Piece(part.whole, part.places, patch_of_model)
         return Reading(
             read.bank,

@@ -14,6 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core import (
     BoundaryExpandReplace,
+    Box,
     Call,
     Extrapolate,
     MixedResolution,
@@ -534,6 +535,24 @@ def test_h3_in_mixed_resolution_beside_others() -> None:
         (a - b).abs().max() for a, b in zip(found, expected, strict=True)
     ]
     torch._dynamo.reset()
+
+
+@on_h3
+def test_h3_refuses_masks_for_each_picture_by_name() -> None:
+    """25 of them, as other models count seven latent frames; one for each latent frame is taken."""
+    model, noise = make(), picture(1, 24, 7, 4, 4, seed=4)
+    for count in (25, 22, 7, 1):
+        mask = torch.zeros(count, 64, 64)
+        mask[:, :32, :32] = 1
+        boxes = tuple(Box(0, 0, 32, 32, (n, count)) for n in range(count))
+        style = SharedAttention(picture(1, 24, 1, 4, 4, seed=9), mask=mask)
+        for patch in (MixedResolution(mask=mask, **WHOLE), MixedResolution(boxes=boxes, **WHOLE), style):
+            patched = add_patch(model, patch)
+            if count > 7:
+                message = message_of(lambda patched=patched: sampled(patched, noise, steps=1))
+                assert f"found {count} masks, or lists of boxes, for 7 latent frames; expected 1 or 7" in message
+            else:
+                assert sampled(patched, noise, steps=1)[0].isfinite().all()
 
 
 def _orders(one: Any, other: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
