@@ -373,6 +373,9 @@ def test_h3s_style_at_its_limits_and_beside_others() -> None:
                 assert torch.equal(found[-1], run(add_patch(add_patch(model, patch), other), steps=2, cfg=2.0)), "in either order"
             assert all(not torch.allclose(found[-1], before, atol=1e-4) for before in found[:-1])
     assert torch.equal(run(model, steps=2, cfg=2.0), plain)
+    tags = {tokens: {"minimax_token_tags": torch.tensor([[1, 0] * tokens])[:, :tokens]} for tokens in (TEXT, 7)}
+    own_prompt = SharedAttention(clean, conditioning=models.conditioning(tokens=7, seed=8, **tags[7]))
+    assert not torch.allclose(run(add_patch(model, own_prompt), **tags[TEXT]), run(add_patch(model, SharedAttention(clean)), **tags[TEXT]))
     message = message_of(lambda: add_patch(model, SharedAttention(picture(2, 24, 1, 8, 6))))
     assert "2 references come in one, and MiniMax H3 draws one clip at a time" in message
     assert "MiniMax H3 reads 24" in message_of(lambda: add_patch(model, SharedAttention(picture(1, 32, 1, 8, 6))))
@@ -458,6 +461,8 @@ def test_h3_in_mixed_resolution_answers_every_token_in_its_place() -> None:
         {"noise_mask": models.nested(torch.ones(1, 1, 2, 8, 8), torch.full((1, 1, 2, SOUND), 0.5))},
     ):  # fmt: skip
         whole, sound, _ = muted_run(model, **given)
+        if "noise_mask" in given:
+            assert not all(torch.allclose(a, b, atol=1e-3) for a, b in zip((whole, sound), muted_run(model)[:2], strict=True))
         found, heard, _ = muted_run(add_patch(model, MixedResolution(mask=corner(), **WHOLE)), **given)
         assert torch.allclose(heard, sound, atol=1e-4)
         assert torch.allclose(found[..., :4, :4], whole[..., :4, :4], atol=1e-4)
