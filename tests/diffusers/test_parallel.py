@@ -1,0 +1,103 @@
+"""diffusers' context parallelism on two processes: the picture of one, or a refusal."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig, FluxTransformer2DModel, WanTransformer3DModel
+from torch import Tensor, nn
+
+from lab.model.flux import grid_ids
+from rope_core import Extrapolate, Patch, RopeWorksError, Sega
+from rope_core.hosts.diffusers import patched
+
+NATIVE, TEXT, PROCESSES = 64, 6, 2
+MODES: dict[str, dict[str, Any]] = {  # gloo gathers parts of one size alone, so "anything" goes its own way here with even ones
+    "ulysses": {"ulysses_degree": 2},
+    "anything": {"ulysses_degree": 2, "ulysses_anything": True},
+}
+PATCHES: dict[str, list[Patch]] = {"yarn": [Extrapolate("yarn")], "sega": [Sega()]}
+
+
+def flux() -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=64, num_attention_heads=2,
+        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)
+
+
+def wan() -> WanTransformer3DModel:
+    torch.manual_seed(0)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16,
+        text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=64,
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)
+
+
+def flux_call(images: int = 1) -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {
+        "hidden_states": torch.randn(images, 64, 64), "encoder_hidden_states": torch.randn(images, TEXT, 64),
+        "pooled_projections": torch.randn(images, 64), "timestep": torch.full((images,), 0.6), "img_ids": grid_ids(8, 8),
+        "txt_ids": torch.zeros(TEXT, 3), "return_dict": False,
+    }  # fmt: skip
+
+
+def wan_call() -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, 16, 2, 16, 16), "encoder_hidden_states": torch.randn(1, TEXT, 16),
+        "timestep": torch.full((1,), 600.0), "return_dict": False,
+    }  # fmt: skip
+
+
+def enable(model: nn.Module, mode: str) -> None:
+    model.enable_parallelism(config=ContextParallelConfig(**MODES[mode]))
+
+
+def run(model: nn.Module, call: dict[str, Any], patches: list[Patch]) -> Tensor:
+    with patched(model, *patches, native_pixels=NATIVE):
+        return model(**call)[0]
+
+
+@torch.inference_mode()
+def process(rank: int, store: str) -> None:
+    """What each of the two does; an assertion that fails ends both."""
+    torch.set_num_threads(1)
+    torch.accelerator.device_count = lambda: 1  # diffusers counts a machine's devices, and a CPU is none
+    logging.Logger.warning_once = logging.Logger.debug  # which transformers brings, and diffusers calls without it
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    for mode in MODES:
+        kinds = [(flux(), flux_call()), (flux(), flux_call(2)), (wan(), wan_call())]
+        for model, call in kinds:
+            plain = model(**call)[0]
+            expected = {name: run(model, call, patches) for name, patches in PATCHES.items()}
+            inside = copy.deepcopy(model)
+            enable(model, mode)
+            for name, patches in PATCHES.items():
+                assert (expected[name] - plain).abs().max() > 1e-4, f"{name} does something"
+                torch.testing.assert_close(run(model, call, patches), expected[name], rtol=0, atol=1e-5)
+            torch.testing.assert_close(model(**call)[0], plain, rtol=0, atol=1e-5)
+            # Begun in the block: refused there, and whole after it.
+            with patched(inside, *PATCHES["yarn"], native_pixels=NATIVE):
+                enable(inside, mode)
+                with pytest.raises(RopeWorksError, match="before `with patched"):
+                    inside(**call)
+            torch.testing.assert_close(inside(**call)[0], plain, rtol=0, atol=1e-5)
+            torch.testing.assert_close(run(inside, call, PATCHES["yarn"]), expected["yarn"], rtol=0, atol=1e-5)
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
+def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(process, (str(tmp_path / "store"),), nprocs=PROCESSES)
