@@ -12,18 +12,20 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig, FluxTransformer2DModel, WanTransformer3DModel
+from diffusers.models import attention_dispatch
 from torch import Tensor, nn
 
 from lab.model.flux import grid_ids
-from rope_core import Extrapolate, Patch, RopeWorksError, Sega
+from rope_core import Extrapolate, Patch, RopeWorksError, Rpe2d, Sega
 from rope_core.hosts.diffusers import patched
 
 NATIVE, TEXT, PROCESSES = 64, 6, 2
 MODES: dict[str, dict[str, Any]] = {  # gloo gathers parts of one size alone, so "anything" goes its own way here with even ones
     "ulysses": {"ulysses_degree": 2},
+    "ring": {"ring_degree": 2},
     "anything": {"ulysses_degree": 2, "ulysses_anything": True},
 }
-PATCHES: dict[str, list[Patch]] = {"yarn": [Extrapolate("yarn")], "sega": [Sega()]}
+PATCHES: dict[str, list[Patch]] = {"yarn": [Extrapolate("yarn")], "sega": [Sega()], "rpe2d": [Rpe2d(96, trained=True), Sega()]}
 
 
 def flux() -> FluxTransformer2DModel:
@@ -61,6 +63,17 @@ def wan_call() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def attention_for_ring(
+    ctx: Any, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False, _save_ctx: bool = True, _parallel_config: Any = None,
+) -> Any:  # fmt: skip
+    """diffusers' native attention, which does not tell the sums that ring joins parts by; torch's kernel for CPUs does."""
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, sums = kernel(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    return (out.transpose(1, 2), sums.transpose(1, 2)) if return_lse else out.transpose(1, 2)
+
+
 def enable(model: nn.Module, mode: str) -> None:
     model.enable_parallelism(config=ContextParallelConfig(**MODES[mode]))
 
@@ -75,6 +88,7 @@ def process(rank: int, store: str) -> None:
     """What each of the two does; an assertion that fails ends both."""
     torch.set_num_threads(1)
     torch.accelerator.device_count = lambda: 1  # diffusers counts a machine's devices, and a CPU is none
+    attention_dispatch._native_attention_forward_op = attention_for_ring
     logging.Logger.warning_once = logging.Logger.debug  # which transformers brings, and diffusers calls without it
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
     for mode in MODES:
