@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+import os
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import torch.distributed as dist
@@ -83,6 +88,50 @@ def run(model: nn.Module, call: dict[str, Any], patches: list[Patch]) -> Tensor:
         return model(**call)[0]
 
 
+class Picture:
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+    def save(self, path: str) -> None:
+        torch.save(self.tokens + 0, path)  # which waits for what the processes gather
+
+
+class Pipeline:
+    """Stands in for Flux's: one step of a tiny transformer, beyond Flux's trained size."""
+
+    def __init__(self) -> None:
+        self.transformer = flux()
+
+    @classmethod
+    def from_pretrained(cls, *_: Any, **__: Any) -> Pipeline:
+        return cls()
+
+    def to(self, _: str) -> Pipeline:
+        return self
+
+    def __call__(self, *_: Any, generator: torch.Generator, **__: Any) -> SimpleNamespace:
+        grid = (72, 64)
+        call = flux_call() | {"img_ids": grid_ids(*grid), "hidden_states": torch.randn(1, math.prod(grid), 64, generator=generator)}
+        return SimpleNamespace(images=[Picture(self.transformer(**call)[0])])
+
+
+def readme_example() -> str:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    return next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "enable_parallelism" in block)
+
+
+@torch.inference_mode()
+def example(rank: int, store: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.accelerator.device_count = lambda: 1
+    start = dist.init_process_group
+    dist.init_process_group = lambda _: start("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    diffusers.FluxPipeline = Pipeline
+    os.chdir(folder)
+    exec(readme_example(), {})  # noqa: S102
+    dist.destroy_process_group()
+
+
 @torch.inference_mode()
 def process(rank: int, store: str) -> None:
     """What each of the two does; an assertion that fails ends both."""
@@ -115,3 +164,15 @@ def process(rank: int, store: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
 def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(process, (str(tmp_path / "store"),), nprocs=PROCESSES)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
+@torch.inference_mode()
+def test_the_readmes_example_draws_what_one_process_draws(tmp_path: Path) -> None:
+    pipe = Pipeline()
+    plain = pipe(generator=torch.Generator().manual_seed(0)).images[0].tokens
+    with patched(pipe.transformer, Sega()):
+        expected = pipe(generator=torch.Generator().manual_seed(0)).images[0].tokens
+    assert (expected - plain).abs().max() > 1e-4
+    torch.multiprocessing.spawn(example, (str(tmp_path / "store"), str(tmp_path)), nprocs=PROCESSES)
+    torch.testing.assert_close(torch.load(tmp_path / "cat.png"), expected, rtol=0, atol=1e-5)
