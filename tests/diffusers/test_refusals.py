@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lab.model.flux import grid_ids
 from rope_core import Extrapolate, MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
@@ -274,6 +275,13 @@ def test_context_parallelism_is_refused_in_the_block_and_where_all_tokens_are_ne
             with pytest.raises(RopeWorksError, match=f"context parallelism is on.*{what} needs all of them"):
                 model(hidden_states=None)
         assert f"{what} needs all of them" in refused(model, patch)
+
+
+def test_a_transformer_sharded_by_fsdp_is_refused_by_name(flux):
+    """As FSDP2 leaves it: an instance of a class of its own making, which derives from its module and from the transformer's class."""
+    model = copy.deepcopy(flux)
+    model.__class__ = type("FSDPFluxTransformer2DModel", (FSDPModule, FluxTransformer2DModel), {})
+    assert "sharded by FSDP2" in refused(model, Sega())
 
 
 def test_hooks_that_keep_nothing_are_welcome(flux):

@@ -57,6 +57,11 @@ def patched(
     block or where a patch needs the whole sequence in one process.
     """
     name = type(transformer).__name__
+    if any(kind.__name__ == "FSDPModule" for kind in type(transformer).__mro__):
+        raise RopeWorksError(
+            f"this {name} is sharded by FSDP2: between calls every process holds a part of the weights alone, and RoPE Works' patches read "
+            "them whole. Split the picture by transformer.enable_parallelism(ContextParallelConfig(...)) instead, or leave the patches out."
+        )
     if name not in _KNOWN:
         raise RopeWorksError(f"found a {name}; expected one of {', '.join(_KNOWN)}. Pass the pipeline's transformer.")
     check_native_size(native_pixels)
