@@ -17,6 +17,7 @@ from torch import Tensor
 from .call import ALWAYS, HEIGHT, INDEX, TIME, WIDTH, AxisSpan, Call, Window
 from .errors import RopeWorksError
 from .magnitudes import Magnitudes, product_of, where
+from .version import VERSION
 
 if TYPE_CHECKING:
     from .architecture import ModelFacts
@@ -202,6 +203,10 @@ class Stack:
 
     def describe(self, call: Call) -> list[str]:
         return [patch.describe(call) for patch in self.patches]
+
+    def announce(self, call: Call) -> list[str]:
+        """The lines of `describe` for a log that others write to as well: the first says whose they are."""
+        return [f"RoPE Works {VERSION}: {line}" if number == 0 else line for number, line in enumerate(self.describe(call))]
 
     def clashes(self, call: Call) -> list[str]:
         """A line for every two patches that stretch one axis at once, of which the later decides."""

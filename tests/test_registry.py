@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from rope_core.version import VERSION
+
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLS = (
     "requirements*.txt",
@@ -80,6 +82,7 @@ def test_pyproject_says_what_the_registry_asks_for() -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", project["name"])
     assert "comfyui" not in project["name"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert project["version"] == VERSION, "what a log says"
     assert project["description"]
     assert project["dependencies"] == "[]", "ComfyUI brings torch; nothing else is installed beside it"
     assert (ROOT / project["license"].split('"')[1]).exists()

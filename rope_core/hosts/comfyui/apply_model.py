@@ -201,7 +201,7 @@ class ApplyModel:
             if size in told:
                 return False
             told.add(size)
-        for line in self.model.stack.describe(call):
+        for line in self.model.stack.announce(call):
             log.info(line)
         for line in self.model.stack.clashes(call):
             self._warn(run, line)

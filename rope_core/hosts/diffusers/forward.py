@@ -113,7 +113,7 @@ class Forward:
         planned = execution.planned
         if self._announced != execution.grid:
             self._announced = execution.grid
-            for line in self.model.stack.describe(planned.call):
+            for line in self.model.stack.announce(planned.call):
                 log.info(line)
             for line in self.model.stack.clashes(planned.call):
                 log.warning(line)
