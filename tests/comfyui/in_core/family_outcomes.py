@@ -22,7 +22,7 @@ from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of
 from . import models
 from .families import VARIANTS, Variant, picture
 
-STEPS = 2
+STEPS = 1
 WHOLE_RUN = {"start_percent": 0.0, "end_percent": 1.0}
 
 
