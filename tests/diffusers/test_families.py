@@ -86,6 +86,17 @@ def hunyuan_video() -> Made:
     return model, {"hidden_states": latent, "timestep": torch.tensor([700]), "encoder_hidden_states": text, **call}
 
 
+def hunyuan_video_15(**config: Any) -> Made:
+    model = diffusers.HunyuanVideo15Transformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=1, attention_head_dim=32, num_layers=1, num_refiner_layers=1, text_embed_dim=16,
+        text_embed_2_dim=16, image_embed_dim=16, rope_axes_dim=(8, 12, 12), **config,
+    )  # fmt: skip
+    text = {"encoder_hidden_states": noise(1, TEXT, 16, seed=1), "encoder_attention_mask": torch.ones(1, TEXT)}
+    glyphs = {"encoder_hidden_states_2": noise(1, 3, 16, seed=2), "encoder_attention_mask_2": torch.ones(1, 3)}
+    beside = {"image_embeds": noise(1, 2, 16, seed=3), "timestep": torch.tensor([700.0])}
+    return model, {"hidden_states": noise(1, 4, 2, ROWS, ROWS), **text, **glyphs, **beside}
+
+
 def hunyuan_image() -> Made:
     model = diffusers.HunyuanImageTransformer2DModel(
         in_channels=4, out_channels=4, num_attention_heads=1, attention_head_dim=32, num_layers=1, num_single_layers=1,
@@ -116,6 +127,7 @@ MADE: dict[str, Callable[[], Made]] = {
     "WanAnimateTransformer3DModel": animate,
     "SkyReelsV2Transformer3DModel": lambda: of_wan("SkyReelsV2Transformer3DModel"),
     "HunyuanVideoTransformer3DModel": hunyuan_video,
+    "HunyuanVideo15Transformer3DModel": hunyuan_video_15,
     "HunyuanImageTransformer2DModel": hunyuan_image,
 }
 
@@ -142,6 +154,7 @@ def at_half(name: str, model: nn.Module, call: dict[str, Any]) -> Tensor:
         return model(**{**call, **by_hand})[0]
     axes, theta, by_image = {
         "HunyuanVideoTransformer3DModel": ((8, 12, 12), 256, False),
+        "HunyuanVideo15Transformer3DModel": ((8, 12, 12), 256, False),
         "HunyuanImageTransformer2DModel": ((16, 16), 256, False),
     }.get(name, ((24, 20, 20), 1e4, True))
     halved, frames = copy.deepcopy(model), call["hidden_states"].shape[2]
@@ -179,6 +192,16 @@ def test_interpolated_positions_are_halved_positions(name):
         assert not torch.equal(other, plain)
     assert torch.equal(model(**call)[0], plain)
     assert dict(model.named_modules()) == before
+
+
+@torch.inference_mode()
+def test_a_trained_side_that_the_configuration_tells_is_the_native_size():
+    for side in (640, 960):
+        model, call = hunyuan_video_15(target_size=side)
+        seen = []
+        with patched(model.eval(), Sega(), native_widest=1.0, on_plan=lambda call, _: seen.append(call)):  # noqa: B023
+            model(**call)
+        assert [axis.native for axis in seen[0].axes[1:]] == [side / 16, side / 16]
 
 
 # ---- what is not known

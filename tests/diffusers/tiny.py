@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+from torch import Tensor, nn
 
 from lab.model.flux import grid_ids
+from rope_core import MixedResolution, Patch, SharedAttention
+from rope_core.hosts.diffusers import patched
 
 NATIVE, TEXT = 64, 6  # pixels along the side that the tests call trained; tokens of a prompt
 
@@ -48,3 +51,18 @@ def wan_call() -> dict[str, Any]:
         "hidden_states": torch.randn(1, 16, 2, 16, 16), "encoder_hidden_states": torch.randn(1, TEXT, 16),
         "timestep": torch.full((1,), 600.0), "return_dict": False,
     }  # fmt: skip
+
+
+def style() -> SharedAttention:
+    return SharedAttention(torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(2)))
+
+
+def region() -> MixedResolution:
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :8, :8] = 1
+    return MixedResolution(mask=mask, coarse_until=0.0, fine_from=1.0)
+
+
+def drawn(model: nn.Module, *patches: Patch, **call: Any) -> Tensor:
+    with patched(model, *patches, native_pixels=NATIVE):
+        return model(**call)[0]

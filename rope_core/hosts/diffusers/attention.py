@@ -64,7 +64,7 @@ def backend_of(transformer: nn.Module) -> str:
         active = getattr(registry, "_active_backend", None)
         chosen = set() if active is None else {active}
     names = sorted(str(getattr(name, "value", name)) for name in chosen)
-    return f"the backend {' and '.join(map(repr, names))}" if names else "code of its own"
+    return f"the backend {' and '.join(map(repr, names))}" if names not in ([], ["native"]) else "code of its own"
 
 
 @contextmanager

@@ -67,7 +67,8 @@ class Family:
     """A class of diffusers' transformers.
 
     rows: of architectures, the first that fits by width and channels is taken. parts: the kinds of run it can make. times: what pipelines
-    call the time of pure noise. cut: whether diffusers' context parallelism cuts its sequence as our tables are cut.
+    call the time of pure noise. cut: whether diffusers' context parallelism cuts its sequence as our tables are cut. side: what its
+    configuration calls the side of a square of the trained area, in pixels, where it tells.
     """
 
     rows: tuple[Architecture, ...]
@@ -75,10 +76,13 @@ class Family:
     parts: tuple[type[Part], ...]
     times: float = THOUSAND
     cut: bool = False
+    side: str = ""
 
     def architecture(self, config: Any) -> Architecture:
         hidden, channels = config.get("num_attention_heads", 0) * config.get("attention_head_dim", 0), config.get("out_channels")
-        return next(row for row in self.rows if row.hidden in (None, hidden) and row.channels in (None, channels))
+        row = next(row for row in self.rows if row.hidden in (None, hidden) and row.channels in (None, channels))
+        told = config.get(self.side)
+        return replace(row, native=told / row.pixels_per_token, native_source="its configuration", assumed="") if told else row
 
 
 def _rows(*families: str) -> tuple[Architecture, ...]:
@@ -107,6 +111,7 @@ FAMILIES: dict[str, Family] = {
     "WanAnimateTransformer3DModel": Family(_rows("Wan Animate"), _COUNTING, WAN_PARTS),
     "SkyReelsV2Transformer3DModel": Family((_SKYREELS,), _COUNTING, WAN_PARTS),
     "HunyuanVideoTransformer3DModel": Family(_rows("HunyuanVideo"), _COUNTING_ONCE, ONE_TABLE_PARTS),
+    "HunyuanVideo15Transformer3DModel": Family(_rows("HunyuanVideo 1.5"), _COUNTING_ONCE, ONE_TABLE_PARTS, side="target_size"),
     "HunyuanImageTransformer2DModel": Family(_rows("HunyuanImage 2.1"), _COUNTING_ONCE, ONE_TABLE_PARTS),
 }
 
