@@ -96,7 +96,8 @@ PRESETS = {
 class SharedAttention(Patch):
     """Appends a reference's keys and values to the target's, block by block.
 
-    reference: denoised latents, (references, C, [T,] h, w), as the model sees them. strength: weight of the reference's columns,
+    reference: denoised latents, (references, C, [T,] h, w), as the model sees them; or a PIL picture, where a host has the VAE that reads
+    it (diffusers, for a pipeline). strength: weight of the reference's columns,
     0 = none at all, 1 = as published. first_block, last_block: shares of the model's attention calls over the image;
     first_block None = where the architecture says. branch: prompts that share. refresh: steps between reference passes.
     keep_on: where keys and values wait. adain: how far queries and keys take on the reference's size, pair by pair, which is the
@@ -105,7 +106,7 @@ class SharedAttention(Patch):
     pass; None = the target's prompt.
     """
 
-    reference: Tensor
+    reference: Tensor | Any
     strength: float = 1.0
     scale: KeyScale = PRESETS["balanced"]
     first_block: float | None = None
@@ -124,7 +125,10 @@ class SharedAttention(Patch):
     relies_on_places = "a style reference"
 
     def __post_init__(self) -> None:
-        if self.reference.dim() not in (4, 5) or not self.reference.numel():
+        if not isinstance(self.reference, Tensor):
+            if not hasattr(self.reference, "convert"):
+                raise RopeWorksError(f"the reference is a {type(self.reference).__name__}: expected latents, or a PIL picture.")
+        elif self.reference.dim() not in (4, 5) or not self.reference.numel():
             raise RopeWorksError(
                 f"the reference has shape {tuple(self.reference.shape)}: expected (references, channels, [frames,] height, width). "
                 "Connect a LATENT."

@@ -65,8 +65,17 @@ A model gets the first row that fits. Where references stand before the picture,
 order depends on ComfyUI's version, and tokens are told by their positions.
 *Native size*: the area of a square, in shapes up to the widest trained; *by*: who says so. *Centred*: positions count from the middle
 of the picture. *Frames along*: the axis on which frames of a clip, or layers, are counted. *Heeds ScaleROPE*: ComfyUI's node of that
-name reaches this family, and patches act on top of it. `FluxTransformer2DModel` and `WanTransformer3DModel` are diffusers', all other
-classes ComfyUI's. How the rotary channels are split, and theta, is read from the model itself.
+name reaches this family, and patches act on top of it. *Transformers* are ComfyUI's classes, *in diffusers* those of diffusers, see below.
+How the rotary channels are split, and theta, is read from the model itself.
+
+## In diffusers
+
+Each of these classes was built small with random weights: what PI draws at twice the trained side is what the class's own embedder draws at
+halved positions, and at the trained side nothing changes (`tests/diffusers/test_families.py`). SEGA, Extrapolate (RIFLEx on clips) and
+RPE-2D act on all of them. In the last three columns – is refused by name; *context parallelism*: those three under diffusers' own. Other
+transformers are refused by the form of their embedder.
+
+{diffusers}
 
 ## Refused by name
 
@@ -153,6 +162,7 @@ def page(outcomes: Mapping[str, Mapping[str, str]], refusals: Mapping[str, str],
         date=date,
         outcomes="\n".join(outcome_lines(outcomes)),
         rows="\n".join(architecture_lines(rows)),
+        diffusers="\n".join(diffusers_lines()),
         told=next(iter(refusals.values())).partition(NOT_SUPPORTED)[2].lstrip(". "),
         refusals="\n".join(refusal_lines(refusals)),
         run="\n".join([_line("version", "commit"), _line("---", "---"), *(_line(version, f"`{commit}`") for version, commit in RUN)]),
@@ -186,8 +196,10 @@ def read_outcomes(text: str) -> dict[str, dict[str, str]]:
 
 def architecture_lines(rows: Sequence[Any]) -> list[str]:
     """The table of families, as a table for people."""
-    heads = ("family", "models in ComfyUI", "transformers", "order of tokens", "pixels per token", "native size", "by", "centred",
-             "frames along", "heeds ScaleROPE")  # fmt: skip
+    from rope_core.hosts.diffusers.families import FAMILIES
+
+    heads = ("family", "models in ComfyUI", "transformers", "in diffusers", "order of tokens", "pixels per token", "native size", "by",
+             "centred", "frames along", "heeds ScaleROPE")  # fmt: skip
     lines = [_line(*heads), _line(*["---"] * len(heads))]
     for row in rows:
         marks = [f" ({row.hidden} wide)"] * (row.hidden is not None) + [f" ({row.channels} latent channels)"] * (row.channels is not None)
@@ -196,7 +208,8 @@ def architecture_lines(rows: Sequence[Any]) -> list[str]:
             _line(
                 row.family + "".join(marks),
                 ", ".join(f"`{name}`" for name in row.models),
-                ", ".join(f"`{name}`" for name in row.classes),
+                ", ".join(f"`{name}`" for name in row.classes if name not in FAMILIES),
+                ", ".join(f"`{name}`" for name, family in FAMILIES.items() if row in family.rows) or MARKS[NOTHING],
                 row.order,
                 row.pixels_per_token,
                 f"{row.native * row.pixels_per_token:.4g}² px, up to {row.widest:.3g}:1{frames}",
@@ -206,6 +219,21 @@ def architecture_lines(rows: Sequence[Any]) -> list[str]:
                 "yes" if row.heeds_rope_options else "no",
             )
         )
+    return lines
+
+
+def diffusers_lines() -> list[str]:
+    """diffusers' classes, as a table for people."""
+    from rope_core.hosts.diffusers.families import FAMILIES
+    from rope_core.stack import MIXED, SHARED
+
+    heads = ("transformer", "family", "asked for its table", "native size", "CRPA, BER", "Style Ref", "context parallelism")
+    lines = [_line(*heads), _line(*["---"] * 4, *[":-:"] * 3)]
+    for name, family in FAMILIES.items():
+        needs, sizes = {part.needs for part in family.parts}, [f"{row.native * row.pixels_per_token:.4g}² px" for row in family.rows]
+        marks = [MARKS[WORKS] if yes else MARKS[NOTHING] for yes in (MIXED in needs, SHARED in needs, family.cut)]
+        families = ", ".join(row.family for row in family.rows)
+        lines.append(_line(f"`{name}`", families, f"`{family.form.embedder}({family.form.asked})`", ", ".join(sizes), *marks))
     return lines
 
 

@@ -16,56 +16,22 @@ import diffusers
 import pytest
 import torch
 import torch.distributed as dist
-from diffusers import ContextParallelConfig, FluxTransformer2DModel, WanTransformer3DModel
+from diffusers import ContextParallelConfig
 from diffusers.models import attention_dispatch
 from torch import Tensor, nn
 
 from lab.model.flux import grid_ids
 from rope_core import Extrapolate, Patch, RopeWorksError, Rpe2d, Sega
 from rope_core.hosts.diffusers import patched
+from tests.diffusers.tiny import NATIVE, flux, flux_call, wan, wan_call
 
-NATIVE, TEXT, PROCESSES = 64, 6, 2
+PROCESSES = 2
 MODES: dict[str, dict[str, Any]] = {  # gloo gathers parts of one size alone, so "anything" goes its own way here with even ones
     "ulysses": {"ulysses_degree": 2},
     "ring": {"ring_degree": 2},
     "anything": {"ulysses_degree": 2, "ulysses_anything": True},
 }
 PATCHES: dict[str, list[Patch]] = {"yarn": [Extrapolate("yarn")], "sega": [Sega()], "rpe2d": [Rpe2d(96, trained=True), Sega()]}
-
-
-def flux() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    model = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=64, num_attention_heads=2,
-        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
-
-
-def wan() -> WanTransformer3DModel:
-    torch.manual_seed(0)
-    model = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16,
-        text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=64,
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
-
-
-def flux_call(images: int = 1) -> dict[str, Any]:
-    torch.manual_seed(1)
-    return {
-        "hidden_states": torch.randn(images, 64, 64), "encoder_hidden_states": torch.randn(images, TEXT, 64),
-        "pooled_projections": torch.randn(images, 64), "timestep": torch.full((images,), 0.6), "img_ids": grid_ids(8, 8),
-        "txt_ids": torch.zeros(TEXT, 3), "return_dict": False,
-    }  # fmt: skip
-
-
-def wan_call() -> dict[str, Any]:
-    torch.manual_seed(1)
-    return {
-        "hidden_states": torch.randn(1, 16, 2, 16, 16), "encoder_hidden_states": torch.randn(1, TEXT, 16),
-        "timestep": torch.full((1,), 600.0), "return_dict": False,
-    }  # fmt: skip
 
 
 def attention_for_ring(

@@ -15,35 +15,28 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+import torch.distributed.fsdp
+import torch.distributed.tensor
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
-from lab.model.flux import grid_ids
 from rope_core import Extrapolate, MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
 from rope_core.hosts.diffusers import patched
 from rope_core.hosts.diffusers.parts import FLUX_PARTS, WAN_PARTS
 from rope_core.stack import MIXED, SHARED
-
-NATIVE, TEXT = 64, 6
+from tests.diffusers import tiny
+from tests.diffusers.tiny import NATIVE
+from tests.diffusers.tiny import flux_call as inputs
 
 
 @pytest.fixture(scope="module")
 def flux() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    model = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=64, num_attention_heads=2,
-        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
+    return tiny.flux()
 
 
 @pytest.fixture(scope="module")
 def wan() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=1, attention_head_dim=32, in_channels=16, out_channels=16,
-        text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32,
-    )  # fmt: skip
+    return tiny.wan()
 
 
 def style() -> SharedAttention:
@@ -91,16 +84,6 @@ def test_the_parts_of_each_transformer_are_the_kinds_of_run_it_can_make(flux, wa
     for transformer, patches in ((flux, (region(), style())), (wan, (Rpe2d(96), Sega()))):
         with patched(transformer, *patches):
             pass
-
-
-def inputs(images: int, rows: int = 8, columns: int = 8) -> dict[str, Any]:
-    def noise(*shape: int) -> Tensor:
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(image)) for image in range(images)])
-
-    return {
-        "hidden_states": noise(rows * columns, 64), "encoder_hidden_states": noise(TEXT, 64), "pooled_projections": noise(64),
-        "timestep": torch.full((images,), 0.6), "img_ids": grid_ids(rows, columns), "txt_ids": torch.zeros(TEXT, 3), "return_dict": False,
-    }  # fmt: skip
 
 
 @torch.inference_mode()
@@ -280,8 +263,27 @@ def test_context_parallelism_is_refused_in_the_block_and_where_all_tokens_are_ne
 def test_a_transformer_sharded_by_fsdp_is_refused_by_name(flux):
     """As FSDP2 leaves it: an instance of a class of its own making, which derives from its module and from the transformer's class."""
     model = copy.deepcopy(flux)
-    model.__class__ = type("FSDPFluxTransformer2DModel", (FSDPModule, FluxTransformer2DModel), {})
+    fsdp = getattr(torch.distributed.fsdp, "FSDPModule", type("FSDPModule", (), {}))  # torch's since 2.6
+    model.__class__ = type("FSDPFluxTransformer2DModel", (fsdp, FluxTransformer2DModel), {})
     assert "sharded by FSDP2" in refused(model, Sega())
+
+
+def test_tensor_parallelism_is_refused_by_its_configuration_and_by_its_weights(flux, tmp_path):
+    model = copy.deepcopy(flux)
+    with patched(model, Sega()):
+        model._parallel_config = SimpleNamespace(context_parallel_config=None, tensor_parallel_config=SimpleNamespace())
+        with pytest.raises(RopeWorksError, match="tensor parallelism is on for this FluxTransformer2DModel"):
+            model(**inputs(1))
+    assert "tensor parallelism is on" in refused(model, Sega())
+    model = copy.deepcopy(flux)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        layer = model.transformer_blocks[0].attn.to_q
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        layer.weight = nn.Parameter(torch.distributed.tensor.distribute_tensor(layer.weight, mesh), requires_grad=False)
+        assert "(DTensor) alone" in refused(model, Sega())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_hooks_that_keep_nothing_are_welcome(flux):

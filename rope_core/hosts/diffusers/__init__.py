@@ -1,5 +1,6 @@
-"""diffusers: patches on a Flux or Wan transformer for the length of a `with` block."""
+"""diffusers: patches on a pipeline's transformers, for the length of a `with` block or until they are removed."""
 
-from .forward import patched
+from .patching import apply, patched, remove
+from .pipelines import encode_reference
 
-__all__ = ["patched"]
+__all__ = ["apply", "encode_reference", "patched", "remove"]

@@ -1,4 +1,4 @@
-"""diffusers: a transformer that several threads share is patched for those of them that asked.
+"""diffusers: a transformer that several threads share is patched for those of them that asked, or for all where somebody said so.
 
 What stands in the place of its forward and its embedder holds no patch: it looks up what the thread that calls has entered.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import nn
 
 from .embedders import PlannedEmbedder
@@ -25,10 +26,10 @@ setting_up = threading.RLock()  # one thread at a time changes what stands on a 
 
 
 class Door:
-    """Calls what the calling thread has entered with, else the transformer's own forward.
+    """Calls what the calling thread has entered with, or what was applied for all; else the transformer's own forward.
 
     base, original: the transformer's own embedder and forward. cuts: what cuts the sequence behind it. It stands while somebody is
-    inside.
+    inside. applied: for all threads.
     """
 
     def __init__(self, transformer: nn.Module, attribute: str) -> None:
@@ -38,13 +39,15 @@ class Door:
         self._own = vars(transformer).get(self._place)
         self._inside = 0
         self._told = False
+        self.applied: Forward | None = None
         self.base = getattr(transformer, attribute)
         self.original: Forward = getattr(transformer, self._place)
         self.cuts = cuts_of(transformer, self.base)
         self.__signature__ = inspect.signature(self.original)
 
+    @torch.compiler.disable  # a transformer compiled as a whole would be traced through what patches look up and count
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        forward = _mine().get(self)
+        forward = _mine().get(self, self.applied)
         if forward is not None:
             return forward(*args, **kwargs)
         if self._inside and not self._told:
@@ -63,17 +66,28 @@ class Door:
         """Whether this thread is inside."""
         return self in _mine()
 
-    def enter(self, transformer: nn.Module, embedder: type[PlannedEmbedder], forward: Forward) -> None:
-        """From here on, `forward` stands in the place of the transformer's own for this thread. Within `setting_up`."""
+    @property
+    def open(self) -> bool:
+        """Whether any thread is inside."""
+        return self._inside > 0
+
+    def enter(self, transformer: nn.Module, embedder: type[PlannedEmbedder], forward: Forward, for_all: bool = False) -> None:
+        """From here on, `forward` stands in the place of the transformer's own for this thread, or for all. Within `setting_up`."""
         if not self._inside:
             setattr(transformer, self._attribute, embedder(self.base, self))
             setattr(transformer, self._place, self)
         self._inside += 1
-        _entered.set({**_mine(), self: forward})
+        if for_all:
+            self.applied = forward
+        else:
+            _entered.set({**_mine(), self: forward})
 
-    def leave(self, transformer: nn.Module) -> None:
+    def leave(self, transformer: nn.Module, for_all: bool = False) -> None:
         """Within `setting_up`."""
-        _entered.set({door: other for door, other in _mine().items() if door is not self})
+        if for_all:
+            self.applied = None
+        else:
+            _entered.set({door: other for door, other in _mine().items() if door is not self})
         self._inside -= 1
         if not self._inside:
             self._removed(transformer)

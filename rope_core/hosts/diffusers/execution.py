@@ -7,7 +7,7 @@ change the answer on its way back.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class Execution:
         frames, rows, columns = self.grid
         return frames * rows * columns if self.layout is None else self.layout.tokens
 
-    def executed(self, forward: Callable[..., Any], stack: Stack, known: tuple[Reference, ...]) -> Any:
+    def executed(self, forward: Callable[..., Any], stack: Stack, known: tuple[Reference, ...], transformer: nn.Module) -> Any:
         """known: references of the sequence, which `stack` has its say on."""
         call, references = self.planned.call, stack.of_reference if known else None
         layout: GridLayout | ReferenceLayout = ReferenceLayout(known)
@@ -93,7 +93,7 @@ class Execution:
             references=references,
         )
         if self.attention_for:
-            return run_grouped(forward, active, self.arguments, self.attention_for)
+            return run_grouped(forward, active, self.arguments, self.attention_for, transformer)
         with running(active):
             return forward(**self.arguments)
 
@@ -101,17 +101,25 @@ class Execution:
 Answer = Callable[[Execution], Any]
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the caller of `patched` told beside patches, see there. pipeline: what gives the one whose transformer this is, or None."""
+
+    native_pixels: int = 0
+    native_widest: float = 0.0
+    upsampler: Upsample | None = None
+    sigmas: tuple[float, ...] = ()
+    pipeline: Callable[[], Any] = lambda: None
+
+
 class PatchedTransformer:
     """What all parts of one patched transformer know; subclasses say how a class of transformers is called.
 
-    base: the transformer's own embedder. original: its forward. native_pixels, native_widest: see `patched`. upsampler: a latent
-    upsampler, for what is handed over between resolutions. sigmas: of all steps, largest first, where the caller tells; `schedule` finds
-    them otherwise.
+    base: the transformer's own embedder. original: its forward. architecture: its row. times: what pipelines call the time of pure noise.
+    told: by the caller; `schedule` finds sigmas that it left out.
     """
 
-    attribute: str  # of the embedder
     embedder: type[PlannedEmbedder]
-    architecture: Architecture
 
     def __init__(
         self,
@@ -119,10 +127,9 @@ class PatchedTransformer:
         base: Any,
         original: Callable[..., Any],
         stack: Stack,
-        native_pixels: int,
-        native_widest: float,
-        upsampler: Upsample | None,
-        sigmas: Sequence[float],
+        architecture: Architecture,
+        times: float,
+        told: Told,
     ) -> None:
         self.class_name = type(transformer).__name__
         self.others = Others(transformer)
@@ -132,10 +139,9 @@ class PatchedTransformer:
         self.base = base
         self.original = original
         self.stack = stack
-        self.native_pixels = native_pixels
-        self.native_widest = native_widest
-        self.upsampler = upsampler
-        self.sigmas = tuple(sigmas)
+        self.architecture = architecture
+        self.times = times
+        self.told = told
 
     @property
     def itself(self) -> nn.Module:
@@ -146,11 +152,14 @@ class PatchedTransformer:
 
     def schedule(self, sigma: float) -> Schedule | None:
         """That of the run in which the transformer is being called at `sigma`; asked once a run."""
-        return schedule_of(self.sigmas, self._itself(), sigma)
+        return schedule_of(self.told.sigmas, self._itself(), sigma, self.told.pipeline())
 
     @property
     def facts(self) -> ModelFacts:
         raise NotImplementedError
+
+    def refuse_call(self, arguments: Arguments) -> None:
+        """Raises RopeWorksError for a call that patches cannot follow."""
 
     def grid(self, arguments: Arguments) -> Grid:
         """The picture's tokens in a call as a pipeline makes it."""
@@ -165,6 +174,7 @@ class PatchedTransformer:
         raise NotImplementedError
 
     def execution(self, arguments: Arguments) -> Execution:
+        self.refuse_call(arguments)
         return self.on_grid(arguments, self.grid(arguments))
 
     def on_grid(self, arguments: Arguments, grid: Grid, group: str = HIGH, divisor: float = 1.0) -> Execution:
@@ -181,12 +191,12 @@ class PatchedTransformer:
         return ()
 
     def executed(self, execution: Execution) -> Any:
-        return execution.executed(self.original, self.stack, self.references(execution))
+        return execution.executed(self.original, self.stack, self.references(execution), self.itself)
 
     def call(self, axes: tuple[int, ...], theta: float, grid: Grid, sigma: Tensor, token_map: Callable[[], Tensor]) -> Call:
-        row = self.architecture
-        side = self.native_pixels / row.pixels_per_token if self.native_pixels else row.native
-        native = NativeSize(side, self.native_widest or row.widest)
+        row, told = self.architecture, self.told
+        side = told.native_pixels / row.pixels_per_token if told.native_pixels else row.native
+        native = NativeSize(side, told.native_widest or row.widest)
 
         def spans(grid: Grid) -> tuple[AxisSpan, ...]:
             frames, rows, columns = grid
@@ -197,8 +207,8 @@ class PatchedTransformer:
         sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
         return Call(
             row.family, spans(grid), sigma, row.pixels_per_token, token_map,
-            riflex_pair=row.riflex_pair, native=native, assumed="" if self.native_pixels else row.assumed,
-            published=GENERAL_RULES if self.native_pixels else row.published, spans=spans,
+            riflex_pair=row.riflex_pair, native=native, assumed="" if told.native_pixels else row.assumed,
+            published=GENERAL_RULES if told.native_pixels else row.published, spans=spans,
         )  # fmt: skip
 
 

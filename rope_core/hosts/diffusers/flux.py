@@ -1,4 +1,4 @@
-"""diffusers: FluxTransformer2DModel as pipelines call it, with packed latents and position ids."""
+"""diffusers: transformers of Flux's form as pipelines call them, with packed latents and position ids."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from ...architecture import ModelFacts
-from ...architectures import recognise
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_linear
 from ...layout import GRID_DIMENSION, Reference
 from ...stack import Call
 from ...tokens import find_references
-from .embedders import FluxEmbedder, as_table
+from .embedders import IdsEmbedder, as_table
 from .execution import Arguments, Execution, Grid, PatchedTransformer
 from .parallel import whole_ids
 
@@ -25,18 +24,20 @@ PATCH = 2  # a packed token is 2 x 2 latent pixels
 
 
 class Flux(PatchedTransformer):
-    attribute = "pos_embed"
-    embedder = FluxEmbedder
+    """ids: the argument that image tokens' positions come in. patch_layer: makes tokens."""
+
+    embedder = IdsEmbedder
+    ids = "img_ids"
+    patch_layer = "x_embedder"
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.architecture = recognise(self.class_name, len(self.base.axes_dim))
         self._read: tuple[Callable[[], Tensor | None], Grid, tuple[Reference, ...]] | None = None
 
     @property
     def answered(self) -> int:
         """Channels per token that the transformer answers."""
-        return self.config.out_channels or self.config.in_channels
+        return self.config.get("out_channels") or self.config.in_channels
 
     @property
     def facts(self) -> ModelFacts:
@@ -51,27 +52,42 @@ class Flux(PatchedTransformer):
                 f"which {what} cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
             )
 
+    def refuse_call(self, arguments: Arguments) -> None:
+        if arguments.get("kv_cache_mode") is not None:
+            raise RopeWorksError(
+                f"this {self.class_name} keeps its references' keys from one step for the next (kv_cache_mode), which were turned by that "
+                "step's table. Draw by a pipeline without that cache (Flux2KleinPipeline), or leave the patches out."
+            )
+
+    def image_ids(self, arguments: Arguments) -> Tensor:
+        """(tokens, axes) of the picture, and of references behind it."""
+        return without_batch(arguments[self.ids])
+
+    def text_ids(self, arguments: Arguments) -> Tensor:
+        return without_batch(arguments["txt_ids"])
+
     def grid(self, arguments: Arguments) -> Grid:
-        return self._pictures(arguments["img_ids"])[0]
+        return self._pictures(arguments)[0]
 
     def references(self, execution: Execution) -> tuple[Reference, ...]:
-        ids = execution.whole["img_ids"]
-        grid, known = self._pictures(ids)
-        behind = len(without_batch(ids)) - grid[1] * grid[2]
-        if len(without_batch(execution.arguments["img_ids"])) - execution.tokens != behind:
+        grid, known = self._pictures(execution.whole)
+        behind = len(self.image_ids(execution.whole)) - grid[1] * grid[2]
+        if len(self.image_ids(execution.arguments)) - execution.tokens != behind:
             return ()  # another picture's pass, which has none
         later = execution.start + execution.tokens - grid[1] * grid[2]
         return tuple(replace(reference, start=reference.start + later) for reference in known)
 
-    def _pictures(self, ids: Tensor) -> tuple[Grid, tuple[Reference, ...]]:
+    def _pictures(self, arguments: Arguments) -> tuple[Grid, tuple[Reference, ...]]:
         """Rows and columns from the position ids, and what stands behind; pipelines pass one tensor at every step, read once a run."""
-        if self._read is not None and self._read[0]() is ids:
-            return self._read[1:]
-        positions = without_batch(ids).cpu()
+        ids = arguments[self.ids]
+        read = self._read  # once, for another thread may draw too
+        if read is not None and read[0]() is ids:
+            return read[1:]
+        positions = self.image_ids(arguments).cpu()
         count = int((positions[:, 0] == positions[0, 0]).sum())
         grid = _rows_and_columns(positions[:count])
         if grid is None:
-            raise RopeWorksError(f"img_ids name {count} tokens of one picture that do not fill its rows: expected a full grid.")
+            raise RopeWorksError(f"{self.ids} name {count} tokens of one picture that do not fill its rows: expected a full grid.")
         others = [_rows_and_columns(positions[positions[:, 0] == index]) for index in positions[count:, 0].unique_consecutive()]
         along = [GRID_DIMENSION.get(role) for role in self.architecture.roles]
         behind = [slice(count, len(positions))]
@@ -80,7 +96,7 @@ class Flux(PatchedTransformer):
         return grid, known
 
     def executed(self, execution: Execution) -> Any:
-        text, image = (without_batch(execution.arguments[name]) for name in ("txt_ids", "img_ids"))
+        text, image = self.text_ids(execution.arguments), self.image_ids(execution.arguments)
         with whole_ids(self.itself, txt_ids=text, img_ids=image):
             return super().executed(execution)
 
@@ -91,18 +107,31 @@ class Flux(PatchedTransformer):
         tokens, timestep = arguments["hidden_states"], arguments["timestep"]
 
         def token_map() -> Tensor:
-            layer = self.transformer.x_embedder
+            layer = getattr(self.transformer, self.patch_layer)
             weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
             # A matrix product would round differently in different batches.
             image = (tokens[:, : grid[1] * grid[2]].float() * weights.flatten()).sum(-1)
             return image.view(-1, *grid)
 
-        sigma = timestep.reshape(-1)[0].float()
+        sigma = timestep.reshape(-1)[0].float() / self.times
         return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)
 
     def base_table(self, ids: Tensor) -> Tensor:
         """The transformer's own table for ids (1, tokens, 3)."""
         return as_table(*self.base(ids[0]))[None, None]
+
+
+class Krea2(Flux):
+    """Positions of text and image come in one tensor."""
+
+    ids = "position_ids"
+    patch_layer = "img_in"
+
+    def image_ids(self, arguments: Arguments) -> Tensor:
+        return arguments[self.ids][self.start(arguments) :]
+
+    def text_ids(self, arguments: Arguments) -> Tensor:
+        return arguments[self.ids][: self.start(arguments)]
 
 
 def _rows_and_columns(positions: Tensor) -> Grid | None:

@@ -1,4 +1,4 @@
-"""diffusers: a batch whose images have magnitudes of their own, run image by image, for Flux takes one table per call."""
+"""diffusers: a batch whose images have magnitudes of their own, run image by image, for Flux and others take one table per call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...stack import Call, Plan
 from .execution import Answer, Execution, Part
 from .flux import like, sample_of
 
-SHARED = ("img_ids", "txt_ids")  # by all images of a batch, however long they are
+SHARED = ("img_ids", "txt_ids", "position_ids")  # by all images of a batch, however long they are
 
 
 class ImagePart(Part):

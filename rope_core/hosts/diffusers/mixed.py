@@ -180,9 +180,9 @@ class MixedPart(Part):
         settings, (_, rows, columns) = self.settings, execution.grid
         pixels = self.model.architecture.pixels_per_token
         cells = CellGrid(1, rows * pixels, columns * pixels, pixels * settings.ratio)
-        schedule, upsample = self.model.schedule(sigma), self.model.upsampler
+        schedule, upsample = self.model.schedule(sigma), self.model.told.upsampler
         stages = settings.stages(schedule.percent_to_sigma if schedule else None)
-        sigmas = schedule.sigmas if schedule else self.model.sigmas
+        sigmas = schedule.sigmas if schedule else self.model.told.sigmas
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         run = MixedRun(self.model.stack, stages, cells, Carrier(settings.ratio, PATCH, hand_over, sigmas[-1] if sigmas else 0.0))
         if not execution.image:

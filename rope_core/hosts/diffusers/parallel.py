@@ -31,6 +31,20 @@ class _Whole:
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.ids.values()]
 
+    def asked(self, ids: Tensor) -> slice:
+        """Which of the uncut sequence's tokens an embedder is asked for: all, or one argument's (Flux.2)."""
+        start = 0
+        for part in self.ids.values():
+            if part.data_ptr() == ids.data_ptr() and len(part) == len(ids):
+                return slice(start, start + len(part))
+            start += len(part)
+        if self.hooks or len(ids) == start:
+            return slice(None)
+        raise RopeWorksError(
+            f"this transformer asks its rotary embedder for {len(ids)} tokens, and its call names {' and '.join(map(str, self.lengths))}: "
+            "they cannot be told apart. Leave the patches out."
+        )
+
     def cut(self, name: str, part: Tensor) -> Tensor:
         for hook in self.hooks:
             if name in hook.metadata:
@@ -68,25 +82,24 @@ def refuse_cuts(made_behind: tuple[Any, ...], now: tuple[Any, ...], who: str) ->
 
 @contextmanager
 def whole_ids(transformer: nn.Module, **ids: Tensor) -> Iterator[None]:
-    """For the length of a call of Flux. ids: (tokens, 3) by argument, in the order of the sequence, before they are cut."""
-    hooks = _split_hooks(transformer)
-    token = _whole.set(_Whole(hooks, ids) if hooks else None)
+    """For the length of a call of Flux. ids: (tokens, axes) by argument, in the order of the sequence, before they are cut."""
+    token = _whole.set(_Whole(_split_hooks(transformer), ids))
     try:
         yield
     finally:
         _whole.reset(token)
 
 
-def ids_before_cuts(ids: Tensor) -> Tensor:
-    """Those of the whole sequence, where `ids` are a part of it."""
+def whole_sequence(ids: Tensor) -> tuple[Tensor, slice]:
+    """Position ids of all tokens, where `ids` may be a part of them, and which of them are asked for."""
     whole = _whole.get()
-    return ids if whole is None else torch.cat(tuple(whole.ids.values()))
+    return (ids, slice(None)) if whole is None else (torch.cat(tuple(whole.ids.values())), whole.asked(ids))
 
 
 def cut_like_ids(answer: CosSin) -> CosSin:
     """This process's part of a table of the whole sequence, cut as its position ids are: text and image each for itself."""
     whole = _whole.get()
-    if whole is None:
+    if whole is None or not whole.hooks:
         return answer
     cos, sin = (
         torch.cat([whole.cut(name, part) for name, part in zip(whole.ids, table.split(whole.lengths), strict=True)]) for table in answer

@@ -12,6 +12,7 @@ from .style import ReferencePart
 
 # Which images run together; which tokens run; what else they read.
 FLUX_PARTS: tuple[type[Part], ...] = (ImagePart, MixedPart, ReferencePart)
+ONE_TABLE_PARTS: tuple[type[Part], ...] = (ImagePart,)  # for all images of a batch
 WAN_PARTS: tuple[type[Part], ...] = ()
 
 

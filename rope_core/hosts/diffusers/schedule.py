@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .pipelines import is_pipeline, transformers_in
+
 _ROUNDED = 0.01  # pipelines round times to half precision
 
 
@@ -44,11 +46,15 @@ class Schedule:
         return min(range(len(self.sigmas)), key=lambda number: abs(self.sigmas[number] - sigma))
 
 
-def schedule_of(told: Sequence[float], transformer: nn.Module | None, sigma: float) -> Schedule | None:
-    """What the caller told; else that of the scheduler in use where `transformer` is called at `sigma`; None where none is found."""
+def schedule_of(told: Sequence[float], transformer: nn.Module | None, sigma: float, pipeline: Any = None) -> Schedule | None:
+    """What the caller told; else that of the scheduler in use where `transformer` is called at `sigma`.
+
+    pipeline: the one that was patched, whose scheduler is asked last. None where none is found.
+    """
     if len(told) > 1:
         return Schedule(tuple(told))
-    for scheduler in _schedulers_around(transformer):
+    own = getattr(pipeline, "scheduler", None)
+    for scheduler in (*_schedulers_around(transformer), *((own,) if _is_scheduler(own) else ())):
         levels = sorted({float(level) for level in torch.as_tensor(scheduler.sigmas).tolist() if level > 0}, reverse=True)
         if len(levels) > 1 and (found := Schedule(tuple(levels))).holds(sigma):
             return found
@@ -63,15 +69,14 @@ def _schedulers_around(transformer: nn.Module | None) -> Iterator[Any]:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         for value in tuple(frame.f_locals.values()):
-            runs = getattr(value, "transformer", None) if _is_pipeline(value) else None
-            candidate = getattr(value, "scheduler", None) if runs is not None and getattr(runs, "_orig_mod", runs) is transformer else value
+            candidate = getattr(value, "scheduler", None) if is_pipeline(value) and _runs(value, transformer) else value
             if _is_scheduler(candidate):
                 yield candidate
         frame = frame.f_back
 
 
-def _is_pipeline(value: Any) -> bool:
-    return any(kind.__name__ == "DiffusionPipeline" for kind in type(value).__mro__)
+def _runs(pipeline: Any, transformer: nn.Module | None) -> bool:
+    return any(found is transformer for found in transformers_in(pipeline))
 
 
 def _is_scheduler(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""diffusers: WanTransformer3DModel as pipelines call it, with latents of frames."""
+"""diffusers: transformers of Wan's form as pipelines call them, with latents of frames (HunyuanImage: of a picture)."""
 
 from __future__ import annotations
 
@@ -7,47 +7,42 @@ from typing import Any
 from torch import Tensor
 
 from ...architecture import ModelFacts
-from ...architectures import recognise
 from ...extrapolate.projection import probe_convolution, project
 from ...stack import Call
-from .embedders import WanEmbedder, whole_patches
+from .embedders import Counts, LatentEmbedder, whole_patches
 from .execution import Arguments, Grid, PatchedTransformer
-
-_TRAINING_STEPS = 1000.0
-_THETA = 10000.0  # diffusers' Wan keeps it at its default and does not store it
 
 
 class Wan(PatchedTransformer):
-    attribute = "rope"
-    embedder = WanEmbedder
+    embedder = LatentEmbedder
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        hidden = self.config.num_attention_heads * self.config.attention_head_dim
-        self.axes = (self.base.t_dim, self.base.h_dim, self.base.w_dim)
-        self.architecture = recognise(self.class_name, len(self.axes), hidden, self.config.out_channels)
+        self.counts = Counts.of(self.base)
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts(self.architecture, self.config.out_channels, latent_dimensions=3)
+        return ModelFacts(self.architecture, self.config.out_channels, latent_dimensions=3 if self.architecture.video else 2)
 
     def grid(self, arguments: Arguments) -> Grid:
-        return whole_patches(arguments["hidden_states"], tuple(self.base.patch_size))
+        return whole_patches(arguments["hidden_states"], self.counts.patch)
 
     def start(self, arguments: Arguments) -> int:
         return 0
 
     def describe(self, arguments: Arguments, grid: Grid) -> Call:
         latent, timestep = arguments["hidden_states"], arguments["timestep"]
-        patch = tuple(self.base.patch_size)
+        patch = self.counts.patch[-(latent.dim() - 2) :]
 
         def token_map() -> Tensor:
-            layer = self.transformer.patch_embedding
-            shape = (latent.shape[1], *patch)
-            frames, rows, columns = (n * p for n, p in zip(grid, patch, strict=True))
-            weights = probe_convolution(layer, shape, latent.dtype, latent.device)
-            return project(latent[:, :, :frames, :rows, :columns], weights)
+            weights = probe_convolution(self._patch_layer, (latent.shape[1], *patch), latent.dtype, latent.device)
+            whole = tuple(slice(0, size // p * p) for size, p in zip(latent.shape[2:], patch, strict=True))
+            return project(latent[(..., *whole)], weights)
 
         # Per-token times hold 0 for frames that are given; the clip's own time is the largest.
-        sigma = timestep.max().float() / _TRAINING_STEPS
-        return self.call(self.axes, _THETA, grid, sigma, token_map)
+        return self.call(self.counts.axes, self.counts.theta, grid, timestep.max().float() / self.times, token_map)
+
+    @property
+    def _patch_layer(self) -> Any:
+        layer: Any = getattr(self.transformer, "patch_embedding", None)
+        return self.transformer.x_embedder.proj if layer is None else layer
