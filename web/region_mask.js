@@ -42,7 +42,8 @@ function attach(node) {
       editor.text = unread ? JSON.stringify(JSON.stringify(value)) : (value ?? "")
     },
     getMinHeight: () => EDITOR_HEIGHT,
-    hideOnZoom: false
+    hideOnZoom: false,
+    hideInPanel: true // the properties panel would give the editor its own width for good
   })
   // At the place of the text field, so that saved values keep their order.
   node.widgets.pop()
