@@ -2,7 +2,9 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { regionOf } from "./region/downstream.mjs"
 import { RegionEditor } from "./region/editor.mjs"
+import { UNKNOWN_MODEL } from "./region/readout.mjs"
 import { originOf, sizeAtInput, sizeOfFields, sizeOfPicture } from "./region/size.mjs"
 import { say } from "./region/words.mjs"
 
@@ -11,7 +13,8 @@ const INPUT = "regions"
 const SIZE = [440, 710] // a square picture is 420 wide in it
 const EDITOR_HEIGHT = 320
 const LOOK_AROUND = 1000 // ms between looks at what is connected
-const CELL = 32
+const CELL = 32 // pixels, at ratio 2
+const RUN_EVENT = "ropeworks.run" // nodes/run_event.py
 const SQUARE = { width: 1024, height: 1024, frames: 1 }
 const lastRuns = new Map() // by graph and node, so that undo and another tab keep the background
 
@@ -21,6 +24,10 @@ app.registerExtension({
     const style = document.createElement("link")
     Object.assign(style, { rel: "stylesheet", href: new URL("./region/editor.css", import.meta.url).href })
     document.head.append(style)
+    api.addEventListener(RUN_EVENT, ({ detail }) => {
+      const { node, hidden, text } = detail ?? {}
+      if (typeof node === "string" && hidden > 0 && text >= 0) models.set(node.split(":").at(-1), { hidden, text })
+    })
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node)
@@ -125,11 +132,15 @@ function lookAround(node, editor) {
   editor.lock(isLinked(node, INPUT) ? say("The regions come from the node that is linked to regions.") : "")
   const seen = byImage ? ready(originOf(node, "image")?.node.imgs?.[0]) : null
   const background = seen ?? (byImage ? ready(run?.background) : null)
-  const start = isLinked(node, "mask") || isLinked(node, "boxes") ? ready(run?.start) : null
+  const start = ready(run?.start)
   const known = (byLatent ? sizeAtInput(node, "latent") : byImage ? sizeAtInput(node, "image") : sizeOfFields(node)) ?? run
   const { width, height, frames, length } = known ?? (background && sizeOfPicture({ imgs: [background] })) ?? sizeOfFields(node) ?? SQUARE
-  const cell = byLatent && run ? run.cell : CELL
-  editor.show({ width, height, frames, length, cell, still: !known || frames === 1, known: Boolean(known) }, background, start)
+  const region = regionOf(node)
+  const told = models.get(String(region?.node))
+  editor.reckonWith({ ...UNKNOWN_MODEL, ...region, ...told, told: Boolean(told) })
+  const cell = ((byLatent && run ? run.cell : CELL) / UNKNOWN_MODEL.ratio) * editor.model.ratio
+  const linked = isLinked(node, "mask") || isLinked(node, "boxes")
+  editor.show({ width, height, frames, length, cell, still: !known || frames === 1, known: Boolean(known), linked }, background, linked ? start : null)
 }
 
 const isLinked = (node, name) => node.inputs?.find((input) => input.name === name)?.link != null

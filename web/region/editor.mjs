@@ -48,11 +48,12 @@ export class RegionEditor extends Drawing {
 
   /**
    * picture: {width, height, frames, length, cell, still, known}; length: frames of the video itself, if known; still: there is no time in it;
-   * known: this is the size that the node will get. background, start: images or null. whole: start may be all of the picture.
+   * known: this is the size that the node will get; linked: a region to start from is. background, start: images or null.
    */
   show(picture, background, start) {
     const names = Object.keys({ ...picture, ...this.picture })
     if (names.every((name) => picture[name] === this.picture[name]) && background === this.background && start === this.start) return
+    if (start !== this.start) this.startCells = start ? cellsOf(start) : null
     Object.assign(this, { picture, background, start })
     this.controls.time.step = picture.frames > 1 ? 1 / (picture.frames - 1) : 0.01
     this.refresh()
@@ -206,14 +207,10 @@ export class RegionEditor extends Drawing {
     const { readout } = this.controls
     if (this.reason || this.notice) readout.textContent = this.reason || this.notice
     else if (this.failed) readout.textContent = say("unreadable regions")
-    else if (this.shapes.length || this.start) readout.textContent = this.cost()
-    else readout.textContent = say("Drag on the picture to draw a region.")
+    else if (!this.shapes.length && !this.picture.linked) readout.textContent = say("Drag on the picture to draw a region.")
+    else if (this.picture.linked && !this.start) readout.textContent = say("The connected region counts too: the cost is known after a run.")
+    else readout.textContent = inWords(predict(this.shapes, this.picture, this.model, this.startCells), this.model)
     readout.title = readout.textContent
-  }
-
-  cost() {
-    if (!this.shapes.length) return say("Nothing drawn: the connected region alone.")
-    return inWords(predict(this.shapes, this.picture, this.model)) + (this.start ? say(" (drawn part)") : "")
   }
 }
 
@@ -222,6 +219,17 @@ function moment(time, { frames, length }) {
   if (length > 1) return say("frame {number} / {count}", { number: Math.round(time * (length - 1)) + 1, count: length })
   if (frames > 1) return say("latent frame {number} / {count}", { number: Math.round(time * (frames - 1)) + 1, count: frames })
   return `${Math.round(100 * time)} %`
+}
+
+/** The pixels of a starting region: 1 where it is. */
+function cellsOf(image) {
+  const { naturalWidth: width, naturalHeight: height } = image
+  const canvas = document.createElement("canvas")
+  Object.assign(canvas, { width, height })
+  const context = canvas.getContext("2d")
+  context.drawImage(image, 0, 0)
+  const { data } = context.getImageData(0, 0, width, height)
+  return { width, height, cells: Uint8Array.from({ length: width * height }, (_, index) => Number(data[4 * index] > 0)) }
 }
 
 function pressed(button, on, disabled) {
