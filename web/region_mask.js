@@ -6,7 +6,7 @@ import { regionOf } from "./region/downstream.mjs"
 import { RegionEditor } from "./region/editor.mjs"
 import { UNKNOWN_MODEL } from "./region/readout.mjs"
 import { originOf, sizeAtInput, sizeOfFields, sizeOfPicture } from "./region/size.mjs"
-import { say } from "./region/words.mjs"
+import { LANGUAGES, say, speak } from "./region/words.mjs"
 
 const NODE = "MixedResRegionMask"
 const INPUT = "regions"
@@ -20,7 +20,9 @@ const lastRuns = new Map() // by graph and node, so that undo and another tab ke
 
 app.registerExtension({
   name: "ropeworks.regionMask",
-  init() {
+  async init() {
+    const language = app.extensionManager?.setting?.get("Comfy.Locale")
+    if (LANGUAGES.includes(language)) speak((await import(`./region/words/${language}.mjs`)).default)
     const style = document.createElement("link")
     Object.assign(style, { rel: "stylesheet", href: new URL("./region/editor.css", import.meta.url).href })
     document.head.append(style)

@@ -1,5 +1,6 @@
 // The editor's words. English is the key to every other language; what a language lacks stays English.
 
+export const LANGUAGES = ["zh", "zh-TW", "ja", "ko", "fr", "es", "ru", "pt-BR"]
 let chosen = {}
 
 /** dictionary: texts by their English ones. */
