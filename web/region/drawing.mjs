@@ -15,7 +15,7 @@ export class Drawing {
     this.selection = [] // indices
     this.snap = true
     this.time = 0
-    this.picture = { width: 1024, height: 1024, frames: 1, cell: 32, still: true, known: true, linked: false }
+    this.picture = { width: 1024, height: 1024, frames: 1, cell: 32, still: true, known: true, pending: false }
     this.notice = ""
     this.error = null
   }

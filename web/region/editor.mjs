@@ -48,7 +48,7 @@ export class RegionEditor extends Drawing {
 
   /**
    * picture: {width, height, frames, length, cell, still, known}; length: frames of the video itself, if known; still: there is no time in it;
-   * known: this is the size that the node will get; linked: a region to start from is. background, start: images or null.
+   * known: this is the size that the node will get; pending: a region to start from is linked and not known yet. background, start: images or null.
    */
   show(picture, background, start) {
     const names = Object.keys({ ...picture, ...this.picture })
@@ -122,7 +122,7 @@ export class RegionEditor extends Drawing {
     controls.copy.addEventListener("click", () => navigator.clipboard?.writeText(this.text))
     controls.name.addEventListener("change", () => this.rename(controls.name.value))
     controls.radius.addEventListener("input", () => this.setRadius(Number(controls.radius.value), false))
-    controls.radius.addEventListener("change", () => this.commit())
+    controls.radius.addEventListener("change", () => this.setRadius(Number(controls.radius.value), true))
     controls.time.addEventListener("input", () => {
       this.time = Number(controls.time.value)
       this.refresh()
@@ -207,8 +207,8 @@ export class RegionEditor extends Drawing {
     const { readout } = this.controls
     if (this.reason || this.notice) readout.textContent = this.reason || this.notice
     else if (this.failed) readout.textContent = say("unreadable regions")
-    else if (!this.shapes.length && !this.picture.linked) readout.textContent = say("Drag on the picture to draw a region.")
-    else if (this.picture.linked && !this.start) readout.textContent = say("The connected region counts too: the cost is known after a run.")
+    else if (!this.shapes.length && !this.picture.pending && !this.start) readout.textContent = say("Drag on the picture to draw a region.")
+    else if (this.picture.pending) readout.textContent = say("The connected region counts too: the cost is known after a run.")
     else readout.textContent = inWords(predict(this.shapes, this.picture, this.model, this.startCells), this.model)
     readout.title = readout.textContent
   }

@@ -46,13 +46,14 @@ export class Gesture {
     const { editor } = this
     if (event.button !== 0 || editor.failed) return
     event.stopPropagation()
+    if (event.isPrimary) this.pressed.clear()
     this.pressed.add(event.pointerId)
+    this.canvas.setPointerCapture(event.pointerId)
     if (this.pressed.size > 1) {
       this.cancel()
       return
     }
     this.canvas.focus({ preventScroll: true })
-    this.canvas.setPointerCapture(event.pointerId)
     this.pointer = event.pointerId
     this.from = this.at(event)
     this.before = { shapes: editor.shapes, selection: editor.selection }
