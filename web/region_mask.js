@@ -142,7 +142,8 @@ function lookAround(node, editor) {
   editor.reckonWith({ ...UNKNOWN_MODEL, ...region, ...told, told: Boolean(told) })
   const cell = ((byLatent && run ? run.cell : CELL) / UNKNOWN_MODEL.ratio) * editor.model.ratio
   const linked = isLinked(node, "mask") || isLinked(node, "boxes")
-  editor.show({ width, height, frames, length, cell, still: !known || frames === 1, known: Boolean(known), pending: linked && !run }, background, linked ? start : null)
+  const picture = { width, height, frames, length, cell, still: !known || frames === 1, known: Boolean(known), pending: linked && !run }
+  editor.show(picture, background, linked ? start : null)
 }
 
 const isLinked = (node, name) => node.inputs?.find((input) => input.name === name)?.link != null

@@ -282,6 +282,8 @@ def test_a_size_that_comes_by_a_link_is_not_guessed(frontend: Frontend) -> None:
     box = regions.part("canvas").bounding_box()
     assert box is not None
     assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
+    assert "size known after the first run" in (regions.part("canvas").get_attribute("aria-label") or "")
+    expect(regions.part("time")).to_be_hidden()
 
 
 @pytest.mark.newest_frontend

@@ -198,8 +198,9 @@ export class RegionEditor extends Drawing {
   described() {
     const count = this.shapes.length
     const chosen = this.current ? `, ${this.current.name || this.current.kind}` : ""
-    return say("Region canvas: {count} regions{chosen}. Enter adds a box, arrows move, Shift and arrows resize, Delete deletes, Page Up and Page Down select.", {
-      count, chosen
+    const size = this.picture.known ? "" : ` (${say("size known after the first run")})`
+    return say("Region canvas{size}: {count} regions{chosen}. Enter adds a box, arrows move, Shift and arrows resize, Delete deletes, Page Up and Page Down select.", {
+      size, count, chosen
     })
   }
 
