@@ -11,6 +11,7 @@ from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.hosts.comfyui import add_patch, stack_of
 from .inputs import checked
 from .schema import CATEGORY, advanced_int, known
+from .shown_layout import layout_image
 
 
 @checked
@@ -23,18 +24,24 @@ class BoundaryExpandReplace(io.ComfyNode):
             display_name="Boundary Expand-Replace",
             category=CATEGORY,
             description=(
-                "Smooths the boundary of a Mixed-Res Region: in a narrow band both resolutions coexist as context, so that textures meet. "
+                "Hides the seam around a Mixed-Res Region: in a narrow band both resolutions are seen, so that textures meet. "
                 "Connect it after Mixed-Res Region (CRPA)."
             ),
             search_aliases=["rope", "ber", "boundary", "seam", "mixed resolution", "crpa", "blend"],
             inputs=[
                 io.Model.Input("model", tooltip="A model from Mixed-Res Region (CRPA)."),
                 io.Int.Input("width", default=2, min=0, max=16, tooltip="Width of the band in tokens on either side. 0 = off."),
-                advanced_int("outer_width", -1, -1, 16, "Fine tokens outside the region, rounded up to coarse ones. -1 = width."),
-                advanced_int("inner_width", -1, -1, 16, "Coarse tokens inside the region. -1 = width."),
+                advanced_int(
+                    "outer_width", -1, -1, 16, "Fine tokens outside the region, rounded up to coarse ones. -1 = width.",
+                    "outer width (-1 = width)",
+                ),
+                advanced_int("inner_width", -1, -1, 16, "Coarse tokens inside the region. -1 = width.", "inner width (-1 = width)"),
             ],
-            outputs=[io.Model.Output(tooltip="The model with bands around its region.")],
-        )
+            outputs=[
+                io.Model.Output(tooltip="The model with bands around its region."),
+                io.Image.Output(display_name="layout", tooltip="The token layout with its bands, with token share and predicted speed-up."),
+            ],
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, model: Any, width: int, outer_width: int = -1, inner_width: int = -1) -> io.NodeOutput:
@@ -43,4 +50,5 @@ class BoundaryExpandReplace(io.ComfyNode):
                 "this model has no mixed-resolution region whose boundary could be smoothed. "
                 "Connect Boundary Expand-Replace after Mixed-Res Region (CRPA)."
             )
-        return io.NodeOutput(add_patch(model, Bands(width if outer_width < 0 else outer_width, width if inner_width < 0 else inner_width)))
+        patched = add_patch(model, Bands(width if outer_width < 0 else outer_width, width if inner_width < 0 else inner_width))
+        return io.NodeOutput(patched, layout_image(patched))

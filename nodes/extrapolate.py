@@ -26,8 +26,8 @@ class RopePatchExtrapolate(io.ComfyNode):
             display_name="RoPE Patch: Extrapolate",
             category=CATEGORY,
             description=(
-                "Stretches the rotary frequencies of a diffusion transformer for sizes beyond its native one, by one of the published "
-                "rules. Does nothing at or below native size."
+                "Larger pictures and longer videos than a model was trained on, without training: stretches its rotary frequencies by one "
+                "of the published rules. Does nothing at or below native size."
             ),
             search_aliases=[
                 "rope",
@@ -41,6 +41,14 @@ class RopePatchExtrapolate(io.ComfyNode):
                 "riflex",
                 "ultraimage",
                 "long video",
+                "wan long video",
+                "longer video",
+                "extend video",
+                "more frames",
+                "looping",
+                "长视频",
+                "長い動画",
+                "긴 영상",
             ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan, HunyuanVideo."),
@@ -63,6 +71,7 @@ class RopePatchExtrapolate(io.ComfyNode):
                 known(
                     io.Int.Input,
                     "riflex_pair",
+                    display_name="riflex pair (0 = auto)",
                     default=0,
                     min=0,
                     max=64,

@@ -1,4 +1,7 @@
-"""A node's inputs held against its own schema: links and lists bring what no widget can hold, and no ComfyUI looks at that."""
+"""A node's inputs held against its own schema: links and lists bring what no widget can hold, and no ComfyUI looks at that.
+
+A node may say more with `needs(connected)`: told by name whether an optional socket is connected, it raises RopeWorksError, before the run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from torch import Tensor
 
 from ..rope_core import RopeWorksError
 from ..rope_core.errors import shown
+from .schema import check_window
 
+UNCONNECTED = object()
+SOCKETS = (io.Latent.Input, io.Image.Input, io.Vae.Input, io.Mask.Input, io.Conditioning.Input)
 MOST_LATENT_PIXELS = 64  # per side, of a latent that says how far it is compressed
 
 
@@ -37,12 +43,13 @@ def checked(node: Any) -> Any:
     if "validate_inputs" not in vars(node):
         # ComfyUI itself lets NaN pass everywhere, and older ones any choice; it calls with the arguments that the signature names.
         early = [one for one in schema.inputs if isinstance(one, (io.Combo.Input, io.Float.Input))]
+        sockets = [one.id for one in schema.inputs if one.optional and isinstance(one, SOCKETS)] if hasattr(node, "needs") else []
         if early:
-            node.validate_inputs = classmethod(_validation(early, lists))
+            node.validate_inputs = classmethod(_validation(early, lists, sockets))
     return node
 
 
-def _validation(inputs: list[Any], lists: bool) -> Callable[..., bool | str]:
+def _validation(inputs: list[Any], lists: bool, sockets: list[str]) -> Callable[..., bool | str]:
     def validate_inputs(cls: Any, **given: Any) -> bool | str:
         try:
             for one in inputs:
@@ -50,11 +57,18 @@ def _validation(inputs: list[Any], lists: bool) -> Callable[..., bool | str]:
                 for value in values or []:
                     if value is not None:  # a link, whose value is not there yet
                         read(one, value)
+            start, end = given.get("start_percent"), given.get("end_percent")
+            if isinstance(start, Real) and isinstance(end, Real):
+                check_window(start, end)
+            if sockets:
+                cls.needs({name: given.get(name, UNCONNECTED) is not UNCONNECTED for name in sockets})
         except RopeWorksError as error:
             return str(error)
         return True
 
-    named = [inspect.Parameter(one.id, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None) for one in inputs]
+    # ComfyUI leaves out what is not connected, and gives None for what is.
+    defaults = {**dict.fromkeys((one.id for one in inputs), None), **dict.fromkeys(sockets, UNCONNECTED)}
+    named = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default) for name, default in defaults.items()]
     cls = inspect.Parameter("cls", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     validate_inputs.__signature__ = inspect.Signature([cls, *named])  # type: ignore[attr-defined]
     return validate_inputs

@@ -23,8 +23,8 @@ class RopeInspect(io.ComfyNode):
             display_name="RoPE Inspect",
             category=CATEGORY,
             description=(
-                "Shows what RoPE patches do to a model: which there are, the wavelengths before and after, SEGA's magnitudes in the last "
-                "run, the token layout, relative phase. Changes nothing."
+                "Shows whether and how patches act on a model: which there are, the wavelengths before and after, SEGA's magnitudes in the "
+                "last run, the token layout, relative phase. Changes nothing."
             ),
             search_aliases=["rope", "inspect", "debug", "report", "plot", "wavelength", "frequencies", "sega", "magnitudes"],
             inputs=[

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from ..rope_core.inspect.inspection import PATCHED, InspectedAxis, Inspection, wavelengths
-from .layout_picture import layout_picture
+from .layout_picture import automatic_picture, layout_picture
 from .plot import Axis, Mark, below_one_another, heat_maps, line_plot, text_panel
 
 EVERYTHING, FREQUENCIES, MAGNITUDES, LAYOUT, PHASE = "everything", "frequencies", "magnitudes", "layout", "phase"
@@ -32,7 +32,7 @@ def inspection_picture(inspection: Inspection, view: str, text: int) -> Image.Im
     empty = {MAGNITUDES: not has_magnitudes, LAYOUT: inspection.layout is None}
     shown = [kind for kind in kinds if not empty.get(kind)] if view == EVERYTHING else [view]
     size = "" if inspection.given_size else " (native size: no latent connected)"
-    heading = text_panel(f"{inspection.title()}{size}", inspection.patch_lines())
+    heading = text_panel(inspection.verdict(), [f"{inspection.title()}{size}", *inspection.patch_lines()])
     return below_one_another([heading, *(picture for kind in shown for picture in kinds[kind]())])
 
 
@@ -65,7 +65,7 @@ def phase_plots(axes: Sequence[InspectedAxis]) -> list[Image.Image]:
         lowest = min(min(values) for _, values in curves.values())
         return line_plot(
             f"Mean cosine of relative phase along {axis.title}", curves, Axis("distance in tokens"),
-            Axis("kappa", low=min(lowest, 0.0), high=1.0), _sizes(axis, across=False)[:1],
+            Axis("mean cosine (kappa)", low=min(lowest, 0.0), high=1.0), _sizes(axis, across=False)[:1],
         )  # fmt: skip
 
     return [plot(axis) for axis in axes] or [text_panel("Relative phase", [NO_AXIS])]
@@ -87,11 +87,11 @@ def layout_panels(inspection: Inspection, text: int) -> list[Image.Image]:
     title = "Token layout of a mixed step"
     if inspection.layout is None:
         return [text_panel(title, ["No Mixed-Res Region is on this model: all tokens are of one size."])]
-    note = "an example: the region is chosen during sampling" if inspection.example else ""
-    colours = "orange: full resolution; blue: coarse" + "; purple: both, along the boundary" * bool(
-        inspection.layout.outer or inspection.layout.inner
-    )
-    return [text_panel(title, [colours]), layout_picture(inspection.layout, inspection.hidden, text, note)]
+    layout = inspection.layout
+    _, rows, columns = layout.region.shape
+    if inspection.example:
+        return [text_panel(title, []), automatic_picture(rows, columns, layout.area)]
+    return [text_panel(title, []), layout_picture(layout, inspection.hidden, text)]
 
 
 def _sizes(axis: InspectedAxis, across: bool) -> list[Mark]:

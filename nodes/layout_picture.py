@@ -4,33 +4,60 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 from torch.nn import functional
 
+from ..lab.pictures.drawing import font_of, wrapped
 from ..rope_core.mixed.regions import TokenLayout, dilated, eroded
 
 SHOWN_TEXT_TOKENS = 512  # reckoned with where the prompt is not known
-LONG_SIDE, CAPTION, MARGIN = 768, 84, 16
+LONG_SIDE, MARGIN = 768, 16
+LETTERS = 40  # pixels, so that they can be read on a node
 MOST_SIDE = 500  # cells that are drawn across and down
+HATCH = 48  # pixels from line to line
 PAPER, INK, FAINT = "#f6f7f9", "#1b1f24", "#667080"
 LOW, HIGH, BAND, LINE = "#cfdcec", "#e8a05c", "#b7a7d6", "#ffffff"
+CHOSEN_LATER = "chosen during sampling"
+WITHOUT_BAND = "without a band"
 
 
 def layout_picture(layout: TokenLayout, hidden: int, text: int, note: str = "") -> Image.Image:
-    """The first frame's tokens, drawn to scale, over a caption with the token share and the predicted speed-up of a mixed step."""
+    """The first frame's tokens, drawn to scale, over a legend, the token share and the predicted speed-up of a mixed step."""
     region = layout.region[:1]
     band = (dilated(region, layout.outer) & ~region) | (region & ~eroded(region, layout.inner))
     region, band = _few(region), _few(band)
-    rows, columns = region.shape
-    cell = max(LONG_SIDE // max(rows, columns), layout.ratio * 2)
-    picture = Image.new("RGB", (columns * cell + 2 * MARGIN, rows * cell + 2 * MARGIN + CAPTION), PAPER)
-    picture.paste(Image.fromarray(_cells(region, band, cell, layout.ratio), "RGB"), (MARGIN, MARGIN))
+    cell = max(LONG_SIDE // max(region.shape), layout.ratio * 2)
+    drawn = Image.fromarray(_cells(region, band, cell, layout.ratio), "RGB")
+    legend = {"full resolution": HIGH, "coarse": LOW} | ({"both": BAND} if band.any() else {})
+    return _captioned(drawn, legend, [*shares(layout, hidden, text), *([note] if note else [])])
+
+
+def automatic_picture(height: float, width: float, share: float) -> Image.Image:
+    """A picture of this shape, hatched: its region, so large a `share` of it, is not chosen yet."""
+    scale = LONG_SIDE / max(height, width)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    drawn = Image.new("RGB", size, LOW)
+    draw = ImageDraw.Draw(drawn)
+    for start in range(-size[1], size[0], HATCH):
+        draw.line([(start, size[1]), (start + size[1], 0)], HIGH, HATCH // 6)
+    return _captioned(drawn, {}, [CHOSEN_LATER, f"{share:.0%} of the area at full resolution"])
+
+
+def _captioned(drawn: Image.Image, legend: dict[str, str], lines: list[str]) -> Image.Image:
+    font, width = font_of(LETTERS), max(drawn.width, LONG_SIDE) + 2 * MARGIN
+    rows = [row for line in lines for row in wrapped(line, font, width - 2 * MARGIN).split("\n")]
+    step, top = LETTERS + 12, drawn.height + 2 * MARGIN
+    picture = Image.new("RGB", (width, top + step * (len(rows) + bool(legend)) + MARGIN), PAPER)
+    picture.paste(drawn, ((width - drawn.width) // 2, MARGIN))
     draw = ImageDraw.Draw(picture)
-    top = MARGIN + rows * cell + 12
-    sizes, speed = shares(layout, hidden, text)
-    draw.text((MARGIN, top), sizes, INK, ImageFont.load_default(22))
-    draw.text((MARGIN, top + 32), f"{speed}{'; ' * bool(note)}{note}", FAINT, ImageFont.load_default(18))
+    x = MARGIN
+    for name, colour in legend.items():
+        draw.rectangle([x, top + 4, x + LETTERS - 4, top + LETTERS], colour, FAINT)
+        draw.text((x + LETTERS + 6, top), name, INK, font)
+        x += LETTERS + 6 + round(font.getlength(name)) + 28
+    for number, row in enumerate(rows, bool(legend)):
+        draw.text((MARGIN, top + number * step), row, INK if number == bool(legend) else FAINT, font)
     return picture
 
 
@@ -60,8 +87,9 @@ def _cells(region: np.ndarray, band: np.ndarray, cell: int, ratio: int) -> np.nd
 def shares(layout: TokenLayout, hidden: int, text: int) -> tuple[str, str]:
     """A layout's share of area and tokens, and the predicted speed-up of a mixed step, in words."""
     frames = f" ({len(layout.region)} frames)" if len(layout.region) > 1 else ""
-    sizes = f"{layout.area:.0%} of the area{frames}, {layout.token_share:.0%} of the tokens"
-    return sizes, f"mixed step about {layout.speedup(hidden, text):.1f}x faster (predicted)"
+    bands = ", bands included" if layout.outer or layout.inner else ""
+    sizes = f"{layout.area:.0%} of the area{frames}, {layout.token_share:.0%} of the tokens{bands}"
+    return sizes, f"mixed step about {layout.speedup(hidden, text):.1f}x faster (predicted, {text} text tokens)"
 
 
 def as_image(picture: Image.Image) -> Tensor:

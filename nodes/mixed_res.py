@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -16,19 +14,19 @@ from torch import Tensor
 from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.errors import shown
 from ..rope_core.hosts.comfyui import add_patch, facts_of
-from ..rope_core.mixed.patches import token_layout
-from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
-from ..rope_core.stack import Stack
+from ..rope_core.mixed.regions import Box, TokenLayout
 from .inputs import checked
-from .layout_picture import SHOWN_TEXT_TOKENS, as_image, layout_picture
+from .layout_picture import layout_picture
+from .run_event import RunEvent
 from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known
+from .shown_layout import layout_image
 
 # The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
 PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image": 0.3, "paper: 45 % of an image": 0.45,
            "paper: 60 % of an image": 0.6, "custom": None}  # fmt: skip
+BUDGET = 0.3
 SIDES = ("x", "y", "width", "height")
 MOST_BOXES, MOST_FRAMES, MOST_BOXES_OF_FRAMES = 1000, 4096, 20_000
-MOST_CELLS = 1 << 20  # of the layout that is shown
 FURTHEST = 65536  # pixels; no picture is larger, and a box beyond it is an accident
 FIND = "Leave regions unconnected to have them found during sampling."
 log = logging.getLogger("ropeworks")
@@ -44,10 +42,13 @@ class MixedResRegionCRPA(io.ComfyNode):
             display_name="Mixed-Res Region (CRPA)",
             category=CATEGORY,
             description=(
-                "Spends tokens where they matter: the region at full resolution, the rest at 1/ratio per side, in one ordinary sampler "
-                "run. Without mask and regions the region is found during sampling. No training, no LoRA."
+                "Faster large pictures and clips: sharp in a region, coarse elsewhere, in one ordinary run. Tokens go where they matter: "
+                "the rest is at 1/ratio per side. Without mask and regions the region is found during sampling. No training, no LoRA."
             ),
-            search_aliases=["rope", "crpa", "pma", "mixed resolution", "region", "faster video", "speed", "high resolution", "foveated"],
+            search_aliases=[
+                "rope", "crpa", "pma", "mixed resolution", "region", "faster video", "speed", "high resolution", "foveated",
+                "局部高分辨率", "高速化", "빠른 영상",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan."),
                 io.Mask.Input(
@@ -61,14 +62,14 @@ class MixedResRegionCRPA(io.ComfyNode):
                     "ratio", default=2, min=2, max=4, tooltip="How much coarser the rest is, per side. 2 = a quarter of the tokens there."
                 ),
                 io.Float.Input(
-                    "coarse_until", default=-1.0, min=-1.0, max=1.0, step=0.01,
+                    "coarse_until", display_name="coarse until (-1 = auto)", default=-1.0, min=-1.0, max=1.0, step=0.01,
                     tooltip=(
                         "Share of the schedule that runs coarse everywhere, "
                         "before detail: 0 = none, -1 = 0.44, which is down to sigma 0.8 on Flux."
                     ),
                 ),
                 io.Float.Input(
-                    "fine_from", default=-1.0, min=-1.0, max=1.0, step=0.01,
+                    "fine_from", display_name="fine from (-1 = auto)", default=-1.0, min=-1.0, max=1.0, step=0.01,
                     tooltip=(
                         "Share of the schedule after which everything runs at full resolution: "
                         "1 = never, -1 = 0.90, which is from sigma 0.25 on Flux."
@@ -79,7 +80,7 @@ class MixedResRegionCRPA(io.ComfyNode):
                     tooltip="Rectangles in pixels of the picture, in addition to the mask.",
                 ),
                 advanced_combo("preset", list(PRESETS), "Share of an automatic region: of the paper's, or budget with 'custom'."),
-                advanced_float("budget", 0.3, 0.01, 1.0, 0.01, "Share of an automatic region under preset 'custom'."),
+                advanced_float("budget", BUDGET, 0.01, 1.0, 0.01, "Share of an automatic region under preset 'custom'."),
                 advanced_combo("text_group", ["high", "low"], "Which resolution's positions text tokens look at the picture with."),
                 advanced_combo(
                     "alignment", ["corner", "centre"],
@@ -90,7 +91,7 @@ class MixedResRegionCRPA(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with mixed resolution. Connect it to Boundary Expand-Replace or to a sampler."),
-                io.Image.Output(display_name="layout", tooltip="The token layout, with token share and predicted speed-up."),
+                io.Image.Output(display_name="layout", tooltip="The token layout without a band, with token share and predicted speed-up."),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -105,23 +106,26 @@ class MixedResRegionCRPA(io.ComfyNode):
         mask: Tensor | None = None,
         regions: Any = None,
         preset: str = "auto",
-        budget: float = 0.3,
+        budget: float = BUDGET,
         text_group: str = "high",
         alignment: str = "corner",
         grow: int = 0,
         minimum_region: int = 1,
     ) -> io.NodeOutput:
         share = PRESETS[preset]
-        architecture, hidden, native = facts_of(model)
+        hidden = facts_of(model)[1]
         node = getattr(cls.hidden, "unique_id", None)
+        told = RunEvent(node)
         boxes = None if regions is None else boxes_of(regions)
         if boxes == () and mask is None:
             log.info("Mixed-Res Region (CRPA): no box is in the regions, so nothing is at full resolution before the fine stage. %s", FIND)
 
         def show(layout: TokenLayout) -> None:
-            picture = layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, "chosen automatically")
+            picture = layout_picture(layout, hidden, told.text, "chosen automatically")
             comfy.utils.ProgressBar(1, node_id=node).update_absolute(1, 1, ("JPEG", picture, 768))
 
+        if share is not None and budget != BUDGET:
+            log.info("Mixed-Res Region (CRPA): preset '%s' decides the share of an automatic region; budget counts with 'custom'.", preset)
         patch = MixedResolution(
             mask=None if mask is None else as_masks(mask),
             boxes=boxes,
@@ -134,11 +138,10 @@ class MixedResRegionCRPA(io.ComfyNode):
             grow=grow,
             minimum=minimum_region,
             on_region=show if node is not None else None,
+            on_run=told.begin,
         )
         patched = add_patch(model, patch)
-        layout = _shown_layout(patch, architecture.pixels_per_token, native, 2 if architecture.native_frames else 1)
-        note = "an example: the region is chosen during sampling" if patch.automatic else ""
-        return io.NodeOutput(patched, as_image(layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, note)))
+        return io.NodeOutput(patched, layout_image(patched))
 
 
 def boxes_of(regions: Any) -> tuple[Box, ...]:
@@ -184,20 +187,3 @@ def _box(found: Any, of: tuple[int, int] | None = None) -> Box:
 def as_masks(mask: Tensor) -> Tensor:
     """ComfyUI's MASK in any of its shapes -> (n, height, width)."""
     return mask[None] if mask.dim() == 2 else mask.flatten(0, -3)
-
-
-def _shown_layout(patch: MixedResolution, pixels_per_token: int, native: float, frames: int) -> TokenLayout:
-    """The layout on a picture of the mask's size, or, where that is no picture's, of the model's native size."""
-    height = width = native
-    if patch.mask is not None:
-        height, width = patch.mask.shape[-2:]
-        if max(height, width) < 16 * pixels_per_token:
-            height, width = (side * native / max(height, width) for side in (height, width))
-    elif patch.boxes:
-        height = max(native, *(box.y + box.height for box in patch.boxes))
-        width = max(native, *(box.x + box.width for box in patch.boxes))
-    # A box may reach far beyond any picture: the example is then drawn, and reckoned, on coarser cells.
-    cell = pixels_per_token * patch.ratio
-    grid = CellGrid(patch.frames, height, width, cell)
-    crowded = math.ceil(math.sqrt(grid.frames * grid.rows * grid.columns / MOST_CELLS))
-    return token_layout(Stack((patch,)), patch.example(replace(grid, cell=cell * max(crowded, 1)), patch.share(frames)))

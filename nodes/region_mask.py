@@ -17,8 +17,8 @@ from ..rope_core.mixed.region_document import parse_regions
 from ..rope_core.mixed.region_raster import boxes_of_frames, drawn_on
 from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
 from .inputs import checked
-from .layout_picture import shares
-from .mixed_res import SHOWN_TEXT_TOKENS, as_masks, boxes_of
+from .layout_picture import SHOWN_TEXT_TOKENS, shares
+from .mixed_res import as_masks, boxes_of
 from .schema import CATEGORY, known
 
 RATIO = 2  # the prediction is for the default of Mixed-Res Region (CRPA)
@@ -41,10 +41,13 @@ class MixedResRegionMask(io.ComfyNode):
             display_name="Mixed-Res Region Mask",
             category=CATEGORY,
             description=(
-                "Draw where a picture or video shall be sharp, on a canvas inside the node: boxes, ellipses, a brush, with key frames for "
+                "Draw where a picture or video shall be sharp, on a canvas in the node: boxes, ellipses, brush; key frames for "
                 "video. Connect the mask to Mixed-Res Region (CRPA)."
             ),
-            search_aliases=["rope", "crpa", "mixed resolution", "region", "draw", "mask", "box", "editor", "canvas", "bounding box"],
+            search_aliases=[
+                "rope", "crpa", "mixed resolution", "region", "draw", "mask", "box", "editor", "canvas", "bounding box", "mask editor",
+                "遮罩编辑", "マスク編集", "마스크 편집",
+            ],
             inputs=[
                 io.String.Input("regions", default="", tooltip="The drawn regions, as JSON in fractions of the picture. Empty = none."),
                 io.Int.Input(

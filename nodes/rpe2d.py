@@ -30,11 +30,11 @@ class RPE2DInference(io.ComfyNode):
             display_name="RoPE Patch: RPE-2D",
             category=CATEGORY,
             description=(
-                "Generates beyond the native size with a model or LoRA trained on randomised positions (RPE-2D): an even grid over the "
-                "trained positions, with attention and schedule for more tokens. On other models the last two help, the grid does not."
+                "Larger pictures with a LoRA trained on randomised positions (RPE-2D): an even grid over the trained positions, with "
+                "attention and schedule for more tokens. On other models the last two help, the grid does not."
             ),
             search_aliases=[
-                "rope", "rpe", "rpe-2d", "high resolution", "4k", "randomized positions", "attention scale", "proportional attention",
+                "rope", "rpe", "rpe-2d", "high resolution", "randomized positions", "attention scale", "proportional attention",
                 "time shift",
             ],
             inputs=[
@@ -52,7 +52,10 @@ class RPE2DInference(io.ComfyNode):
                     tooltip="More steps at high noise for more tokens. Not on top of a shift that another node has set.",
                 ),
                 native_size(),
-                advanced_int("max_grid", 0, 0, 4096, "With grid 'on': tokens a side drawn from in training. 0 = what the LoRA says."),
+                advanced_int(
+                    "max_grid", 0, 0, 4096, "With grid 'on': tokens a side drawn from in training. 0 = what the LoRA says.",
+                    "max grid (0 = auto)",
+                ),
                 advanced_combo("mode", ["integer", "normalised"], "With max_grid: how positions were counted in training."),
             ],
             outputs=[io.Model.Output(tooltip="The model, ready for larger sizes. Connect it to a sampler.")],

@@ -14,7 +14,7 @@ from ..rope_core import RopeWorksError
 from ..rope_core.rpe2d.crops import in_words, random_crops
 from .inputs import checked
 from .rpe2d_training import LARGEST_SEED
-from .schema import CATEGORY, advanced_float, advanced_int, known, one
+from .schema import TRAINING_CATEGORY, advanced_float, advanced_int, known, one
 
 MULTIPLE = 16  # pixels of a token
 MOST = 4096
@@ -30,7 +30,7 @@ class RPE2DResizeCrop(io.ComfyNode):
             io.Schema,
             node_id="RPE2DResizeCrop",
             display_name="RPE-2D Resize & Crop",
-            category=CATEGORY,
+            category=TRAINING_CATEGORY,
             description=(
                 "Training pictures as random crops, drawn once before training and resized to one area, with the crop told in the caption: "
                 "so a LoRA learns where rows and columns lie in the whole. Draw later with the caption's end for the whole picture."
@@ -44,7 +44,7 @@ class RPE2DResizeCrop(io.ComfyNode):
                     tooltip="Their captions, one each or one for all. The crop is told behind them.",
                 ),
                 io.Int.Input(
-                    "size", default=0, min=0, max=MOST, step=MULTIPLE,
+                    "size", display_name="size (0 = auto)", default=0, min=0, max=MOST, step=MULTIPLE,
                     tooltip="Side of a square of the crops' area, in pixels. 0 = the shortest side among the pictures.",
                 ),
                 io.Float.Input(

@@ -25,7 +25,7 @@ from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stac
 from ..rope_core.hosts.comfyui.call import check_latent, patch_size
 from ..rope_core.rpe2d.trained import Trained
 from .inputs import checked
-from .schema import CATEGORY, for_each, known
+from .schema import TRAINING_CATEGORY, for_each, known
 
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 log = logging.getLogger("ropeworks")
@@ -39,16 +39,16 @@ class RPE2DTrainingPatch(io.ComfyNode):
             io.Schema,
             node_id="RPE2DTrainingPatch",
             display_name="RPE-2D Training Patch",
-            category=CATEGORY,
+            category=TRAINING_CATEGORY,
             description=(
-                "For Train LoRA: in every training step the picture's rows and columns stand at random places of a larger grid, so that "
-                "the LoRA learns their order and draws larger pictures later. Save it with RPE-2D Save LoRA."
+                "Trains a LoRA that draws larger pictures later: in every step of Train LoRA the picture's rows and columns stand at "
+                "random places of a larger grid, so that it learns their order. Save it with RPE-2D Save LoRA."
             ),
             search_aliases=["rope", "rpe", "rpe-2d", "train lora", "randomized positions", "high resolution", "training"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to train a LoRA on."),
                 io.Int.Input(
-                    "max_grid", default=0, min=0, max=4096,
+                    "max_grid", display_name="max grid (0 = auto)", default=0, min=0, max=4096,
                     tooltip="Tokens a side of the grid that places are drawn from: the largest size to draw later. "
                     "0 = twice the native size.",
                 ),
@@ -78,7 +78,7 @@ class RPE2DSaveLoRA(io.ComfyNode):
             io.Schema,
             node_id="RPE2DSaveLoRA",
             display_name="RPE-2D Save LoRA",
-            category=CATEGORY,
+            category=TRAINING_CATEGORY,
             description=(
                 "Saves a LoRA trained with RPE-2D Training Patch, with its grid, mode, rows and columns in the file's header, where "
                 "RoPE Patch: RPE-2D reads them."

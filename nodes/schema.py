@@ -11,11 +11,15 @@ from ..rope_core import RopeWorksError, Window
 from ..rope_core.native import NATIVE_RULES
 
 CATEGORY = "RoPE Works"
+TRAINING_CATEGORY, LAB_CATEGORY = f"{CATEGORY}/training", f"{CATEGORY}/lab"
+LAB_NODES = ("RopeLabModel", "RopeLabVideoModel")
 
 
 def known(kind: type, *args: Any, **options: Any) -> Any:
     """`kind(*args, **options)` without the options the installed core's constructor lacks."""
     accepted = inspect.signature(kind).parameters
+    if options.get("node_id") in LAB_NODES:
+        options["category"] = LAB_CATEGORY
     return kind(*args, **{name: value for name, value in options.items() if name in accepted})
 
 
@@ -34,12 +38,13 @@ def for_each(name: str, values: list[Any], count: int, what: str) -> list[Any]:
     return values * count if len(values) == 1 else values
 
 
-def advanced_float(name: str, default: float, low: float, high: float, step: float, tooltip: str) -> Any:
-    return known(io.Float.Input, name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=True, advanced=True)
+def advanced_float(name: str, default: float, low: float, high: float, step: float, tooltip: str, label: str | None = None) -> Any:
+    span = {"default": default, "min": low, "max": high, "step": step}
+    return known(io.Float.Input, name, display_name=label, **span, tooltip=tooltip, optional=True, advanced=True)
 
 
-def advanced_int(name: str, default: int, low: int, high: int, tooltip: str) -> Any:
-    return known(io.Int.Input, name, default=default, min=low, max=high, tooltip=tooltip, optional=True, advanced=True)
+def advanced_int(name: str, default: int, low: int, high: int, tooltip: str, label: str | None = None) -> Any:
+    return known(io.Int.Input, name, display_name=label, default=default, min=low, max=high, tooltip=tooltip, optional=True, advanced=True)
 
 
 def advanced_combo(name: str, options: list[str], tooltip: str) -> Any:
@@ -49,6 +54,7 @@ def advanced_combo(name: str, options: list[str], tooltip: str) -> Any:
 def native_size(more: str = "") -> Any:
     return io.Int.Input(
         "native_size",
+        display_name="native size (0 = auto)",
         default=0,
         min=0,
         max=16384,
@@ -82,6 +88,10 @@ def end_percent() -> Any:
 
 
 def window(start: float, end: float) -> Window:
+    check_window(start, end)
+    return Window(start, end)
+
+
+def check_window(start: float, end: float) -> None:
     if start == end:
         raise RopeWorksError(f"start_percent and end_percent are both {start:g}, so the patch would never act. Raise end_percent.")
-    return Window(start, end)

@@ -24,8 +24,8 @@ class RopePatchSEGA(io.ComfyNode):
             display_name="RoPE Patch: SEGA",
             category=CATEGORY,
             description=(
-                "Generates beyond the model's native size without training: extrapolates the rotary frequencies and scales each of "
-                "them by how much energy the picture already holds at that frequency. Does nothing at or below native size."
+                "Draws 2K to 4K pictures in one pass with Flux, Qwen-Image, Wan and others, without training: extrapolates the rotary "
+                "frequencies and scales each of them by how much energy the picture already holds there. Nothing at or below native size."
             ),
             search_aliases=[
                 "rope",
@@ -40,6 +40,12 @@ class RopePatchSEGA(io.ComfyNode):
                 "upscale",
                 "flux 4k",
                 "qwen 4k",
+                "2048",
+                "upscale while sampling",
+                "高分辨率",
+                "放大",
+                "高解像度",
+                "고해상도",
             ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan, HunyuanVideo."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -19,6 +20,10 @@ IN_MENU = ("balanced", "loose", "keep layout")
 DEFAULT = PRESETS[IN_MENU[0]]
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 MOST_VALUES = 1 << 28  # of a reference: a gigabyte
+_ONE = "connect one of them. A reference is a LATENT, for instance from VAE Encode."
+_NEITHER, _BOTH = f"found neither reference nor image: {_ONE}", f"found both reference and image: {_ONE}"
+_NO_VAE = "found an image without a vae to encode it. Connect this model's VAE, or a LATENT to reference."
+log = logging.getLogger("ropeworks")
 
 
 @checked
@@ -31,10 +36,13 @@ class SharedAttentionStyleRef(io.ComfyNode):
             display_name="Shared-Attention Style Ref",
             category=CATEGORY,
             description=(
-                "Borrows the style of a reference picture without copying its layout: the picture's attention reads the reference's keys, "
-                "with the fast rotary pairs weakened. No training, no inversion. Chain two of them for two references."
+                "The style of a reference picture without its layout, and without training: the picture's attention reads the "
+                "reference's keys, with the fast rotary pairs weakened. No inversion. Chain two of them for two references."
             ),
-            search_aliases=["rope", "style", "style transfer", "reference", "shared attention", "untwisting", "style aligned"],
+            search_aliases=[
+                "rope", "style", "style transfer", "reference", "shared attention", "untwisting", "style aligned", "style reference",
+                "ipadapter", "风格迁移", "画風", "화풍",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan."),
                 io.Latent.Input(
@@ -60,10 +68,13 @@ class SharedAttentionStyleRef(io.ComfyNode):
                     tooltip="Where the style applies, any size. Without it: everywhere. For video a batch of masks is one per frame.",
                 ),
                 known(
-                    io.Image.Input, "image", optional=True, advanced=True,
+                    io.Image.Input, "image", display_name="reference image", optional=True, advanced=True,
                     tooltip="The reference as a picture, in place of a latent. Needs vae.",
                 ),
-                known(io.Vae.Input, "vae", optional=True, advanced=True, tooltip="This model's VAE, to encode image."),
+                known(
+                    io.Vae.Input, "vae", display_name="vae for it", optional=True, advanced=True,
+                    tooltip="This model's VAE, to encode the reference image.",
+                ),
                 advanced_float(
                     "s_hf_start", DEFAULT.fast_start, 0.0, 4.0, 0.05,
                     "Weight of the fastest rotary pair at the first step: low frees the layout.",
@@ -81,6 +92,7 @@ class SharedAttentionStyleRef(io.ComfyNode):
                 advanced_float(
                     "first_block", -1.0, -1.0, 1.0, 0.01,
                     "Share of the blocks before sharing begins. -1 = single-stream blocks, or the later two thirds.",
+                    "first block (-1 = auto)",
                 ),
                 advanced_float("last_block", 1.0, 0.0, 1.0, 0.01, "Share of the blocks after which sharing ends."),
                 advanced_combo("cfg_branch", ["both", "positive"], "Whether the negative prompt's picture reads the reference too."),
@@ -91,6 +103,14 @@ class SharedAttentionStyleRef(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The model with the reference. Connect it to a sampler, or to another style reference.")],
         )  # fmt: skip
+
+    @classmethod
+    def needs(cls, connected: dict[str, bool]) -> None:
+        """One reference, and a VAE where it is a picture."""
+        if connected["reference"] == connected["image"]:
+            raise RopeWorksError(_NEITHER if not connected["image"] else _BOTH)
+        if connected["image"] and not connected["vae"]:
+            raise RopeWorksError(_NO_VAE)
 
     @classmethod
     def execute(
@@ -118,10 +138,13 @@ class SharedAttentionStyleRef(io.ComfyNode):
         keys_on: str = "model",
         adain: float = 0.0,
     ) -> io.NodeOutput:
+        own = KeyScale(s_hf_start, s_hf_end, s_lf_start, s_lf_end, beta)
+        if preset != CUSTOM and own not in (DEFAULT, PRESETS[preset]):
+            log.info("Shared-Attention Style Ref: preset '%s' decides s_hf, s_lf and beta; their own values count with 'custom'.", preset)
         patch = SharedAttention(
             reference=_latents(model, reference, image, vae),
             strength=strength,
-            scale=KeyScale(s_hf_start, s_hf_end, s_lf_start, s_lf_end, beta) if preset == CUSTOM else PRESETS[preset],
+            scale=own if preset == CUSTOM else PRESETS[preset],
             first_block=None if first_block < 0 else first_block,
             last_block=last_block,
             branch=cfg_branch,
@@ -140,11 +163,10 @@ def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tens
     """(references, C, [T,] h, w) as the model sees them. Raises RopeWorksError where nothing, or too much, is connected."""
     family = architecture_of(model).family
     if (reference is None) == (image is None):
-        found = "neither reference nor image" if image is None else "both reference and image"
-        raise RopeWorksError(f"found {found}: connect one of them. A reference is a LATENT, for instance from VAE Encode.")
+        raise RopeWorksError(_NEITHER if image is None else _BOTH)
     if image is not None:
         if vae is None:
-            raise RopeWorksError("found an image without a vae to encode it. Connect this model's VAE, or a LATENT to reference.")
+            raise RopeWorksError(_NO_VAE)
         check_side(image, vae)
         samples = vae.encode(image[..., :3])
     else:

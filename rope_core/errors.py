@@ -7,6 +7,9 @@ class RopeWorksError(ValueError):
     """Bad input to a node or to the Python API. The model it was meant for is unchanged."""
 
 
+RopeWorksError.__module__ = "ropeworks"  # the pack, not where ComfyUI's loader found it: error reports show it
+
+
 def shown(value: object) -> str:
     """A value as errors and log lines quote it: one short line of printable ASCII, whatever a workflow put in."""
     if isinstance(value, (list, tuple, dict)):

@@ -49,7 +49,7 @@ def test_every_node_has_help_a_name_and_a_workflow() -> None:
     assert [name for name, page in pages.items() if not re.search(rf"^!\[.+\]\({name}\.(jpg|png)\)$", page, re.MULTILINE)] == []
 
 
-@pytest.mark.parametrize("language", ["zh", "ja", "ko", "fr", "es", "de"])
+@pytest.mark.parametrize("language", ["zh", "zh-TW", "ja", "ko", "fr", "es", "ru", "pt-BR"])
 def test_names_are_translated(language: str) -> None:
     """The same nodes, inputs and outputs as in English, none of them empty."""
     english, found = (json.loads((ROOT / "locales" / name / "nodeDefs.json").read_text()) for name in ("en", language))

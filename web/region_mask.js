@@ -2,23 +2,34 @@
 
 import { api } from "../../scripts/api.js"
 import { app } from "../../scripts/app.js"
+import { regionOf } from "./region/downstream.mjs"
 import { RegionEditor } from "./region/editor.mjs"
+import { UNKNOWN_MODEL } from "./region/readout.mjs"
+import { originOf, sizeAtInput, sizeOfFields, sizeOfPicture } from "./region/size.mjs"
+import { LANGUAGES, say, speak } from "./region/words.mjs"
 
 const NODE = "MixedResRegionMask"
 const INPUT = "regions"
-const SIZE = [360, 500]
+const SIZE = [440, 710] // a square picture is 420 wide in it
 const EDITOR_HEIGHT = 320
 const LOOK_AROUND = 1000 // ms between looks at what is connected
-const CELL = 32
-const FRAMES_PER_LATENT = 4
+const CELL = 32 // pixels, at ratio 2
+const RUN_EVENT = "ropeworks.run" // nodes/run_event.py
+const SQUARE = { width: 1024, height: 1024, frames: 1 }
 const lastRuns = new Map() // by graph and node, so that undo and another tab keep the background
 
 app.registerExtension({
   name: "ropeworks.regionMask",
-  init() {
+  async init() {
+    const language = app.extensionManager?.setting?.get("Comfy.Locale")
+    if (LANGUAGES.includes(language)) speak((await import(`./region/words/${language}.mjs`)).default)
     const style = document.createElement("link")
     Object.assign(style, { rel: "stylesheet", href: new URL("./region/editor.css", import.meta.url).href })
     document.head.append(style)
+    api.addEventListener(RUN_EVENT, ({ detail }) => {
+      const { node, hidden, text } = detail ?? {}
+      if (typeof node === "string" && hidden > 0 && text >= 0) models.set(node.split(":").at(-1), { hidden, text })
+    })
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) attach(node)
@@ -42,7 +53,8 @@ function attach(node) {
       editor.text = unread ? JSON.stringify(JSON.stringify(value)) : (value ?? "")
     },
     getMinHeight: () => EDITOR_HEIGHT,
-    hideOnZoom: false
+    hideOnZoom: false,
+    hideInPanel: true // the properties panel would give the editor its own width for good
   })
   // At the place of the text field, so that saved values keep their order.
   node.widgets.pop()
@@ -117,42 +129,24 @@ const ready = (image) => (image?.complete && image.naturalWidth ? image : null)
 /** Shows the editor the picture that the node would get now: of the latent, of the image, or of its own width and height. */
 function lookAround(node, editor) {
   const run = lastRuns.get(keyOf(node))
-  const [latent, image] = ["latent", "image"].map((name) => origin(node, name))
   const [byLatent, byImage] = ["latent", "image"].map((name) => isLinked(node, name))
   for (const widget of node.widgets) if (widget.name === "width" || widget.name === "height") widget.disabled = byLatent || byImage
-  editor.lock(isLinked(node, INPUT) ? "The regions come from the node that is linked to regions." : "")
-  const seen = byImage ? ready(image?.imgs?.[0]) : null
+  editor.lock(isLinked(node, INPUT) ? say("The regions come from the node that is linked to regions.") : "")
+  const seen = byImage ? ready(originOf(node, "image")?.node.imgs?.[0]) : null
   const background = seen ?? (byImage ? ready(run?.background) : null)
-  const start = isLinked(node, "mask") || isLinked(node, "boxes") ? ready(run?.start) : null
-  const known = byLatent ? sizeOf(latent) ?? run : byImage ? (seen && sizeOfImage(seen)) ?? run : sizeOf(node) ?? run
-  const size = known ?? (background && sizeOfImage(background)) ?? sizeOf(node)
-  if (!size) return
-  const cell = byLatent && run ? run.cell : CELL
-  const { width, height, frames } = size
-  const still = frames === 1 && Boolean(known || !byLatent)
-  editor.show({ width, height, frames, cell, still }, background, start)
+  const start = ready(run?.start)
+  const known = (byLatent ? sizeAtInput(node, "latent") : byImage ? sizeAtInput(node, "image") : sizeOfFields(node)) ?? run
+  const { width, height, frames, length } = known ?? (background && sizeOfPicture({ imgs: [background] })) ?? sizeOfFields(node) ?? SQUARE
+  const region = regionOf(node)
+  const told = models.get(String(region?.node))
+  editor.reckonWith({ ...UNKNOWN_MODEL, ...region, ...told, told: Boolean(told) })
+  const cell = ((byLatent && run ? run.cell : CELL) / UNKNOWN_MODEL.ratio) * editor.model.ratio
+  const linked = isLinked(node, "mask") || isLinked(node, "boxes")
+  const picture = { width, height, frames, length, cell, still: !known || frames === 1, known: Boolean(known), pending: linked && !run }
+  editor.show(picture, background, linked ? start : null)
 }
 
-const slotOf = (node, name) => node.inputs?.findIndex((input) => input.name === name) ?? -1
-
-const isLinked = (node, name) => node.inputs?.[slotOf(node, name)]?.link != null
-
-function origin(node, name) {
-  let found = isLinked(node, name) ? node.getInputNode(slotOf(node, name)) : null
-  for (let hops = 0; found?.type === "Reroute" && hops < 20; hops++) found = found.getInputNode(0)
-  return found
-}
-
-/** Width, height and latent frames as a node's own fields say, such as those of an empty latent; nothing where a link decides. */
-function sizeOf(node) {
-  if (!node || ["width", "height", "length"].some((name) => isLinked(node, name))) return null
-  const field = (name) => node.widgets?.find((widget) => widget.name === name)?.value
-  const [width, height, length] = ["width", "height", "length"].map(field)
-  if (!(width > 0 && height > 0)) return null
-  return { width, height, frames: length > 0 ? Math.floor((length - 1) / FRAMES_PER_LATENT) + 1 : 1 }
-}
-
-const sizeOfImage = (image) => ({ width: image.naturalWidth, height: image.naturalHeight, frames: 1 })
+const isLinked = (node, name) => node.inputs?.find((input) => input.name === name)?.link != null
 
 /** In the classic renderer the editor lies over the graph's canvas: wheel and middle button go on to it. */
 function forwardPanAndZoom(root) {

@@ -15,6 +15,7 @@ from .record import RecordedRun
 
 MOMENTS = (0.0, 0.5, 1.0)  # shares of the schedule at which patches are looked at
 TRAINED, PATCHED = "as trained", "patched"
+RESTS = "nothing to do"  # how a patch says so in its line
 UNPATCHED = "nothing: this model is unpatched"
 
 
@@ -110,10 +111,31 @@ class Inspection:
             return [UNPATCHED]
         return [f"{line}{settings(patch, line)}" for patch, line in zip(self.stack.patches, self.stack.describe(self.call), strict=True)]
 
+    def verdict(self) -> str:
+        """One line: what acts at this size, and how much; "SEGA acts: 2.0×, factors 1.00 to 1.18"."""
+        if not self.stack.patches:
+            return "Nothing acts: this model is unpatched"
+        lines = list(zip(self.stack.patches, self.stack.describe(self.call), strict=True))
+        acting = [line.split(" on ")[0] if " on " in line else patch.node for patch, line in lines if RESTS not in line]
+        if not acting:
+            return f"Nothing acts: {'; '.join(line for _, line in lines)}"
+        scale = max((span.scale for span in self.call.axes if span.native), default=1.0)
+        found = []
+        factors = [] if self.run is None else [m for m in self.run.magnitudes if m is not None]
+        if factors:
+            found.append(f"factors {min(float(m.min()) for m in factors):.2f} to {max(float(m.max()) for m in factors):.2f}")
+        elif self.scales_magnitudes:
+            found.append("factors 1 throughout" if self.run is not None else "factors known after a run")
+        if self.layout is not None and not self.example:
+            found.append(f"{self.layout.token_share:.0%} of the tokens")
+        if scale > 1.0 or not found:
+            found.insert(0, f"{scale:.1f}×")
+        return f"{', '.join(acting)} {'acts' if len(acting) == 1 else 'act'}: {', '.join(found)}"
+
     def report(self, text: int) -> str:
-        """All there is to say, a line each. text: text tokens to reckon the speed-up with."""
+        """All there is to say, a line each, the verdict first. text: text tokens to reckon the speed-up with."""
         size = "size of the latent" if self.given_size else "native size: connect a latent for another"
-        lines = [f"model: {self.title()} ({size})"]
+        lines = [self.verdict(), f"model: {self.title()} ({size})"]
         for span in self.call.axes:
             if span.role in (TIME, HEIGHT, WIDTH):
                 lines.append(f"  {_axis_line(span)}")

@@ -69,7 +69,8 @@ class MixedResolution(Patch):
     coarse_until, fine_from: percent of the schedule, AUTOMATIC = COARSE_UNTIL and FINE_FROM. budget: share of an automatic region,
     0 = the paper's. text_group: which queries text tokens join. alignment: a low-resolution token stands at the first or in the
     centre of its places. positions: "aligned", or "low" and "high" for the baselines that put everything on one grid.
-    grow, minimum: see `regions.tidied`. on_region: told the region once it is chosen.
+    grow, minimum: see `regions.tidied`. on_region: told the region once it is chosen. on_run: told the model's width and its text tokens,
+    which a step costs by, when a run begins.
     """
 
     mask: Tensor | None = None
@@ -84,6 +85,7 @@ class MixedResolution(Patch):
     grow: int = 0
     minimum: int = 1
     on_region: Callable[[TokenLayout], None] | None = field(default=None, repr=False)
+    on_run: Callable[[int, int], None] | None = field(default=None, repr=False)
 
     node = "Mixed-Res Region (CRPA)"
     needs = MIXED_RUN

@@ -282,6 +282,8 @@ def test_a_size_that_comes_by_a_link_is_not_guessed(frontend: Frontend) -> None:
     box = regions.part("canvas").bounding_box()
     assert box is not None
     assert box["width"] / box["height"] == pytest.approx(2, abs=0.05)
+    assert "size known after the first run" in (regions.part("canvas").get_attribute("aria-label") or "")
+    expect(regions.part("time")).to_be_hidden()
 
 
 @pytest.mark.newest_frontend
@@ -344,3 +346,93 @@ def test_pan_and_zoom_of_the_graph_go_on_over_the_editor(regions: Regions) -> No
     regions.page.mouse.move(*regions.at((0.5, 0.5)))
     regions.page.mouse.wheel(0, -200)
     regions.page.wait_for_function(f"before => {scale} > before", arg=before)
+
+
+TWO = json.dumps({"version": 1, "shapes": [FACE, {"kind": "ellipse", "name": "hand", "x": 0.625, "y": 0.5, "width": 0.25, "height": 0.25}]})
+
+
+def test_the_list_selects_renames_and_everything_goes_at_once(frontend: Frontend) -> None:
+    frontend.load(node(TWO))
+    regions = Regions(frontend).wait()
+    entries = regions.part("list").locator("button")
+    assert [text.split(" ", 1)[1] for text in entries.all_inner_texts()] == ["face", "hand"]
+    entries.nth(1).dblclick()
+    regions.page.keyboard.type("left hand")
+    regions.page.keyboard.press("Enter")
+    assert [shape["name"] for shape in regions.shapes] == ["face", "left hand"]
+    regions.part("clear").click()
+    assert regions.shapes == []
+    regions.press("Control+z")
+    assert len(regions.shapes) == 2
+
+
+def test_keys_of_the_clipboard_act_on_regions_while_the_editor_has_the_focus(frontend: Frontend) -> None:
+    frontend.load(node(TWO))
+    regions = Regions(frontend).wait()
+    regions.press("Control+a", "Control+c", "Control+v")
+    assert [shape["name"] for shape in regions.shapes] == ["face", "hand", "box 1", "ellipse 1"]
+    regions.press("Control+d")
+    assert len(regions.shapes) == 6
+    regions.press("Control+a", "Delete")
+    assert regions.shapes == []
+    assert frontend.page.evaluate(f"{NODES}.length") == 1
+
+
+def test_over_the_whole_window_it_is_drawn_in_under_zoom(regions: Regions) -> None:
+    small = regions.part("canvas").bounding_box()
+    regions.part("expand").click()
+    regions.wait()
+    large = regions.part("canvas").bounding_box()
+    assert small and large
+    assert large["height"] > 1.5 * small["height"]
+    regions.page.mouse.move(*regions.at((0.5, 0.5)))
+    regions.page.mouse.wheel(0, -462)  # twice as large
+    regions.frontend.frame()
+    regions.drag((0.25, 0.25), (0.75, 0.75))  # of what is in sight, which is wider than the picture's half
+    (box,) = regions.shapes
+    assert 0.2 < box["height"] < 0.3
+    regions.press("Escape")
+    assert regions.page.get_by_test_id("ropeworks-regions-window").count() == 0
+    regions.wait()
+    assert regions.part("canvas").bounding_box() == small
+
+
+@pytest.mark.newest_frontend
+def test_shift_makes_a_square_and_keys_choose_tools(regions: Regions) -> None:
+    regions.press("o")
+    regions.page.keyboard.down("Shift")
+    regions.drag((0.25, 0.25), (0.5, 0.5))
+    regions.page.keyboard.up("Shift")
+    (circle,) = regions.shapes
+    assert circle["kind"] == "ellipse"
+    assert circle["width"] * 1024 == pytest.approx(circle["height"] * 768, abs=CELL)
+    regions.press("b")
+    expect(regions.part("tool-brush")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.newest_frontend
+def test_a_second_finger_ends_the_gesture_and_draws_nothing(regions: Regions) -> None:
+    touch = regions.page.context.new_cdp_session(regions.page)
+    (ax, ay), (bx, by) = regions.at((0.25, 0.25)), regions.at((0.75, 0.75))
+    first, second = {"x": ax, "y": ay, "id": 1}, {"x": bx, "y": by, "id": 2}
+    for kind, points in (
+        ("touchStart", [first]), ("touchStart", [first, second]),
+        ("touchMove", [{**first, "x": ax + 60, "y": ay + 60}, second]), ("touchEnd", []),
+    ):  # fmt: skip
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    touch.detach()
+    assert regions.shapes == []
+
+
+def test_an_open_properties_panel_does_not_shrink_the_editor(frontend: Frontend) -> None:
+    frontend.load(node(TWO))
+    regions = Regions(frontend).wait()
+    before = regions.part("canvas").bounding_box()
+    frontend.page.get_by_label("Toggle properties panel").click()
+    frontend.page.evaluate("() => window.app.canvas.selectItems([window.app.graph.nodes[0]])")
+    frontend.page.wait_for_timeout(500)
+    frontend.page.get_by_label("Toggle properties panel").click()
+    regions.wait()
+    after = regions.part("canvas").bounding_box()
+    assert before and after
+    assert after["width"] == pytest.approx(before["width"], abs=1)

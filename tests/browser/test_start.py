@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from lab.cores import PACK
+
 from .conftest import CANVAS, NODES_2, OWN, Site
 from .frontend import STILL, Frontend
 from .record_object_info import ours
 from .thin_server import RECORDED
 
 INFO = ours(json.loads(RECORDED.read_text()))
+LABELS = json.loads((PACK / "locales" / "en" / "nodeDefs.json").read_text())
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NEAR_THE_TOP = 8  # rows that the search shows without scrolling
 WORDS = {
@@ -72,7 +75,7 @@ def shown(frontend: Frontend, number: int, count: int) -> list[str]:
 
 
 def widgets_of(node: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Names of a node's widgets, as labels: those that are not advanced, and all."""
+    """Names of a node's widgets: those that are not advanced, and all."""
     inputs = {**node["input"]["required"], **node["input"].get("optional", {})}
     widgets = {
         name.replace("_", " "): spec[1]
@@ -82,17 +85,23 @@ def widgets_of(node: dict[str, Any]) -> tuple[list[str], list[str]]:
     return [name for name, options in widgets.items() if not options.get("advanced")], list(widgets)
 
 
+def labels(kind: str, names: list[str]) -> list[str]:
+    """What the English locale calls them; the region editor has no label."""
+    said = {name.replace("_", " "): each["name"] for name, each in LABELS[kind]["inputs"].items()}
+    return [name if name == "regions" else said[name] for name in names]
+
+
 @pytest.mark.renderers(NODES_2)
 def test_nodes_show_at_most_five_widgets_and_fold_the_advanced_ones(frontend: Frontend) -> None:
     for kind, node in INFO.items():
         plain, every = widgets_of(node)
         frontend.clear()
         number = frontend.add(kind)
-        assert shown(frontend, number, len(plain)) == plain
+        assert shown(frontend, number, len(plain)) == labels(kind, plain)
         assert len(plain) <= 5
         if plain != every:
             frontend.page.get_by_test_id("advanced-inputs-button").click()
-            assert shown(frontend, number, len(every)) == every
+            assert shown(frontend, number, len(every)) == labels(kind, every)
 
 
 @pytest.mark.renderers(CANVAS)
@@ -123,3 +132,21 @@ def test_the_help_of_a_node_shows_its_page_and_picture(frontend: Frontend) -> No
     frontend.page.get_by_label("Toggle properties panel").click()
     page.wait_for(state="detached")
     assert frontend.complaints == []
+
+
+def test_whoever_edits_a_value_that_a_preset_decides_has_left_the_preset(frontend: Frontend) -> None:
+    for kind, name in (("SharedAttentionStyleRef", "beta"), ("MixedResRegionCRPA", "budget")):
+        number = frontend.add(kind)
+        script = """([number, name]) => {
+            const { widgets } = window.app.graph.getNodeById(number);
+            const [preset, widget] = ["preset", name].map(each => widgets.find(other => other.name === each));
+            const before = preset.value;
+            widget.callback(widget.value);
+            const same = preset.value;
+            widget.value += 0.1;
+            widget.callback(widget.value);
+            return [before, same, preset.value];
+        }"""
+        before, same, after = frontend.page.evaluate(script, [number, name])
+        assert before == same != "custom"
+        assert after == "custom"

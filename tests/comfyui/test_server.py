@@ -103,7 +103,7 @@ def test_the_pack_is_loaded_with_all_its_nodes(info: dict[str, Any]) -> None:
 
 def test_translated_names_reach_the_browser(server: Server) -> None:
     served = server.json("/i18n")
-    for language in ("en", "zh", "ja", "ko", "fr", "es", "de"):
+    for language in ("en", "zh", "zh-TW", "ja", "ko", "fr", "es", "ru", "pt-BR"):
         assert served[language]["nodeDefs"].keys() >= OURS.keys(), language
 
 

@@ -170,6 +170,22 @@ def test_the_layout_is_told_with_its_share_and_speed():
     assert "example, chosen while sampling" in found
 
 
+def test_the_first_line_is_the_verdict():
+    def verdict(*patches, **options) -> str:
+        return inspection(*patches, **options).report(0).splitlines()[0]
+
+    record = RunRecord()
+    recorded(record, [(1.0, None), (0.7, 1.1), (0.3, 1.18)])
+    assert verdict() == "Nothing acts: this model is unpatched"
+    assert verdict(Sega(), run=record.last_run("cpu")) == "SEGA acts: 2.0×, factors 1.00 to 1.18"
+    assert verdict(Sega()) == "SEGA acts: 2.0×, factors known after a run"
+    assert verdict(Extrapolate("pi"), where=call(24, 24)) == "PI acts: 1.5×"
+    assert verdict(Extrapolate("pi"), where=call(16, 16)).startswith("Nothing acts: ")
+    stack = Stack((MixedResolution(mask=torch.ones(1, 1, 1)),))
+    layout = token_layout(stack, torch.tensor([[[True, False], [False, False]]]))
+    assert Inspection(stack, call(4, 4), True, 256, layout=layout).verdict() == "Mixed resolution acts: 44% of the tokens"
+
+
 @pytest.mark.parametrize("patch", [Sega(), Extrapolate("yarn")])
 def test_without_a_run_the_report_says_how_to_see_one(patch):
     assert "run once with this model" in inspection(patch).report(0)

@@ -4,7 +4,7 @@ import { LIMITS, parseRegions, serialiseRegions } from "../../web/region/documen
 import * as geometry from "../../web/region/geometry.mjs"
 import { maskAt } from "../../web/region/raster.mjs"
 
-const { areaAt, areaBetween, boundsAt, distance, moved, resized, shapeAt, withArea, withKey, withPoint, withoutKey } = geometry
+const { areaAt, areaBetween, boundsAt, distance, moved, resized, shapesAt, withArea, withKey, withPoint, withoutKey } = geometry
 const box = { kind: "box", name: "a", x: 0.2, y: 0.2, width: 0.2, height: 0.4 }
 const grid = { x: 1 / 32, y: 1 / 24 }
 
@@ -91,13 +91,13 @@ test("a click draws nothing, a short drag one cell", () => {
   assert.ok(cell.x <= 0.51 && cell.x + cell.width >= 0.515)
 })
 
-test("the topmost shape under the pointer is found, an ellipse not in its corners", () => {
+test("the shapes under the pointer are found from the top, an ellipse not in its corners", () => {
   const shapes = [box, { ...box, kind: "ellipse" }, { kind: "brush", name: "", radius: 0.05, points: [[0.8, 0.8]], erase: false }]
-  assert.equal(shapeAt(shapes, 0, [0.3, 0.4], 1), 1)
-  assert.equal(shapeAt(shapes, 0, [0.21, 0.21], 1), 0)
-  assert.equal(shapeAt(shapes, 0, [0.84, 0.8], 1), 2)
-  assert.equal(shapeAt(shapes, 0, [0.84, 0.8], 4), -1)
-  assert.equal(shapeAt(shapes, 0, [0.95, 0.1], 1), -1)
+  assert.deepEqual(shapesAt(shapes, 0, [0.3, 0.4], 1), [1, 0])
+  assert.deepEqual(shapesAt(shapes, 0, [0.21, 0.21], 1), [0])
+  assert.deepEqual(shapesAt(shapes, 0, [0.84, 0.8], 1), [2])
+  assert.deepEqual(shapesAt(shapes, 0, [0.84, 0.8], 4), [])
+  assert.deepEqual(shapesAt(shapes, 0, [0.95, 0.1], 1), [])
 })
 
 test("the bounds of a stroke are a circle's on a picture of any aspect", () => {
@@ -137,4 +137,28 @@ test("with snapping a drag over everything reaches the edge of a picture of any 
     near(areaBetween([0, 0], [1, 1], cells), { x: 0, y: 0, width: 1, height: 1 })
     near(resized({ x: 0, y: 0, width: 0.5, height: 0.5 }, "se", 0.5, 0.5, cells), { width: 1, height: 1 })
   }
+})
+
+test("with Shift as many pixels across as down, with Alt from the centre, both inside the picture", () => {
+  const plain = { square: false, centred: false }
+  assert.deepEqual(geometry.dragged([0.5, 0.5], [0.75, 0.625], plain, 2), [[0.5, 0.5], [0.75, 0.625]])
+  assert.deepEqual(geometry.dragged([0.5, 0.5], [0.75, 0.625], { ...plain, centred: true }, 2), [[0.25, 0.375], [0.75, 0.625]])
+  assert.deepEqual(geometry.dragged([0.5, 0.5], [0.625, 0.375], { ...plain, square: true }, 2), [[0.5, 0.5], [0.625, 0.25]])
+  assert.deepEqual(geometry.dragged([0.5, 0.75], [0.9, 0.76], { square: true, centred: true }, 1), [[0.25, 0.5], [0.75, 1]])
+  assert.deepEqual(geometry.dragged([0.5, 0.5], [0.25, 0.5], { ...plain, square: true }, 1), [[0.5, 0.5], [0.25, 0.75]])
+})
+
+test("several shapes move as one, as far as the first of them meets the edge", () => {
+  const stroke = { kind: "brush", name: "", radius: 0.05, points: [[0.5, 0.5], [0.75, 0.5]], erase: false }
+  const found = geometry.movedTogether([box, stroke, box], [0, 1], 0, 0.5, 0.125)
+  near(found[0], { x: 0.45, y: 0.325 })
+  assert.deepEqual(found[1].points, [[0.75, 0.625], [1, 0.625]])
+  assert.equal(found[2], box)
+})
+
+test("a small area has fewer handles", () => {
+  const count = (across, down) => geometry.handlePoints(box, across, down).map(([name]) => name)
+  assert.equal(count(100, 60).length, 8)
+  assert.deepEqual(count(100, 30), ["nw", "ne", "se", "sw"])
+  assert.deepEqual(count(12, 100), ["se"])
 })

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 WEB = FOLDER.parents[1] / "web"
 SCRIPTS = sorted([*WEB.rglob("*.js"), *WEB.rglob("*.mjs")])
 OLDEST_NODE = 18  # the first with the test runner that the tests use
-RATIO, HIDDEN, TEXT = 2, 3072, 512
+UNKNOWN_MODEL = {"ratio": 2, "outer": 0, "inner": 0, "hidden": 3072, "text": 512}
 
 
 def node() -> str:
@@ -65,6 +65,7 @@ def test_the_predictions_that_the_read_out_is_held_to_are_those_of_the_token_lay
         picture = case["picture"]
         size = picture["frames"], picture["height"], picture["width"]
         drawn = drawn_on(torch.zeros(size, dtype=torch.bool), parse_regions(case["text"]))
-        layout = TokenLayout(CellGrid(*size, picture["cell"]).from_mask(drawn.float()), RATIO)
-        found = layout.area, layout.token_share, layout.speedup(HIDDEN, TEXT)
+        model = case.get("model", UNKNOWN_MODEL)
+        layout = TokenLayout(CellGrid(*size, picture["cell"]).from_mask(drawn.float()), model["ratio"], model["outer"], model["inner"])
+        found = layout.area, layout.token_share, layout.speedup(model["hidden"], model["text"])
         assert found == pytest.approx((case["area"], case["tokens"], case["speedup"]), rel=1e-6)

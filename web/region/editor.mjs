@@ -1,33 +1,34 @@
 // The region editor: a canvas with tools. It knows nothing of ComfyUI; region_mask.js gives it a text, a picture and takes the text back.
 
 import { buildControls } from "./controls.mjs"
-import { LIMITS, RegionError, parseRegions, serialiseRegions } from "./document.mjs"
-import { keyIndexAt, withKey, withoutKey } from "./geometry.mjs"
+import { Drawing } from "./drawing.mjs"
+import { clamp, keyIndexAt } from "./geometry.mjs"
 import { Gesture } from "./gesture.mjs"
-import { History } from "./history.mjs"
 import { listenToKeys } from "./keyboard.mjs"
-import { inWords, predict } from "./readout.mjs"
+import { RegionList } from "./list.mjs"
+import { UNKNOWN_MODEL, inWords, predict } from "./readout.mjs"
+import { Screen } from "./screen.mjs"
 import { paint } from "./view.mjs"
+import { say } from "./words.mjs"
 
 const READOUT_DELAY = 80 // ms
 const SHARPEST = 3 // backing pixels per CSS pixel
+const [THINNEST, THICKEST] = [0.005, 0.25] // brushes
 
-export class RegionEditor {
+export class RegionEditor extends Drawing {
   /** onChange: told the new text after every finished edit. */
   constructor(onChange) {
+    super()
     this.onChange = onChange
     this.controls = buildControls()
     this.root = this.controls.root
-    this.history = new History("")
-    this.shapes = []
-    this.selected = -1
     this.tool = "box"
-    this.snap = true
     this.radius = 0.03
-    this.time = 0
-    this.picture = { width: 1024, height: 1024, frames: 1, cell: 32, still: true }
-    this.notice = this.reason = ""
+    this.reason = ""
+    this.model = UNKNOWN_MODEL
+    this.screen = new Screen(this)
     this.gesture = new Gesture(this)
+    this.list = new RegionList(this)
     listenToKeys(this)
     this.listen()
     this.observer = new ResizeObserver(() => this.refresh())
@@ -40,27 +41,28 @@ export class RegionEditor {
   }
 
   pause() {
+    this.screen.close()
     this.observer.disconnect()
     clearTimeout(this.readoutTimer)
   }
 
-  /** Exactly what was set, until an edit. */
-  get text() {
-    return this.history.now
-  }
-
-  set text(text) {
-    if (text === this.history.now) return
-    this.history.reset(text)
-    this.load()
-  }
-
-  /** picture: {width, height, frames, cell, still}, still: there is no time in it; background, start: images or null. */
+  /**
+   * picture: {width, height, frames, length, cell, still, known}; length: frames of the video itself, if known; still: there is no time in it;
+   * known: this is the size that the node will get; pending: a region to start from is linked and not known yet. background, start: images or null.
+   */
   show(picture, background, start) {
-    const same = Object.keys(picture).every((name) => picture[name] === this.picture[name])
-    if (same && background === this.background && start === this.start) return
+    const names = Object.keys({ ...picture, ...this.picture })
+    if (names.every((name) => picture[name] === this.picture[name]) && background === this.background && start === this.start) return
+    if (start !== this.start) this.startCells = start ? cellsOf(start) : null
     Object.assign(this, { picture, background, start })
     this.controls.time.step = picture.frames > 1 ? 1 / (picture.frames - 1) : 0.01
+    this.refresh()
+  }
+
+  /** What the regions are for: see readout.mjs. */
+  reckonWith(model) {
+    if (JSON.stringify(model) === JSON.stringify(this.model)) return
+    this.model = model
     this.refresh()
   }
 
@@ -68,149 +70,61 @@ export class RegionEditor {
   lock(reason) {
     if (reason === this.reason) return
     this.reason = reason
-    this.root.inert = Boolean(reason)
+    this.controls.panel.inert = Boolean(reason)
+    if (reason) this.screen.close()
     this.refresh()
   }
 
-  /** Says why an edit was not taken, until the next one. */
-  warn(text) {
-    this.notice = text
+  choose(tool) {
+    this.tool = tool
+    this.ring = null
     this.refresh()
   }
 
-  get failed() {
-    return Boolean(this.error)
+  get radiusShown() {
+    return this.chosen.find((shape) => shape.kind === "brush")?.radius ?? this.radius
   }
 
-  get aspect() {
-    return this.picture.width / this.picture.height
-  }
-
-  /** The grid that shapes snap to, in fractions, or nothing. */
-  get grid() {
-    const { width, height, cell } = this.picture
-    return this.snap ? { x: cell / width, y: cell / height } : null
-  }
-
-  load() {
-    this.error = null
-    try {
-      this.shapes = parseRegions(this.text)
-    } catch (error) {
-      if (!(error instanceof RegionError)) throw error
-      this.error = error.message
-      this.shapes = []
-    }
-    this.selected = Math.min(this.selected, this.shapes.length - 1)
+  setRadius(radius, finished) {
+    this.radius = clamp(radius, THINNEST, THICKEST)
+    this.resizeStrokes(this.radius, finished)
     this.refresh()
   }
 
-  /** Shapes of an edit that is not finished yet. */
-  draft(shapes, selected = this.selected) {
-    Object.assign(this, { shapes, selected })
-    this.refresh()
-  }
-
-  commit(shapes = this.shapes, selected = this.selected) {
-    const text = serialiseRegions(shapes)
-    if (text.length > LIMITS.characters) {
-      this.load()
-      this.warn("That would be more than a workflow can carry. Delete a brush line first.")
-      return
-    }
-    this.draft(shapes, selected)
-    this.keep(text)
-  }
-
-  keep(text) {
-    if (text === this.text) return
-    this.notice = ""
-    this.history.push(text)
-    this.refresh()
-    this.onChange(text)
-  }
-
-  add(shape) {
-    if (this.shapes.length >= LIMITS.shapes) {
-      this.warn(`At most ${LIMITS.shapes} regions. Delete one first.`)
-      return
-    }
-    this.commit([...this.shapes, shape], this.shapes.length)
-  }
-
-  newName(kind) {
-    const names = new Set(this.shapes.map((shape) => shape.name))
-    let number = 1
-    while (names.has(`${kind} ${number}`)) number++
-    return `${kind} ${number}`
-  }
-
-  replaceSelected(shape, finished = true) {
-    const shapes = this.shapes.map((old, index) => (index === this.selected ? shape : old))
-    if (finished) this.commit(shapes)
-    else this.draft(shapes)
-  }
-
-  get current() {
-    return this.shapes[this.selected]
-  }
-
-  select(index) {
-    this.selected = index
-    this.refresh()
-  }
-
-  remove() {
+  startRename() {
     if (!this.current) return
-    this.commit(this.shapes.filter((_, index) => index !== this.selected), -1)
-  }
-
-  step(direction) {
-    const before = this.text
-    const text = direction < 0 ? this.history.undo() : this.history.redo()
-    if (text === before) return
-    this.load()
-    this.onChange(text)
-  }
-
-  toggleKey() {
-    const shape = this.current
-    if (!shape || shape.kind === "brush" || this.hasNoRoomForAKey(shape)) return
-    this.replaceSelected(keyIndexAt(shape, this.time) >= 0 ? withoutKey(shape, this.time) : withKey(shape, this.time))
-  }
-
-  /** Warns where an edit at this time would take one key too many. */
-  hasNoRoomForAKey(shape) {
-    const full = shape.keys?.length >= LIMITS.keys && keyIndexAt(shape, this.time) < 0
-    if (full) this.warn(`At most ${LIMITS.keys} key frames. Go to one of them, or remove one.`)
-    return full
+    this.draw()
+    this.controls.name.focus({ preventScroll: true })
+    this.controls.name.select()
   }
 
   listen() {
-    const { canvas, tools, undo, redo, remove, snap, name, radius, time, key, reset, copy } = this.controls
+    const { controls } = this
     const press = (button, action) =>
       button.addEventListener("click", () => {
         action()
         this.refresh()
       })
-    for (const [tool, button] of Object.entries(tools)) press(button, () => (this.tool = tool))
-    press(undo, () => this.step(-1))
-    press(redo, () => this.step(1))
-    press(remove, () => this.remove())
-    press(snap, () => (this.snap = !this.snap))
-    press(key, () => this.toggleKey())
-    press(reset, () => {
+    for (const [tool, button] of Object.entries(controls.tools)) press(button, () => this.choose(tool))
+    press(controls.undo, () => this.step(-1))
+    press(controls.redo, () => this.step(1))
+    press(controls.remove, () => this.remove())
+    press(controls.clear, () => this.clear())
+    press(controls.snap, () => (this.snap = !this.snap))
+    press(controls.key, () => this.toggleKey())
+    press(controls.back, () => this.goToKey(-1))
+    press(controls.next, () => this.goToKey(1))
+    press(controls.reset, () => {
       this.keep("")
       this.load()
-      canvas.focus({ preventScroll: true })
+      controls.canvas.focus({ preventScroll: true })
     })
-    copy.addEventListener("click", () => navigator.clipboard?.writeText(this.text))
-    name.addEventListener("change", () => {
-      if (this.current) this.replaceSelected({ ...this.current, name: [...name.value].slice(0, LIMITS.name).join("") })
-    })
-    radius.addEventListener("input", () => (this.radius = Number(radius.value)))
-    time.addEventListener("input", () => {
-      this.time = Number(time.value)
+    controls.copy.addEventListener("click", () => navigator.clipboard?.writeText(this.text))
+    controls.name.addEventListener("change", () => this.rename(controls.name.value))
+    controls.radius.addEventListener("input", () => this.setRadius(Number(controls.radius.value), false))
+    controls.radius.addEventListener("change", () => this.setRadius(Number(controls.radius.value), true))
+    controls.time.addEventListener("input", () => {
+      this.time = Number(controls.time.value)
       this.refresh()
     })
   }
@@ -221,55 +135,102 @@ export class RegionEditor {
   }
 
   draw() {
-    const { controls, shapes, current, picture } = this
-    const { stage, canvas } = controls
-    const [wide, high] = [stage.clientWidth, stage.clientHeight]
-    if (wide && high) {
-      const width = Math.max(Math.min(wide, high * this.aspect), 1)
-      const height = Math.max(Math.min(high, wide / this.aspect), 1)
-      const left = (wide - width) / 2
-      Object.assign(canvas.style, { width: `${width}px`, height: `${height}px`, left: `${left}px`, top: `${(high - height) / 2}px` })
-      const zoom = canvas.getBoundingClientRect().width / width || 1
-      const scale = Math.min(Math.max(zoom, 1) * window.devicePixelRatio, SHARPEST)
-      const { selected, time, background, start } = this
-      paint(canvas, { width, height, scale, shapes, selected, time, picture, background, start, grid: this.snap })
-    }
-    for (const [tool, button] of Object.entries(controls.tools)) pressed(button, tool === this.tool, this.failed)
-    pressed(controls.snap, this.snap, this.failed)
-    controls.undo.disabled = !this.history.canUndo
-    controls.redo.disabled = !this.history.canRedo
-    controls.remove.disabled = !current
-    controls.name.disabled = !current
-    if (document.activeElement !== controls.name || !current) controls.name.value = current?.name ?? ""
-    controls.radius.value = this.radius
-    controls.radius.hidden = this.tool !== "brush" && this.tool !== "erase"
-    controls.timeRow.hidden = picture.still && !shapes.some((shape) => shape.keys)
-    controls.time.value = this.time
-    controls.moment.textContent = `${Math.round(100 * this.time)} %`
-    controls.key.disabled = !current || current.kind === "brush"
-    pressed(controls.key, Boolean(current) && keyIndexAt(current, this.time) >= 0, controls.key.disabled)
-    controls.error.hidden = !this.failed
-    controls.message.textContent = this.error ?? ""
-    canvas.setAttribute("aria-label", this.described())
+    this.drawPicture()
+    this.drawControls()
+    this.drawTime()
+    this.list.draw()
     clearTimeout(this.readoutTimer)
     this.readoutTimer = setTimeout(() => this.writeReadout(), READOUT_DELAY)
   }
 
+  drawPicture() {
+    const { canvas } = this.controls
+    const { stage, place, seen, box } = this.screen
+    if (stage.width && stage.height && seen.width > 0 && seen.height > 0) {
+      const pixels = Object.entries(seen).map(([name, value]) => [name, `${value}px`])
+      Object.assign(canvas.style, Object.fromEntries(pixels))
+      const scale = Math.min(Math.max(box.zoom, 1) * window.devicePixelRatio, SHARPEST)
+      const { shapes, selection, time, picture, background, start, ring, snap } = this
+      const unknown = picture.known ? "" : say("size known after the first run")
+      const shown = { width: place.width, height: place.height, left: seen.left - place.left, top: seen.top - place.top, seen, scale }
+      paint(canvas, { ...shown, shapes, selection, time, picture, background, start, ring, radius: this.radiusShown, grid: snap, note: unknown })
+    }
+    canvas.setAttribute("aria-label", this.described())
+  }
+
+  drawControls() {
+    const { controls, shapes, current, selection } = this
+    for (const [tool, button] of Object.entries(controls.tools)) pressed(button, tool === this.tool, this.failed)
+    pressed(controls.snap, this.snap, this.failed)
+    pressed(controls.expand, this.screen.expanded, false)
+    controls.undo.disabled = this.failed || !this.history.canUndo
+    controls.redo.disabled = this.failed || !this.history.canRedo
+    controls.remove.disabled = !selection.length
+    controls.clear.disabled = !shapes.length
+    controls.name.disabled = !current
+    if (document.activeElement !== controls.name || !current) controls.name.value = current?.name ?? ""
+    controls.radius.value = this.radiusShown
+    controls.radius.hidden = !this.gesture.paints && !this.chosen.some((shape) => shape.kind === "brush")
+    controls.error.hidden = !this.failed
+    controls.message.textContent = this.error ?? ""
+  }
+
+  drawTime() {
+    const { controls, current, picture, keyTimes } = this
+    controls.timeRow.hidden = picture.still && !this.shapes.some((shape) => shape.keys)
+    controls.time.value = this.time
+    controls.moment.textContent = moment(this.time, picture)
+    controls.key.disabled = !current || current.kind === "brush"
+    pressed(controls.key, Boolean(current) && keyIndexAt(current, this.time) >= 0, controls.key.disabled)
+    controls.back.disabled = controls.next.disabled = !keyTimes.length
+    const places = keyTimes.join()
+    if (controls.marks.dataset.places === places) return
+    controls.marks.dataset.places = places
+    controls.marks.replaceChildren(
+      ...keyTimes.map((at) => {
+        const mark = document.createElement("span")
+        mark.style.left = `${100 * at}%`
+        return mark
+      })
+    )
+  }
+
   described() {
-    const count = `${this.shapes.length} region${this.shapes.length === 1 ? "" : "s"}`
-    const chosen = this.current ? `, ${this.current.name || this.current.kind} selected` : ""
-    const keys = "Enter adds a box, arrows move, Shift and arrows resize, Delete deletes, Page Up and Page Down select."
-    return `Region canvas: ${count}${chosen}. ${keys}`
+    const count = this.shapes.length
+    const chosen = this.current ? `, ${this.current.name || this.current.kind}` : ""
+    const size = this.picture.known ? "" : ` (${say("size known after the first run")})`
+    return say("Region canvas{size}: {count} regions{chosen}. Enter adds a box, arrows move, Shift and arrows resize, Delete deletes, Page Up and Page Down select.", {
+      size, count, chosen
+    })
   }
 
   writeReadout() {
     const { readout } = this.controls
     if (this.reason || this.notice) readout.textContent = this.reason || this.notice
-    else if (this.failed) readout.textContent = "unreadable regions"
-    else if (!this.shapes.length && !this.start) readout.textContent = "Drag on the picture to draw a region."
-    else if (!this.shapes.length) readout.textContent = "Nothing drawn: the connected region alone."
-    else readout.textContent = inWords(predict(this.shapes, this.picture)) + (this.start ? " (drawn part)" : "")
+    else if (this.failed) readout.textContent = say("unreadable regions")
+    else if (!this.shapes.length && !this.picture.pending && !this.start) readout.textContent = say("Drag on the picture to draw a region.")
+    else if (this.picture.pending) readout.textContent = say("The connected region counts too: the cost is known after a run.")
+    else readout.textContent = inWords(predict(this.shapes, this.picture, this.model, this.startCells), this.model)
+    readout.title = readout.textContent
   }
+}
+
+/** A time as a frame's number: of the video, or of its latent where only that is known. */
+function moment(time, { frames, length }) {
+  if (length > 1) return say("frame {number} / {count}", { number: Math.round(time * (length - 1)) + 1, count: length })
+  if (frames > 1) return say("latent frame {number} / {count}", { number: Math.round(time * (frames - 1)) + 1, count: frames })
+  return `${Math.round(100 * time)} %`
+}
+
+/** The pixels of a starting region: 1 where it is. */
+function cellsOf(image) {
+  const { naturalWidth: width, naturalHeight: height } = image
+  const canvas = document.createElement("canvas")
+  Object.assign(canvas, { width, height })
+  const context = canvas.getContext("2d")
+  context.drawImage(image, 0, 0)
+  const { data } = context.getImageData(0, 0, width, height)
+  return { width, height, cells: Uint8Array.from({ length: width * height }, (_, index) => Number(data[4 * index] > 0)) }
 }
 
 function pressed(button, on, disabled) {

@@ -3,6 +3,7 @@
 import { LIMITS } from "./document.mjs"
 
 const SMALLEST = 0.002
+const [ROOM_FOR_CORNERS, ROOM_FOR_ALL] = [24, 48] // CSS pixels
 export const HANDLES = ["nw", "n", "ne", "e", "se", "s", "sw", "w"]
 
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high)
@@ -67,6 +68,23 @@ export function withoutKey(shape, time) {
   return left.length ? { ...shape, keys: left } : { ...rest, ...areaOf(keys[index]) }
 }
 
+/** The shapes at `indices` moved by the same fractions, as far as all of them stay in the picture; the others as they are. */
+export function movedTogether(shapes, indices, time, dx, dy, grid) {
+  const extents = indices.map((index) => extentOf(shapes[index], time))
+  const room = (start, end, by) => clamp(by, -Math.min(...extents.map((e) => e[start])), 1 - Math.max(...extents.map((e) => e[end])))
+  const [right, down] = indices.length > 1 ? [room("left", "right", dx), room("top", "bottom", dy)] : [dx, dy]
+  return shapes.map((shape, index) => (indices.includes(index) ? moved(shape, time, right, down, grid) : shape))
+}
+
+function extentOf(shape, time) {
+  if (shape.kind !== "brush") {
+    const { x, y, width, height } = areaAt(shape, time)
+    return { left: x, top: y, right: x + width, bottom: y + height }
+  }
+  const [xs, ys] = [0, 1].map((axis) => shape.points.map((point) => point[axis]))
+  return { left: Math.min(...xs), top: Math.min(...ys), right: Math.max(...xs), bottom: Math.max(...ys) }
+}
+
 /** Moved by fractions, never over the picture's edge. grid: see snapped. */
 export function moved(shape, time, dx, dy, grid) {
   if (shape.kind === "brush") {
@@ -102,6 +120,17 @@ export function resized(area, handle, dx, dy, grid) {
   return result
 }
 
+/** The corners of what is dragged out. square: as many pixels across as down; centred: `from` is the middle. aspect: as in boundsAt. */
+export function dragged(from, to, { square, centred }, aspect) {
+  let [dx, dy] = [to[0] - from[0], to[1] - from[1]]
+  if (square) {
+    const room = (at, by) => (centred ? Math.min(at, 1 - at) : by < 0 ? at : 1 - at)
+    const side = Math.min(Math.max(Math.abs(dx) * aspect, Math.abs(dy)), room(from[0], dx) * aspect, room(from[1], dy))
+    ;[dx, dy] = [((dx < 0 ? -1 : 1) * side) / aspect, (dy < 0 ? -1 : 1) * side]
+  }
+  return [centred ? [from[0] - dx, from[1] - dy] : from, [from[0] + dx, from[1] + dy]]
+}
+
 /** The area between two corners, at least a cell of the grid or a sliver large, or nothing for a mere click. */
 export function areaBetween([x1, y1], [x2, y2], grid) {
   if (Math.abs(x1 - x2) < SMALLEST && Math.abs(y1 - y2) < SMALLEST) return null
@@ -125,10 +154,9 @@ export function snapped(value, step) {
   return Math.abs(1 - value) < Math.abs(line - value) ? 1 : line
 }
 
-/** Index of the topmost shape under a point, or -1. */
-export function shapeAt(shapes, time, [x, y], aspect) {
-  for (let index = shapes.length - 1; index >= 0; index--) if (covers(shapes[index], time, x, y, aspect)) return index
-  return -1
+/** Indices of the shapes under a point, the topmost first. */
+export function shapesAt(shapes, time, [x, y], aspect) {
+  return [...shapes.keys()].filter((index) => covers(shapes[index], time, x, y, aspect)).reverse()
 }
 
 function covers(shape, time, x, y, aspect) {
@@ -154,8 +182,10 @@ export function distance(points, x, y) {
   return nearest
 }
 
-export function handlePoints({ x, y, width, height }) {
-  return HANDLES.map((name) => [
+/** [name, x, y] of the handles of an area that is so many CSS pixels across and down: fewer on a small one, which they would cover. */
+export function handlePoints({ x, y, width, height }, across, down) {
+  const small = Math.min(across, down)
+  return HANDLES.filter((name) => small >= ROOM_FOR_ALL || (small >= ROOM_FOR_CORNERS ? name.length === 2 : name === "se")).map((name) => [
     name,
     name.includes("w") ? x : name.includes("e") ? x + width : x + width / 2,
     name.includes("n") ? y : name.includes("s") ? y + height : y + height / 2

@@ -1,65 +1,86 @@
-// What the pointer does on the canvas: draw, select, move, resize, paint.
+// What the pointer does on the canvas: draw, select, move, resize, paint. A second finger ends it: that is the graph's zoom.
 
-import { areaAt, areaBetween, clamp, handlePoints, moved, resized, shapeAt, withArea, withPoint } from "./geometry.mjs"
+import { areaAt, areaBetween, clamp, dragged, handlePoints, movedTogether, resized, shapesAt, withArea, withPoint } from "./geometry.mjs"
 
 const GRAB = 8 // CSS pixels around a handle
 const COARSE_GRAB = 16 // for fingers
 const LEAST_MOVE = 2 // CSS pixels between two points of a stroke
+const DOUBLE_CLICK = 400 // ms
 
 export class Gesture {
   constructor(editor) {
     this.editor = editor
     this.canvas = editor.controls.canvas
     this.pointer = null
+    this.pressed = new Set() // pointers
+    this.released = -Infinity // ms
     this.canvas.addEventListener("pointerdown", (event) => this.down(event))
     this.canvas.addEventListener("pointermove", (event) => this.move(event))
     this.canvas.addEventListener("pointerup", (event) => this.up(event))
-    this.canvas.addEventListener("pointercancel", () => this.cancel())
+    this.canvas.addEventListener("pointercancel", (event) => {
+      this.pressed.delete(event.pointerId)
+      this.cancel()
+    })
+    this.canvas.addEventListener("pointerleave", () => this.hover(null))
+    this.canvas.addEventListener("dblclick", (event) => {
+      event.stopPropagation()
+      if (editor.current && !this.paints) editor.startRename()
+    })
   }
 
   get active() {
     return this.pointer !== null
   }
 
+  get paints() {
+    return this.editor.tool === "brush" || this.editor.tool === "erase"
+  }
+
   /** The pointer in fractions of the picture, also under zoom. */
   at(event) {
-    const box = this.canvas.getBoundingClientRect()
-    return [clamp((event.clientX - box.left) / box.width, 0, 1), clamp((event.clientY - box.top) / box.height, 0, 1)]
+    const { left, top, width, height } = this.editor.screen.box
+    return [clamp((event.clientX - left) / width, 0, 1), clamp((event.clientY - top) / height, 0, 1)]
   }
 
   down(event) {
     const { editor } = this
-    if (event.button !== 0 || this.active || editor.failed) return
+    if (event.button !== 0 || editor.failed) return
     event.stopPropagation()
-    this.canvas.focus({ preventScroll: true })
+    if (event.isPrimary) this.pressed.clear()
+    this.pressed.add(event.pointerId)
     this.canvas.setPointerCapture(event.pointerId)
+    if (this.pressed.size > 1) {
+      this.cancel()
+      return
+    }
+    this.canvas.focus({ preventScroll: true })
     this.pointer = event.pointerId
     this.from = this.at(event)
-    this.before = { shapes: editor.shapes, selected: editor.selected }
+    this.before = { shapes: editor.shapes, selection: editor.selection }
     this.finish = null
     this.update = this.begin(event)
   }
 
-  /** What moving the pointer does until it is released; the new shapes and selection, or nothing. */
+  /** What moving the pointer does until it is released. */
   begin(event) {
     const { editor } = this
-    if (editor.tool === "brush" || editor.tool === "erase") return this.painting(event)
+    if (this.paints) return this.painting(event)
     const handle = this.handleUnder(event)
-    if (handle) return editor.hasNoRoomForAKey(editor.current) ? () => {} : this.resizing(handle)
-    const under = event.ctrlKey || event.metaKey ? -1 : shapeAt(editor.shapes, editor.time, this.from, editor.aspect)
-    if (under >= 0) {
-      editor.select(under)
-      return editor.hasNoRoomForAKey(editor.current) ? () => {} : this.moving(under)
+    if (handle) return editor.hasNoRoomForAKey() ? () => {} : this.resizing(handle)
+    const under = event.ctrlKey || event.metaKey ? [] : shapesAt(editor.shapes, editor.time, this.from, editor.aspect)
+    if (under.length && event.shiftKey) {
+      editor.toggle(under[0])
+      return () => {}
     }
-    editor.select(-1)
+    if (under.length) return this.moving(under)
+    editor.select()
     return this.drawing()
   }
 
   painting(event) {
     const { editor } = this
     const erase = editor.tool === "erase"
-    const box = this.canvas.getBoundingClientRect()
-    const least = LEAST_MOVE / Math.max(box.width, 1)
+    const least = LEAST_MOVE / Math.max(editor.screen.box.width, 1)
     const name = editor.newName(erase ? "eraser" : "brush")
     let points = [this.from]
     const stroke = () => ({ kind: "brush", name, radius: editor.radius, points, erase })
@@ -67,7 +88,7 @@ export class Gesture {
     const update = (moved) => {
       for (const each of moved.getCoalescedEvents?.() ?? []) points = withPoint(points, this.at(each), least)
       points = withPoint(points, this.at(moved), least)
-      editor.draft([...this.before.shapes, stroke()], -1)
+      editor.draft([...this.before.shapes, stroke()], [])
     }
     update(event)
     return update
@@ -81,21 +102,29 @@ export class Gesture {
     return (event) => {
       const [x, y] = this.at(event)
       const pulled = resized(area, handle, x - this.from[0], y - this.from[1], editor.grid)
-      editor.replaceSelected(withArea(shape, editor.time, pulled), false)
+      editor.replaceSelected(() => withArea(shape, editor.time, pulled), false)
     }
   }
 
-  moving(index) {
+  /** under: the shapes under the pointer. A click that moves nothing, on the one that was selected, selects the one below. */
+  moving(under) {
     const { editor } = this
-    const shape = editor.shapes[index]
+    const kept = under.find((index) => editor.selection.includes(index))
+    const again = kept !== undefined && editor.selection.length === 1 && performance.now() - this.released > DOUBLE_CLICK
+    if (kept === undefined) editor.select(under[0])
+    if (editor.hasNoRoomForAKey()) return () => {}
+    const [shapes, selection] = [editor.shapes, editor.selection]
     let far = false
-    this.finish = () => far && editor.commit()
+    this.finish = () => {
+      if (far) editor.commit()
+      else if (again) editor.select(under[(under.indexOf(kept) + 1) % under.length])
+    }
     return (event) => {
       const [x, y] = this.at(event)
       const [dx, dy] = [x - this.from[0], y - this.from[1]]
-      const box = this.canvas.getBoundingClientRect()
-      far ||= Math.hypot(dx * box.width, dy * box.height) > LEAST_MOVE
-      if (far) editor.replaceSelected(moved(shape, editor.time, dx, dy, editor.grid), false)
+      const { width, height } = editor.screen.box
+      far ||= Math.hypot(dx * width, dy * height) > LEAST_MOVE
+      if (far) editor.draft(movedTogether(shapes, selection, editor.time, dx, dy, editor.grid))
     }
   }
 
@@ -107,22 +136,34 @@ export class Gesture {
       if (area) editor.add({ kind: editor.tool, name, ...area })
     }
     return (event) => {
-      area = areaBetween(this.from, this.at(event), editor.grid)
-      editor.draft(area ? [...this.before.shapes, { kind: editor.tool, name, ...area }] : this.before.shapes, -1)
+      const corners = dragged(this.from, this.at(event), { square: event.shiftKey, centred: event.altKey }, editor.aspect)
+      area = areaBetween(...corners.map((corner) => corner.map((side) => clamp(side, 0, 1))), editor.grid)
+      editor.draft(area ? [...this.before.shapes, { kind: editor.tool, name, ...area }] : this.before.shapes, [])
     }
   }
 
   move(event) {
+    this.hover(event)
     if (event.pointerId === this.pointer) this.update(event)
     else if (!this.active) this.canvas.style.cursor = this.cursorFor(event)
   }
 
+  /** Where a brush would paint. */
+  hover(event) {
+    const ring = event && this.paints && event.pointerType !== "touch" ? this.at(event) : null
+    if (!ring && !this.editor.ring) return
+    this.editor.ring = ring
+    this.editor.refresh()
+  }
+
   up(event) {
+    this.pressed.delete(event.pointerId)
     if (event.pointerId !== this.pointer) return
     this.pointer = null
     const { finish, before } = this
-    if (this.drewAnew()) this.editor.draft(before.shapes, before.selected)
+    if (this.drewAnew()) this.editor.draft(before.shapes, before.selection)
     finish?.()
+    this.released = performance.now()
   }
 
   /** A shape that is added at the end is only sketched until then. */
@@ -133,26 +174,26 @@ export class Gesture {
   cancel() {
     if (!this.active) return false
     this.pointer = null
-    this.editor.draft(this.before.shapes, this.before.selected)
+    this.editor.draft(this.before.shapes, this.before.selection)
     return true
   }
 
   handleUnder(event) {
-    const { editor, canvas } = this
+    const { editor } = this
     if (!editor.current || editor.current.kind === "brush") return null
-    const box = canvas.getBoundingClientRect()
-    const zoom = box.width / Math.max(canvas.offsetWidth, 1)
+    const { width, height, zoom } = editor.screen.box
     const reach = (event.pointerType === "touch" ? COARSE_GRAB : GRAB) * zoom
     const [x, y] = this.at(event)
-    const near = ([, hx, hy]) => Math.hypot((hx - x) * box.width, (hy - y) * box.height) <= reach
-    return handlePoints(areaAt(editor.current, editor.time)).find(near)?.[0] ?? null
+    const area = areaAt(editor.current, editor.time)
+    const near = ([, hx, hy]) => Math.hypot((hx - x) * width, (hy - y) * height) <= reach
+    return handlePoints(area, (area.width * width) / zoom, (area.height * height) / zoom).find(near)?.[0] ?? null
   }
 
   cursorFor(event) {
-    const { editor } = this
-    if (editor.tool === "brush" || editor.tool === "erase") return "crosshair"
+    if (this.paints) return "crosshair"
     const handle = this.handleUnder(event)
     if (handle) return `${handle}-resize`
-    return shapeAt(editor.shapes, editor.time, this.at(event), editor.aspect) >= 0 ? "move" : "crosshair"
+    const { shapes, time, aspect } = this.editor
+    return shapesAt(shapes, time, this.at(event), aspect).length ? "move" : "crosshair"
   }
 }

@@ -9,10 +9,12 @@ const SHORTEST_SEGMENT = 1e-6 // pixels; a shorter one has no direction that can
 export const timeOf = (frame, frames) => (frames > 1 ? frame / (frames - 1) : 0)
 
 /**
- * How many cells of a picture, over all its frames, the shapes touch, and how many there are; nothing where counting takes too long.
+ * How many cells of a picture, over all its frames, are sharp in themselves, how many of them lie in the band within the boundary and how many
+ * others in the one outside of it, and how many there are; nothing where counting takes too long.
  * picture: {width, height, frames, cell} in pixels. Exact up to 16 million pixels, drawn at half the size or less beyond.
+ * start: what is sharp before anything is drawn, as in maskAt. outer, inner: cells across of the bands.
  */
-export function countCells(shapes, picture) {
+export function countCells(shapes, picture, { start = null, outer = 0, inner = 0 } = {}) {
   const moving = shapes.some((shape) => shape.keys?.length > 1)
   const drawn = moving ? picture.frames : 1
   const pixels = (scale) => (picture.width * picture.height * drawn) / scale ** 2
@@ -24,13 +26,32 @@ export function countCells(shapes, picture) {
   const [width, height] = [picture.width, picture.height].map((side) => Math.max(Math.round(side / scale), 1))
   const rows = Math.ceil(picture.height / picture.cell)
   const columns = Math.ceil(picture.width / picture.cell)
-  let inside = 0
+  const counts = { inside: 0, outer: 0, inner: 0, cells: rows * columns * drawn }
   for (let frame = 0; frame < drawn; frame++) {
-    const mask = maskAt(shapes, timeOf(frame, drawn), width, height)
-    inside += touchedCells(mask, width, height, picture, rows, columns)
+    const mask = maskAt(shapes, timeOf(frame, drawn), width, height, start)
+    const cells = touchedCells(mask, width, height, picture, rows, columns)
+    counts.inside += sum(cells)
+    counts.outer += sum(widened(cells, rows, columns, outer)) - sum(cells)
+    counts.inner += sum(widened(cells.map((cell) => 1 - cell), rows, columns, inner)) - (cells.length - sum(cells))
   }
   const copies = picture.frames / drawn
-  return { inside: inside * copies, cells: rows * columns * picture.frames }
+  return Object.fromEntries(Object.entries(counts).map(([name, count]) => [name, count * copies]))
+}
+
+const sum = (cells) => cells.reduce((total, cell) => total + cell, 0)
+
+/** Every cell within `by` rows and columns of one that is set. */
+function widened(cells, rows, columns, by) {
+  if (by <= 0) return cells
+  const along = (from, count, step, next, lines) => {
+    const made = new Uint8Array(from.length)
+    for (let line = 0; line < lines; line++)
+      for (let at = 0; at < count; at++)
+        if (from[line * next + at * step])
+          for (let near = Math.max(at - by, 0); near <= Math.min(at + by, count - 1); near++) made[line * next + near * step] = 1
+    return made
+  }
+  return along(along(cells, columns, 1, columns, rows), rows, columns, 1, columns)
 }
 
 /** Rows that the segments of a stroke cross, each counted by itself. */
@@ -41,9 +62,13 @@ function spansOf(shape, width, height) {
   return shape.points.reduce((sum, [, y], index) => sum + Math.min(far(y, index) + thick, height), 0)
 }
 
-/** Uint8Array of height * width: 1 where the shapes, drawn and erased one after the other, leave a region. */
-export function maskAt(shapes, time, width, height) {
+/**
+ * Uint8Array of height * width: 1 where the shapes, drawn and erased one after the other, leave a region.
+ * start: {width, height, cells} of what there is before, in any size.
+ */
+export function maskAt(shapes, time, width, height, start = null) {
   const mask = new Uint8Array(width * height)
+  if (start) spread(start, mask, width, height)
   for (const shape of shapes) {
     const value = shape.kind === "brush" && shape.erase ? 0 : 1
     let any = false
@@ -56,6 +81,14 @@ export function maskAt(shapes, time, width, height) {
     if (!any) mask[onePixel(shape, time, width, height)] = value
   }
   return mask
+}
+
+function spread(start, mask, width, height) {
+  const columns = Array.from({ length: width }, (_, x) => Math.floor(((x + 0.5) * start.width) / width))
+  for (let y = 0; y < height; y++) {
+    const row = Math.floor(((y + 0.5) * start.height) / height) * start.width
+    for (let x = 0; x < width; x++) mask[y * width + x] = start.cells[row + columns[x]]
+  }
 }
 
 /** The first pixel with its centre at or after an edge. */
@@ -121,17 +154,17 @@ function between(slope, offset, low, high) {
   return [Math.min(one, other), Math.max(one, other)]
 }
 
+/** Uint8Array of rows * columns: 1 where a cell holds a pixel of the mask. */
 function touchedCells(mask, width, height, picture, rows, columns) {
   const ranges = (count, size, length) =>
     Array.from({ length: count }, (_, index) => {
       const first = Math.min(Math.floor(((index * picture.cell) / size) * length + 1e-9), length - 1)
       return [first, Math.max(Math.min(Math.ceil((((index + 1) * picture.cell) / size) * length - 1e-9), length), first + 1)]
     })
-  const across = ranges(columns, picture.width, width)
-  let touched = 0
-  for (const [top, bottom] of ranges(rows, picture.height, height))
-    for (const [left, right] of across) if (anySet(mask, width, top, bottom, left, right)) touched++
-  return touched
+  const [down, across] = [ranges(rows, picture.height, height), ranges(columns, picture.width, width)]
+  const cells = new Uint8Array(rows * columns)
+  down.forEach(([top, bottom], row) => across.forEach(([left, right], column) => (cells[row * columns + column] = Number(anySet(mask, width, top, bottom, left, right)))))
+  return cells
 }
 
 function anySet(mask, width, top, bottom, left, right) {

@@ -192,12 +192,15 @@ class MixedPart(Part):
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
         carrier = Carrier(settings.ratio, patch, hand_over, last_sigma, adds_noise=not isinstance(request.host.model_sampling, CONST))
         grid = self._cells(latent_size(request.x.shape), patch)
+        hidden = hidden_width(request.host.diffusion_model, self.model.architecture)
+        if first and settings.on_run is not None:
+            settings.on_run(hidden, request.text_tokens)
         run = MixedRun(self.model.stack, stages, grid, carrier, self._region_of(part, patch))
         sigmas = request.schedule.tolist() if request.schedule is not None else []
         if settings.automatic and len(sigmas) > 1:
             self._go_on(run, sigmas, within, image)
         if first:
-            log.info(run.describe(hidden_width(request.host.diffusion_model, self.model.architecture), request.text_tokens, sigmas))
+            log.info(run.describe(hidden, request.text_tokens, sigmas))
         return run
 
     def _region_of(self, part: PartOfPicture | None, patch: int) -> Tensor | None:

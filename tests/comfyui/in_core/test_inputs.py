@@ -26,6 +26,7 @@ from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
 from ropeworks_pack.nodes.rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
 from ropeworks_pack.nodes.style_ref import SharedAttentionStyleRef
+from ropeworks_pack.rope_core import RopeWorksError
 from ropeworks_pack.rope_core.hosts.comfyui import stack_of
 from ropeworks_pack.rope_core.mixed.patches import MixedResolution
 from ropeworks_pack.rope_core.reference.style import SharedAttention
@@ -75,7 +76,8 @@ def fitting(one: Any, model: Any) -> Any:
 
 def refused_early(node: Any, name: str, value: Any) -> bool:
     """Whether `validate_inputs` refuses it, in words that can be shown."""
-    answer = node.validate_inputs(**{name: value})
+    connected = {"reference": None} if node is SharedAttentionStyleRef else {}
+    answer = node.validate_inputs(**{name: value}, **connected)
     assert answer is True or (name in answer and answer.isprintable())
     return answer is not True
 
@@ -131,7 +133,45 @@ def test_the_core_asks_before_the_run():
         assert "unknown subject 'nobody'" in problems(subject="nobody")
         assert "start_percent is nan: expected a number from 0 to 1" in problems(start_percent=NOT_A_NUMBER)
         assert "temperature is 9.0: expected a number from 0 to 4" in problems(temperature=9.0)
+        assert "start_percent and end_percent are both 0.5" in problems(start_percent=0.5, end_percent=0.5)
         assert problems(method=HOSTILE).isprintable()
+
+
+def test_the_core_asks_before_the_run_for_one_reference_and_its_vae():
+    with mock.patch.dict(core_nodes.NODE_CLASS_MAPPINGS, {node.define_schema().node_id: node for node in all_nodes()}):
+
+        def problems(**inputs: Any) -> str:
+            usual = {"model": ["1", 0], "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+            prompt = {
+                "1": {"class_type": "RopeLabModel", "inputs": {"subject": "rocket"}},
+                "2": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}},
+                "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+                "4": {"class_type": "SharedAttentionStyleRef", "inputs": {**usual, **inputs}},
+            }
+            done: dict[str, Any] = {}
+            asyncio.run(execution.validate_inputs("id", prompt, "4", done))
+            return " ".join(str(error["details"]) for _, errors, _ in done.values() for error in errors)
+
+        image, reference, vae = {"image": ["2", 0]}, {"reference": ["3", 0]}, {"vae": ["1", 2]}
+        assert problems(**reference) == problems(**image, **vae) == problems(**reference, **vae) == ""
+        assert "found neither reference nor image" in problems()
+        assert "found both reference and image" in problems(**image, **reference, **vae)
+        assert "found an image without a vae" in problems(**image)
+
+
+def test_a_preset_that_overrides_what_was_given_says_so():
+    reference = {"samples": torch.randn(1, 16, 6, 8)}
+    usual = {"model": models.flux(), "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "reference": reference}
+    assert [line for line in logged(lambda: SharedAttentionStyleRef.execute(preset="balanced", **usual)) if "preset" in line] == []
+    assert [line for line in logged(lambda: SharedAttentionStyleRef.execute(preset="custom", beta=3.0, **usual)) if "preset" in line] == []
+    assert "preset 'loose' decides" in " ".join(logged(lambda: SharedAttentionStyleRef.execute(preset="loose", beta=3.0, **usual)))
+    given = {"model": models.flux(), "ratio": 2, "coarse_until": -1.0, "fine_from": -1.0, "budget": 0.7}
+    assert "budget counts with 'custom'" in " ".join(logged(lambda: MixedResRegionCRPA.execute(**given)))
+    assert [line for line in logged(lambda: MixedResRegionCRPA.execute(preset="custom", **given)) if "preset" in line] == []
+
+
+def test_an_error_report_shows_the_pack_as_its_origin():
+    assert f"{RopeWorksError.__module__}.{RopeWorksError.__qualname__}" == "ropeworks.RopeWorksError"
 
 
 def test_numbers_of_numpy_are_numbers():

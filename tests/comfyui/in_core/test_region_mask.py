@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from ropeworks_pack.nodes.layout_picture import shares
-from ropeworks_pack.nodes.mixed_res import SHOWN_TEXT_TOKENS, MixedResRegionCRPA, boxes_of
+from PIL import ImageColor
+from ropeworks_pack.nodes.boundary import BoundaryExpandReplace
+from ropeworks_pack.nodes.layout_picture import HIGH, LONG_SIDE, MARGIN, SHOWN_TEXT_TOKENS, WITHOUT_BAND, as_image, layout_picture, shares
+from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA, boxes_of
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
-from ropeworks_pack.rope_core.hosts.comfyui import stack_of
+from ropeworks_pack.nodes.run_event import RunEvent
+from ropeworks_pack.rope_core.hosts.comfyui import facts_of, stack_of
 from ropeworks_pack.rope_core.mixed.patches import MixedResolution
 from ropeworks_pack.rope_core.mixed.regions import CellGrid, TokenLayout
 
@@ -166,3 +172,46 @@ def test_region_mask_feeds_mixed_res_region():
     empty, none, _ = ran("", latent=latent(1, 16, 16, 16))
     assert not stack_of(MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=empty).args[0]).find(MixedResolution).automatic
     assert not stack_of(MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, regions=none).args[0]).find(MixedResolution).automatic
+
+
+def test_one_cost_for_one_workflow():
+    """The log's, of the model as it enters the sampler: 8 of 64 cells and 7 around them fine, and all 64 coarse: 60 + 64 of 256 tokens."""
+    model = models.flux()
+    mask, _, _ = ran(text(LEFT), width=256, height=256)
+    mixed, without_band = MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=mask).args
+    banded, with_band = BoundaryExpandReplace.execute(mixed, 2).args
+    region = torch.zeros(1, 8, 8, dtype=torch.bool)
+    region[:, :4, :2] = True
+    hidden = facts_of(model)[1]
+    for (outer, inner), note, shown in (((0, 0), WITHOUT_BAND, without_band), ((1, 2), "", with_band)):
+        layout = TokenLayout(region, 2, outer, inner)
+        assert torch.equal(shown, as_image(layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, note)))
+    with lines_of_ours() as lines:
+        models.sample(banded, (1, 16, 32, 32))
+    told = stack_of(banded).find(MixedResolution).on_run.__self__
+    assert told.text != SHOWN_TEXT_TOKENS
+    speedup = TokenLayout(region, 2, 1, 2).speedup(hidden, told.text)
+    assert any(f"12% of the area in 48% of the tokens, a mixed step about {speedup:.1f}x faster" in line for line in lines), lines
+
+
+def test_the_page_is_told_what_a_step_costs_by():
+    sent = []
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(send_sync=lambda *event: sent.append(event))))
+    with patch.dict(sys.modules, {"server": server}):
+        RunEvent("7:3").begin(3072, 77)
+        RunEvent(None).begin(3072, 77)
+    assert sent == [("ropeworks.run", {"node": "7:3", "hidden": 3072, "text": 77})]
+    with patch.dict(sys.modules, {"server": SimpleNamespace()}):
+        RunEvent("7").begin(3072, 77)
+
+
+def test_a_region_yet_to_be_chosen_is_hatched_and_not_made_up():
+    patched, layout = MixedResRegionCRPA.execute(models.flux(), 2, -1.0, -1.0).args
+    assert torch.equal(layout, BoundaryExpandReplace.execute(patched, 2).args[1])
+    picture = (layout[0, MARGIN : MARGIN + LONG_SIDE, MARGIN : MARGIN + LONG_SIDE] * 255).round().to(torch.uint8)
+    lines = (picture == torch.tensor(ImageColor.getrgb(HIGH), dtype=torch.uint8)).all(-1)
+    quarters = [
+        lines[rows, columns].float().mean() for rows in (slice(0, 384), slice(384, 768)) for columns in (slice(0, 384), slice(384, 768))
+    ]
+    assert all(0.1 < share < 0.5 for share in quarters), "alike everywhere"
+    assert max(quarters) - min(quarters) < 0.02
