@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .boundary import BoundaryExpandReplace
+from .coarse_to_fine import CoarseToFine
 from .extrapolate import RopePatchExtrapolate
 from .inspect import RopeInspect
 from .lab_model import RopeLabModel
@@ -21,6 +22,7 @@ class RopeWorksExtension(ComfyExtension):
         return [
             RopePatchSEGA,
             RopePatchExtrapolate,
+            CoarseToFine,
             MixedResRegionCRPA,
             MixedResRegionMask,
             BoundaryExpandReplace,
