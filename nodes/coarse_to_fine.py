@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..rope_core import CoarseToFine as Patch
 from ..rope_core.hosts.comfyui import add_patch
+from ..rope_core.hosts.comfyui.vae_upsampler import with_vae
 from ..rope_core.mixed.coarse_to_fine import WAYS
 from ..rope_core.mixed.patches import AUTOMATIC, RATIOS
 from .inputs import checked
-from .schema import CATEGORY, advanced_combo, advanced_float, known
+from .schema import CATEGORY, advanced_combo, advanced_float, for_handing_over, known
 
 AUTO, CUSTOM = "auto", "custom"
 
@@ -45,10 +46,15 @@ class CoarseToFine(io.ComfyNode):
                     "stages", list(WAYS),
                     "Whether ratio 4 grows to full size in one step, or by halves: to 1/2 at half of the way to the switch.",
                 ),
+                for_handing_over(),
             ],
             outputs=[io.Model.Output(tooltip="The model that begins small. Connect it to a sampler.")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, ratio: str, switch: str, switch_at: float = 0.44, stages: str = WAYS[0]) -> io.NodeOutput:
-        return io.NodeOutput(add_patch(model, Patch(int(ratio), AUTOMATIC if switch == AUTO else switch_at, stages)))
+    def execute(cls, model: Any, ratio: str, switch: str, switch_at: float = 0.44, stages: str = WAYS[0], vae: Any = None) -> io.NodeOutput:
+        patched = add_patch(model, Patch(int(ratio), AUTOMATIC if switch == AUTO else switch_at, stages))
+        if vae is not None:
+            patched = with_vae(patched, vae, Patch.node, getattr(cls.hidden, "unique_id", None))
+        return io.NodeOutput(patched)

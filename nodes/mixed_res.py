@@ -16,12 +16,13 @@ from torch import Tensor
 from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.errors import shown
 from ..rope_core.hosts.comfyui import add_patch, facts_of
+from ..rope_core.hosts.comfyui.vae_upsampler import with_vae
 from ..rope_core.mixed.patches import token_layout
 from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
 from ..rope_core.stack import Stack
 from .inputs import checked
 from .layout_picture import SHOWN_TEXT_TOKENS, as_image, layout_picture
-from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known
+from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, for_handing_over, known
 
 # The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
 PRESETS = {"auto": 0.0, "paper: 15 % of a video": 0.15, "paper: 30 % of an image": 0.3, "paper: 45 % of an image": 0.45,
@@ -87,6 +88,7 @@ class MixedResRegionCRPA(io.ComfyNode):
                 ),
                 advanced_int("grow", 0, 0, 32, "Closes gaps in the region of up to twice this many cells, for compact blobs."),
                 advanced_int("minimum_region", 1, 0, 4096, "Islands of fewer cells than this are left out."),
+                for_handing_over(advanced=True),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with mixed resolution. Connect it to Boundary Expand-Replace or to a sampler."),
@@ -110,6 +112,7 @@ class MixedResRegionCRPA(io.ComfyNode):
         alignment: str = "corner",
         grow: int = 0,
         minimum_region: int = 1,
+        vae: Any = None,
     ) -> io.NodeOutput:
         share = PRESETS[preset]
         architecture, hidden, native = facts_of(model)
@@ -136,6 +139,8 @@ class MixedResRegionCRPA(io.ComfyNode):
             on_region=show if node is not None else None,
         )
         patched = add_patch(model, patch)
+        if vae is not None:
+            patched = with_vae(patched, vae, patch.node, node)
         layout = _shown_layout(patch, architecture.pixels_per_token, native, 2 if architecture.native_frames else 1)
         note = "an example: the region is chosen during sampling" if patch.automatic else ""
         return io.NodeOutput(patched, as_image(layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, note)))

@@ -7,7 +7,7 @@ tokens. The sampler's latent has its full size and noise throughout, and carries
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..architecture import ModelFacts
@@ -16,7 +16,7 @@ from ..extrapolate.extrapolation import assumption, check_method, check_number
 from ..stack import COARSE_TO_FINE, MIXED, TRAINING, Call, Patch, Stack
 from .carrier import Carrier
 from .cascade import Cascade
-from .handover import HandOver, Upsample
+from .handover import HandOver, Left, Upsample
 from .patches import AUTOMATIC, COARSE_UNTIL, RATIOS, MixedResolution, sigma_at
 from .regions import step_cost
 
@@ -52,9 +52,7 @@ class CoarseToFine(Patch):
         check_number("switch", self.switch, AUTOMATIC, 1.0)
         check_method(self.stages, WAYS, "stages")
         if self.stages == BY_HALVES and self.ratio == 3:
-            raise RopeWorksError(
-                "ratio is 3, which halves do not lead to: expected 4 or 2 for stages by halves. Choose ratio 4."
-            )
+            raise RopeWorksError("ratio is 3, which halves do not lead to: expected 4 or 2 for stages by halves. Choose ratio 4.")
 
     def refusal(self, model: ModelFacts, stack: Stack) -> str:
         family = model.architecture.family
@@ -100,19 +98,31 @@ class CoarseRun:
     """Which size a step of one run has; hosts keep one per run of a sampler, and per part of the picture that it calls the model with.
 
     sigmas: of all steps and where they end, empty where the host cannot tell; levels that none of them belongs to are passed over.
-    patch: side of a token in latent pixels. upsample: where a model brings a latent upsampler.
+    patch: side of a token in latent pixels. upsample: where a model brings a latent upsampler. before: what the run left, by ratio, that
+    this one goes on from.
     """
 
-    def __init__(self, levels: Sequence[Level], sigmas: Sequence[float], patch: int, upsample: Upsample | None) -> None:
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        sigmas: Sequence[float],
+        patch: int,
+        upsample: Upsample | None,
+        before: Mapping[int, Left] | None = None,
+    ) -> None:
+        before = before or {}
         self.sigmas = sigmas
         self._until = levels
         met = {self._number(sigma) for sigma in sigmas[:-1]}
-        self.levels = tuple(level for number, level in enumerate(levels) if number in met or not met)
+        self.levels = tuple(level for number, level in enumerate(levels) if number in met or level.ratio in before or not met)
         last_sigma = min((sigma for sigma in sigmas if sigma > 0), default=0.0) if upsample else 0.0
         carriers, above = [], 1
         for level in reversed(self.levels):
             ratio = level.ratio // above
-            carriers.append(Carrier(ratio, patch, HandOver(upsample, ratio) if upsample else None, last_sigma))
+            hand_over = HandOver(upsample, ratio) if upsample else None
+            if hand_over is not None and level.ratio in before:
+                hand_over.go_on(before[level.ratio])
+            carriers.append(Carrier(ratio, patch, hand_over, last_sigma))
             above = level.ratio
         self.cascade = Cascade(carriers)
 
@@ -123,6 +133,12 @@ class CoarseRun:
         """How many carriers down a step at `sigma` runs; 0 = at full size."""
         number = next((number for number, level in enumerate(self.levels) if sigma >= level.until), len(self.levels))
         return len(self.levels) - number
+
+    def left(self) -> dict[int, Left] | None:
+        """For a run that goes on with this one's latent, by the ratio of each level; None where nothing was handed over."""
+        handed = zip(self.levels, reversed(self.cascade.carriers), strict=True)
+        found = {level.ratio: left for level, carrier in handed if carrier.hand_over and (left := carrier.hand_over.left())}
+        return found or None
 
     def ratio(self, depth: int) -> int:
         return math.prod(carrier.ratio for carrier in self.cascade.carriers[:depth])

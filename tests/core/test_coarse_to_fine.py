@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ def nearest(low: Tensor, ratio: int) -> Tensor:
 def test_what_is_read_is_what_the_upsampler_would_have_written_at_every_size() -> None:
     """One picture throughout, x = (1 - sigma) picture + sigma noise; at every size it is the fourth of it, enlarged."""
     run, x = CoarseRun(LEVELS, SIGMAS, 2, nearest), NOISE
-    for sigma, after in zip(SIGMAS[:-1], SIGMAS[1:], strict=True):
+    for sigma, after in pairwise(SIGMAS):
         depth = run.depth(sigma)
         assert (depth, run.ratio(depth)) == {1.0: (2, 4), 0.8: (2, 4), 0.6: (1, 2), 0.5: (1, 2)}.get(sigma, (0, 1))
         ratio = run.ratio(depth)
@@ -43,6 +45,29 @@ def test_without_an_upsampler_the_samplers_own_latent_is_read() -> None:
     assert torch.equal(run.cascade.read(NOISE, 2, lambda: 1.0), NOISE[..., ::4, ::4])
     full = run.cascade.answered(FOURTH, (15, 14), 2, lambda: 1.0, slice(None))
     torch.testing.assert_close(full, interpolated(interpolated(FOURTH, 2), 2)[..., :15, :14])
+
+
+def test_a_run_goes_on_with_what_another_has_left() -> None:
+    """One schedule over two samplers reads what one sampler reads, wherever it is cut."""
+
+    def drawn(cuts: tuple[int, ...]) -> list[Tensor]:
+        x, before, found = NOISE, None, []
+        for begin, end in pairwise((0, *cuts, len(SIGMAS) - 1)):
+            sigmas = SIGMAS[begin : end + 1]
+            run = CoarseRun(LEVELS, sigmas, 2, nearest, before)
+            for sigma, after in pairwise(sigmas):
+                depth = run.depth(sigma)
+                found.append(run.cascade.read(x, depth, lambda: sigma))  # noqa: B023
+                answer = nearest(FOURTH, 4 // run.ratio(depth))
+                x0 = run.cascade.answered(answer, (16, 16), depth, lambda: sigma, slice(None)) if depth else answer  # noqa: B023
+                x = after / sigma * x + (1 - after / sigma) * x0
+            before = run.left()
+        return found
+
+    whole = drawn(())
+    for cut in range(1, len(SIGMAS) - 1):
+        torch.testing.assert_close(drawn((cut,)), whole)
+    torch.testing.assert_close(drawn((2, 4)), whole)
 
 
 def test_levels_without_a_step_are_passed_over() -> None:

@@ -74,20 +74,24 @@ class CoarsePart(Part):
         with run.lock:
             runs: dict[PartOfPicture | None, CoarseRun] = run.kept((self, image), dict)
             if part not in runs:
-                runs[part] = self._new_run(request, part, told=image > 0)
+                runs[part] = self._new_run(request, part, run, image)
             return runs[part]
 
-    def _new_run(self, request: ModelCall, part: PartOfPicture | None, told: bool) -> CoarseRun:
+    def _new_run(self, request: ModelCall, part: PartOfPicture | None, within: SamplingRun, image: int) -> CoarseRun:
         refuse_what_goes_by_the_grid(request, self.settings.node)
         upsample = request.options.get(UPSAMPLE_KEY)
         if upsample is not None and part is not None and part.places is None:  # tiles that nobody tells apart
             raise RopeWorksError(part.refusal("a latent upsampler", f"bypass {self.settings.node}"))
         levels = self.settings.levels(request.host.model_sampling.percent_to_sigma)
         sigmas = request.schedule.tolist() if request.schedule is not None else []
-        run = CoarseRun(levels, sigmas, self._patch(request), upsample)
+        key = (self.settings.node, part, image)
+        before = within.handed(key) if upsample is not None and within.goes_on else None
+        run = CoarseRun(levels, sigmas, self._patch(request), upsample, before)
+        if upsample is not None and sigmas and sigmas[-1] > 0.0:
+            within.hand_on(key, run.left)
         host, architecture = request.host, self.model.architecture
         grid = token_grid(tuple(request.x.shape), patch_size(host.diffusion_model, architecture))
-        if not told:
+        if not image:
             log.info(run.describe(grid, hidden_width(host.diffusion_model, architecture), request.text_tokens))
         return run
 

@@ -6,7 +6,7 @@ Coarse steps run on the low-resolution latent that the sampler's full-size one c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from math import ceil
 
@@ -189,6 +189,8 @@ class MixedPart(Part):
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
         upsample = request.options.get(UPSAMPLE_KEY)
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
+        if hand_over is not None:
+            self._hand_over_goes_on(hand_over, (settings.node, part, image), request, within)
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
         carrier = Carrier(settings.ratio, patch, hand_over, last_sigma, adds_noise=not isinstance(request.host.model_sampling, CONST))
         grid = self._cells(latent_size(request.x.shape), patch)
@@ -214,6 +216,14 @@ class MixedPart(Part):
         if not region.all():
             raise RopeWorksError(part.refusal(*who))
         return None
+
+    def _hand_over_goes_on(self, hand_over: HandOver, key: Hashable, request: ModelCall, within: SamplingRun) -> None:
+        """Where one schedule is cut over several samplers, what is handed over began with the first of them."""
+        before = within.handed(key) if within.goes_on else None
+        if before is not None:
+            hand_over.go_on(before)
+        if request.schedule is not None and float(request.schedule[-1]) > 0.0:
+            within.hand_on(key, hand_over.left)
 
     def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun, image: int) -> None:
         """Where one schedule is cut over several samplers, the region that one of them finds is that of those after it."""
