@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .boundary import BoundaryExpandReplace
 from .coarse_to_fine import CoarseToFine
 from .extrapolate import RopePatchExtrapolate
+from .guided_by_picture import GuidedByPicture
 from .inspect import RopeInspect
 from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
@@ -23,6 +24,7 @@ class RopeWorksExtension(ComfyExtension):
             RopePatchSEGA,
             RopePatchExtrapolate,
             CoarseToFine,
+            GuidedByPicture,
             MixedResRegionCRPA,
             MixedResRegionMask,
             BoundaryExpandReplace,
