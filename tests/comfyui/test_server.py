@@ -22,6 +22,7 @@ OURS = {
     "RopePatchSEGA": "RoPE Patch: SEGA",
     "RopePatchExtrapolate": "RoPE Patch: Extrapolate",
     "CoarseToFine": "Coarse to Fine",
+    "GuidedByPicture": "Guided by a Picture",
     "MixedResRegionCRPA": "Mixed-Res Region (CRPA)",
     "MixedResRegionMask": "Mixed-Res Region Mask",
     "BoundaryExpandReplace": "Boundary Expand-Replace",
