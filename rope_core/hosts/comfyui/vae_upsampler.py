@@ -48,8 +48,11 @@ class VaeUpsampler:
         self.progress(1)
         enlarged = _enlarged(pictures, ratio, pictures.shape[-3] // low.shape[-2])
         self.progress(2)
-        latents = [enlarged] if low.dim() == 4 else list(enlarged)  # a clip at a time
-        found = self.host.process_latent_in(torch.cat([self.vae.encode(each) for each in latents]).float())
+        clips = list(enlarged) if enlarged.dim() == 5 else [enlarged]  # one at a time
+        latents = torch.cat([self.vae.encode(each) for each in clips]).float()
+        if latents.dim() < low.dim():  # a VAE of pictures knows no frames
+            latents = latents.unsqueeze(2)
+        found = self.host.process_latent_in(latents)
         comfy.model_management.load_models_gpu(loaded)
         self.progress(PARTS)
         expected = (*low.shape[:-2], low.shape[-2] * ratio, low.shape[-1] * ratio)
