@@ -3,7 +3,9 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .boundary import BoundaryExpandReplace
+from .coarse_to_fine import CoarseToFine
 from .extrapolate import RopePatchExtrapolate
+from .guided_by_picture import GuidedByPicture
 from .inspect import RopeInspect
 from .lab_model import RopeLabModel
 from .lab_video_model import RopeLabVideoModel
@@ -21,6 +23,8 @@ class RopeWorksExtension(ComfyExtension):
         return [
             RopePatchSEGA,
             RopePatchExtrapolate,
+            CoarseToFine,
+            GuidedByPicture,
             MixedResRegionCRPA,
             MixedResRegionMask,
             BoundaryExpandReplace,

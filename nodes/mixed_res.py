@@ -14,11 +14,12 @@ from torch import Tensor
 from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.errors import shown
 from ..rope_core.hosts.comfyui import add_patch, facts_of
+from ..rope_core.hosts.comfyui.vae_upsampler import with_vae
 from ..rope_core.mixed.regions import Box, TokenLayout
 from .inputs import checked
 from .layout_picture import layout_picture
 from .run_event import RunEvent
-from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, known
+from .schema import CATEGORY, advanced_combo, advanced_float, advanced_int, for_handing_over, known
 from .shown_layout import layout_image
 
 # The paper's shares of high resolution; "auto" takes the first for video and the middle one for images.
@@ -88,6 +89,7 @@ class MixedResRegionCRPA(io.ComfyNode):
                 ),
                 advanced_int("grow", 0, 0, 32, "Closes gaps in the region of up to twice this many cells, for compact blobs."),
                 advanced_int("minimum_region", 1, 0, 4096, "Islands of fewer cells than this are left out."),
+                for_handing_over(advanced=True),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with mixed resolution. Connect it to Boundary Expand-Replace or to a sampler."),
@@ -111,6 +113,7 @@ class MixedResRegionCRPA(io.ComfyNode):
         alignment: str = "corner",
         grow: int = 0,
         minimum_region: int = 1,
+        vae: Any = None,
     ) -> io.NodeOutput:
         share = PRESETS[preset]
         hidden = facts_of(model)[1]
@@ -141,6 +144,8 @@ class MixedResRegionCRPA(io.ComfyNode):
             on_run=told.begin,
         )
         patched = add_patch(model, patch)
+        if vae is not None:
+            patched = with_vae(patched, vae, patch.node, node)
         return io.NodeOutput(patched, layout_image(patched))
 
 

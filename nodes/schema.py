@@ -75,6 +75,19 @@ def native_rule() -> Any:
     )
 
 
+def for_handing_over(advanced: bool = False) -> Any:
+    return known(
+        io.Vae.Input,
+        "vae",
+        optional=True,
+        advanced=advanced,
+        tooltip=(
+            "This model's VAE. With it, what was drawn small is decoded, enlarged as a picture and encoded where it grows; without it the "
+            "latent is interpolated."
+        ),
+    )
+
+
 def start_percent() -> Any:
     return io.Float.Input(
         "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the sampling schedule after which the patch begins."

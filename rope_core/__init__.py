@@ -4,6 +4,7 @@ from .errors import RopeWorksError
 from .extrapolate.extrapolation import METHODS, Extrapolate
 from .extrapolate.sega import SEGA_METHODS, Sega
 from .magnitudes import Magnitudes
+from .mixed.coarse_to_fine import CoarseToFine
 from .mixed.patches import BoundaryExpandReplace, MixedResolution
 from .mixed.regions import Box
 from .reference.style import KeyScale, SharedAttention
@@ -16,6 +17,7 @@ __all__ = [
     "BoundaryExpandReplace",
     "Box",
     "Call",
+    "CoarseToFine",
     "Extrapolate",
     "KeyScale",
     "Magnitudes",

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from .architecture import ModelFacts
 
 __all__ = [
-    "ALWAYS", "HEIGHT", "INDEX", "MIXED", "SHARED", "TIME", "TRAINING", "WIDTH", "AxisSpan", "Call", "Magnitudes", "Patch", "Plan", "Stack",
-    "Window",
+    "ALWAYS", "COARSE_TO_FINE", "HEIGHT", "INDEX", "MIXED", "SHARED", "TIME", "TRAINING", "WIDTH", "AxisSpan", "Call", "Magnitudes",
+    "Patch", "Plan", "Stack", "Window",
 ]  # fmt: skip
 
 # Kinds of run that a host must know how to make; a patch that needs none only changes what a plan says.
 MIXED, SHARED, TRAINING = "mixed resolution", "shared attention", "training with random positions"
+COARSE_TO_FINE = "coarse to fine"
 
 
 class Patch:

@@ -67,6 +67,22 @@ def extrapolation() -> Image.Image:
     return sheet(rows, methods, "Beyond the trained side", 150)
 
 
+def enlarged(workflow: str, caption: str) -> Image.Image:
+    """What an example workflow draws at twice the trained side, beside what extrapolation alone does."""
+    lab = Lab.load()
+    with Image.open(EXAMPLES / f"{workflow}.jpg") as picture:
+        row = [*(drawn(lab, "2×", METHODS[method]) for method in (PLAIN, "PI")), picture.convert("RGB"), reference(SUBJECT, CANVASES["2×"])]
+    return sheet({"": row}, [PLAIN, "PI", caption, "photograph"], "Twice the trained side")
+
+
+def coarse_to_fine() -> Image.Image:
+    return enlarged("coarse_to_fine_tiny", "PI, coarse to fine")
+
+
+def guided() -> Image.Image:
+    return enlarged("guided_by_picture_tiny", "PI, guided by a picture")
+
+
 def mixed(methods: Sequence[str], title: str, detail: bool = False) -> Image.Image:
     lab, region = Lab.load(DETAIL_WEIGHTS), shapes()["box"]
     where = outlined(reference(SUBJECT, CANVAS_OF_RATIO[RATIO]), pixels(region, RATIO))
@@ -160,7 +176,9 @@ def clip() -> Image.Image:
 PICTURES: dict[str, Callable[[], Image.Image]] = {
     "RopePatchSEGA": sega,
     "RopePatchExtrapolate": extrapolation,
+    "CoarseToFine": coarse_to_fine,
     "MixedResRegionCRPA": crpa,
+    "GuidedByPicture": guided,
     "BoundaryExpandReplace": bands,
     "SharedAttentionStyleRef": style,
     "RPE2DInference": even_grid,

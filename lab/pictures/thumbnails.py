@@ -11,6 +11,9 @@ from ..cores import PACK
 from .drawing import INK, PAPER, font_of, wrapped
 
 SAME_NODES = {
+    "coarse_to_fine_4k_flux1_dev": ("coarse_to_fine_tiny", "FLUX.1-dev"),
+    "coarse_to_fine_flux1_dev": ("coarse_to_fine_tiny", "FLUX.1-dev"),
+    "coarse_to_fine_wan22_5b": ("coarse_to_fine_tiny", "Wan 2.2 5B"),
     "extrapolate_wan22_5b": ("extrapolate_tiny", "Wan 2.2 5B"),
     "region_mask_flux1_dev": ("region_mask_tiny", "FLUX.1-dev"),
     "rpe2d_flux1_dev": ("rpe2d_tiny", "FLUX.1-dev"),

@@ -40,6 +40,11 @@ class Carrier:
         """The low-resolution latent within it."""
         return padded(carrier, self.patch * self.ratio)[..., :: self.ratio, :: self.ratio].contiguous()
 
+    def low_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Of the low-resolution latent within one of (height, width)."""
+        height, width = (-(-side // (self.patch * self.ratio)) * self.patch for side in size)
+        return height, width
+
     def for_strip(self, carrier: Tensor, strip: Strip, sigma: Callable[[], float]) -> tuple[Tensor | None, Tensor | None]:
         """What high-resolution tokens read in place of it, None = the carrier itself; and low-resolution ones within the region, None
         = every ratio-th pixel of that.

@@ -11,7 +11,7 @@ stopped at c, that much times b / c is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +22,17 @@ from .strip import interpolated
 Upsample = Callable[[Tensor, int], Tensor]  # (B, C, [T,] h, w) denoised latent, ratio -> (B, C, [T,] h * ratio, w * ratio)
 
 
+@dataclass(frozen=True)
+class Left:
+    """What a run leaves to the one that goes on with its latent: its first sigma, its last low-resolution answer, on the CPU, and by zone
+    the sigma at which it was first read at full resolution.
+    """
+
+    begin: float
+    low: Tensor
+    read: Mapping[str, float]
+
+
 @dataclass
 class HandOver:
     """One run's corrections. Latents are (B, C, [T,] H, W); `region` is (T, H, W) bool of the padded carrier."""
@@ -30,7 +41,19 @@ class HandOver:
     ratio: int
     _begin: float = 0.0  # the run's first sigma
     _low: Tensor | None = None
+    _read: dict[str, float] = field(default_factory=dict)  # by the run before
     _defects: dict[str, tuple[float, Tensor] | None] = field(default_factory=dict)
+
+    def left(self) -> Left | None:
+        """For a run that goes on; None where nothing was interpolated."""
+        if self._low is None:
+            return None
+        read = {zone: found[0] for zone, found in self._defects.items() if found is not None}
+        return Left(self._begin, self._low.cpu(), {**self._read, **read})
+
+    def go_on(self, left: Left) -> None:
+        """From what the run before has left."""
+        self._begin, self._low, self._read = left.begin, left.low, dict(left.read)
 
     def remember(self, low: Tensor, sigma: float) -> None:
         """The latest denoised low-resolution latent, of one image per row of the batch."""
@@ -52,11 +75,11 @@ class HandOver:
             return carrier
         first, defect = found
         weight = torch.full(carrier.shape[-2:], self._left(first, sigma), device=carrier.device)
-        if region is None or "region" not in self._defects:
+        if region is None or not ("region" in self._defects or "region" in self._read):
             return self._added(carrier, defect, weight)
         inside = region[..., : carrier.shape[-2], : carrier.shape[-1]]
         carrier = self._added(carrier, defect, torch.where(inside, 0.0, weight))
-        earlier = self._defects["region"]
+        earlier = self._defect("region", sigma)
         return carrier if earlier is None else self._added(carrier, earlier[1], torch.where(inside, self._left(earlier[0], sigma), 0.0))
 
     def finished(self, low: Tensor) -> Tensor:
@@ -74,7 +97,8 @@ class HandOver:
         self._begin = max(self._begin, sigma)
         if zone not in self._defects:
             low = self._low
-            self._defects[zone] = None if low is None else (sigma, self.upsample(low, self.ratio) - interpolated(low, self.ratio))
+            first = self._read.get(zone, sigma)
+            self._defects[zone] = None if low is None else (first, self.upsample(low, self.ratio) - interpolated(low, self.ratio))
         return self._defects[zone]
 
     def _added(self, carrier: Tensor, defect: Tensor, weight: Tensor) -> Tensor:

@@ -39,6 +39,19 @@ def _share_on_flux(sigma: float) -> float:
     return 1.0 - sigma / (FLUX_SHIFT - (FLUX_SHIFT - 1.0) * sigma)
 
 
+def sigma_at(share: float, automatic: float, percent_to_sigma: Callable[[float], float] | None) -> float:
+    """Where a stage ends that ends at `share` of the schedule, AUTOMATIC = at `automatic`; 0 = before the first step.
+
+    By the model's own schedule; without one, shares are of sigma itself, and `automatic` is a share of Flux's schedule.
+    """
+    if share == 0.0:
+        return math.inf  # the first step is at 0 % itself, so 0 has to lie before it
+    if percent_to_sigma is not None:
+        return percent_to_sigma(automatic if share < 0.0 else share)
+    left = 1.0 - automatic
+    return round(FLUX_SHIFT * left / (1.0 + (FLUX_SHIFT - 1.0) * left), 9) if share < 0.0 else 1.0 - share
+
+
 COARSE_UNTIL, FINE_FROM = _share_on_flux(COARSE_UNTIL_SIGMA), _share_on_flux(FINE_FROM_SIGMA)  # 0.441 and 0.905
 
 
@@ -120,20 +133,9 @@ class MixedResolution(Patch):
         return self.mask is None and self.boxes is None
 
     def stages(self, percent_to_sigma: Callable[[float], float] | None) -> Stages:
-        """By the model's own schedule; without one, percents are shares of sigma itself, and AUTOMATIC stands for Flux's sigmas.
-
-        Raises RopeWorksError when no step could be mixed.
-        """
-
-        def sigma(percent: float, automatic: float, on_flux: float) -> float:
-            if percent == 0.0:
-                return math.inf  # the first step is at 0 % itself, so 0 has to lie before it
-            if percent_to_sigma is None:
-                return on_flux if percent < 0.0 else 1.0 - percent
-            return percent_to_sigma(automatic if percent < 0.0 else percent)
-
-        coarse = sigma(self.coarse_until, COARSE_UNTIL, COARSE_UNTIL_SIGMA)
-        fine = sigma(self.fine_from, FINE_FROM, FINE_FROM_SIGMA)
+        """See `sigma_at`. Raises RopeWorksError where the fine stage would begin before the coarse one ends."""
+        coarse = sigma_at(self.coarse_until, COARSE_UNTIL, percent_to_sigma)
+        fine = sigma_at(self.fine_from, FINE_FROM, percent_to_sigma)
         if fine > coarse:
             raise RopeWorksError(
                 f"the fine stage would begin at sigma {fine:.3g}, before the coarse one ends at sigma {coarse:.3g}. "

@@ -166,6 +166,13 @@ def part_of(cells: Tensor, side: int, places: Sequence[Sequence[int]]) -> Tensor
     return cells
 
 
+def step_cost(tokens: int, scores: int, hidden: int) -> float:
+    """What a step costs, in scores: a block of width `hidden` costs 24 hidden² per token (projections and an MLP of ratio 4) and 4 hidden
+    per query-key product.
+    """
+    return 6 * hidden * tokens + scores
+
+
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
     """Which tokens a mixed call holds, in four runs so that either query group's keys are one slice:
@@ -258,17 +265,10 @@ class TokenLayout:
         return (low_only + shared_low) * low_keys + (text + shared_high + high_only) * high_keys
 
     def speedup(self, hidden: int, text: int = 0) -> float:
-        """Predicted time of a full step over a mixed one's, from arithmetic alone.
-
-        A block of width `hidden` costs 24 hidden² per token (projections and an MLP of ratio 4) and 4 hidden per score.
-        """
-        per_token = 6 * hidden
-
-        def cost(tokens: int, scores: int) -> float:
-            return per_token * tokens + scores
-
+        """Predicted time of a full step over a mixed one's, from arithmetic alone."""
         everything = self.full_tokens + text
-        return cost(everything, everything**2) / cost(len(self.low) + len(self.high) + text, self.scores(text))
+        tokens = len(self.low) + len(self.high) + text
+        return step_cost(everything, everything**2, hidden) / step_cost(tokens, self.scores(text), hidden)
 
     def with_padding(self, too_short: Callable[[int], bool]) -> TokenLayout:
         """The same layout with as little padding as makes `too_short(tokens)` false."""

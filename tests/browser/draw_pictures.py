@@ -25,7 +25,7 @@ from .record_object_info import newest
 from .regions import Regions, node
 
 HELP, EXAMPLES = PACK / "web" / "docs", PACK / "example_workflows"
-ONE_RESULT = ("region_mask_tiny", "rpe2d_tiny", "rpe2d_train_tiny")
+ONE_RESULT = ("coarse_to_fine_tiny", "guided_by_picture_tiny", "region_mask_tiny", "rpe2d_tiny", "rpe2d_train_tiny")
 WAVELENGTHS, MAGNITUDES = (0, 116, 832, 532), (0, 546, 832, 962)  # where RoPE Inspect's page shows them
 THUMBNAIL_HEIGHT = 384
 AROUND = 12  # pixels of the canvas around a node

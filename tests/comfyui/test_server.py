@@ -21,6 +21,8 @@ from lab.cores import PACK, Core
 OURS = {
     "RopePatchSEGA": "RoPE Patch: SEGA",
     "RopePatchExtrapolate": "RoPE Patch: Extrapolate",
+    "CoarseToFine": "Coarse to Fine",
+    "GuidedByPicture": "Guided by a Picture",
     "MixedResRegionCRPA": "Mixed-Res Region (CRPA)",
     "MixedResRegionMask": "Mixed-Res Region Mask",
     "BoundaryExpandReplace": "Boundary Expand-Replace",

@@ -25,10 +25,12 @@ PerPixel = Callable[[Tensor], Tensor]  # (B, C, [T,] H, W) of the request's size
 PerToken = Callable[[Tensor, int], Tensor]  # values with all image tokens along a dimension -> with the call's tokens
 
 
-def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
-    """The request at low resolution: every ratio-th latent pixel and token."""
-    rows, columns = _token_rows_and_columns(request, run.carrier.patch)
-    ratio = run.settings.ratio
+def at_low(request: ModelCall, low: PerPixel, patch: int, ratio: int, node: str) -> ModelCall:
+    """The request at low resolution: every ratio-th latent pixel, as `low` takes them, and token. patch: side of a token in latent pixels.
+
+    node: for whom, for people.
+    """
+    rows, columns = _token_rows_and_columns(request, patch)
 
     def tokens(values: Tensor, at: int) -> Tensor:
         grid = values.unflatten(at, (-1, rows, columns))
@@ -36,13 +38,13 @@ def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
         return grid[(*[slice(None)] * at, *every)].flatten(at, at + 2)
 
     def camera(rays: Tensor) -> Tensor:
-        return camera_at_low(rays, run.carrier.patch, ratio, request)
+        return camera_at_low(rays, patch, ratio, request)
 
     def payload(own: dict[str, Any], x: Tensor) -> dict[str, Any]:
         """Keyframes have the whole picture's size; without any, the model lays out a small one by itself."""
         return at_other_size(request, x) if own.get("keyframes") else own
 
-    return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask, camera, payload)
+    return _gathered(request, patch, low, tokens, lambda mask: mask, camera, payload, node)
 
 
 def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> ModelCall:
@@ -62,7 +64,7 @@ def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tens
     def payload(own: dict[str, Any], x: Tensor) -> dict[str, Any]:
         return at_other_size(request, x)
 
-    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token, camera, payload)
+    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token, camera, payload, run.settings.node)
     return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high, for_low))
 
 
@@ -74,6 +76,7 @@ def _gathered(
     frame_times: Callable[[Tensor], Tensor],
     camera: Callable[[Tensor], Tensor],
     payload: Callable[[dict[str, Any], Tensor], dict[str, Any]],
+    node: str,
 ) -> ModelCall:
     rows, columns = _token_rows_and_columns(request, patch)
     image_tokens = rows * columns * (request.x.shape[2] if request.x.dim() == 5 else 1)
@@ -91,11 +94,11 @@ def _gathered(
         elif name == "attention_mask" and value is not None and value.shape[-1] >= request.text_tokens + image_tokens:
             extra[name] = _joint_mask(value, request.text_tokens, image_tokens, per_token)
         elif name != "ref_latents" and _is_spatial(value):
-            extra[name] = _placed(name, value, size, per_pixel)
+            extra[name] = _placed(name, value, size, per_pixel, node)
         else:
             extra[name] = value
     c_concat = None if request.c_concat is None else per_pixel(request.c_concat)
-    control = _control(request.control, image_tokens, per_token)
+    control = _control(request.control, image_tokens, per_token, node)
     return replace(request, x=x, c_concat=c_concat, control=control, extra=extra)
 
 
@@ -110,12 +113,12 @@ def _is_spatial(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() >= 4
 
 
-def _placed(name: str, value: Any, size: torch.Size, per_pixel: PerPixel) -> Tensor:
+def _placed(name: str, value: Any, size: torch.Size, per_pixel: PerPixel, node: str) -> Tensor:
     if name not in PER_PIXEL or not isinstance(value, Tensor) or value.shape[-2:] != size:
         shape = tuple(value.shape) if isinstance(value, Tensor) else f"a list of {len(value)}"
         raise RopeWorksError(
-            f"mixed resolution cannot place the conditioning {name!r} ({shape}) on a latent of {tuple(size)} yet. "
-            "Remove the node that adds it, or bypass Mixed-Res Region (CRPA)."
+            f"{node} cannot place the conditioning {name!r} ({shape}) on a latent of {tuple(size)} yet. "
+            f"Remove the node that adds it, or bypass {node}."
         )
     contexts = value.shape[1:-3]
     return per_pixel(value.flatten(1, -4)).unflatten(1, contexts)
@@ -133,7 +136,7 @@ def _joint_mask(mask: Tensor, text_tokens: int, image_tokens: int, per_token: Pe
     return mask
 
 
-def _control(control: Any, image_tokens: int, per_token: PerToken) -> Any:
+def _control(control: Any, image_tokens: int, per_token: PerToken, node: str) -> Any:
     """A ControlNet's residuals, (batch, image tokens, channels) each; several blocks may share one."""
     if not control:
         return control
@@ -145,7 +148,7 @@ def _control(control: Any, image_tokens: int, per_token: PerToken) -> Any:
         if residual.dim() != 3 or residual.shape[1] != image_tokens:
             raise RopeWorksError(
                 f"a ControlNet gives residuals of shape {tuple(residual.shape)}; expected {image_tokens} tokens, one per image token. "
-                "Remove it, or bypass Mixed-Res Region (CRPA)."
+                f"Remove it, or bypass {node}."
             )
         if id(residual) not in taken:
             taken[id(residual)] = per_token(residual, 1)

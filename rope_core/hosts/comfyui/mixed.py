@@ -6,7 +6,7 @@ Coarse steps run on the low-resolution latent that the sampler's full-size one c
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from math import ceil
 
@@ -29,9 +29,10 @@ from ...table import token_table
 from ...tokens import TokenFinder
 from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
+from .fewer_tokens import Sigma, conditional_rows, refuse_what_goes_by_the_grid
 from .gather import at_low, on_the_strip
 from .images import by_image, by_prompt
-from .names import name_of, node_of
+from .names import name_of
 from .packed import without_sound
 from .picture import PartOfPicture, Size, latent_size, parts_of_call
 from .positions import origins, position_steps
@@ -39,8 +40,6 @@ from .prompt import kinds_of
 from .run import SamplingRun
 
 log = logging.getLogger("ropeworks")
-# Hooks of other nodes that are handed the tokens as a grid, which a strip is not.
-GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn2_patch", "mlp_patch")
 
 
 class MixedPart(Part):
@@ -72,7 +71,7 @@ class MixedPart(Part):
         request = execution.request
         run = self._run_of(request, execution.run, image)
         size = (request.x.shape[-2], request.x.shape[-1])
-        sigma = _Sigma(request.t)
+        sigma = Sigma(request.t)
         with execution.run.lock:
             stage = run.stage(sigma)
         if run.unchanged:
@@ -88,13 +87,11 @@ class MixedPart(Part):
                 for kind, answer in zip(kinds, sharp.chunk(len(kinds)), strict=True):
                     run.observe(sigma, run.carrier.low(answer), kind)
             return sharp
-        chunk = len(request.x) // len(kinds)
-        first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
-        conditional = None if first is None else slice(first, first + chunk)
+        chunk, conditional = len(request.x) // len(kinds), conditional_rows(request, execution.run, CONDITIONAL)
         with execution.run.lock:
             run.carrier.begin(request.x[:chunk], sigma)
         if stage == COARSE:
-            low = inner(self.model.other(execution, at_low(request, run), LOW, float(self.settings.ratio)))
+            low = inner(self.model.other(execution, self._at_low(request, run), LOW, float(self.settings.ratio)))
             with execution.run.lock:
                 for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
                     run.observe(sigma, answer, kind)
@@ -110,7 +107,7 @@ class MixedPart(Part):
 
     def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> Execution:
         request = on_the_strip(execution.request, run, strip, for_high, for_low)
-        low_request = at_low(execution.request, run)
+        low_request = self._at_low(execution.request, run)
         high = Planned(execution.planned.call, self.model.stack)
         low = self.model.other(execution, low_request, LOW, float(run.settings.ratio))
         tokens = strip.layout.tokens
@@ -128,6 +125,9 @@ class MixedPart(Part):
             neutral=finder.beside if isinstance(finder, PackedFinder) else (),
         )
         return replace(execution, request=request, grids={HIGH: high, LOW: low.planned}, finder=finder, groups=groups, layout=strip.layout)
+
+    def _at_low(self, request: ModelCall, run: MixedRun) -> ModelCall:
+        return at_low(request, run.carrier.low, run.carrier.patch, self.settings.ratio, self.settings.node)
 
     def _own_tables(self, call: Call) -> Callable[[Tensor], Tensor]:
         """Positions (1, tokens, axes) -> the model's own table. An embedder that is asked with a grid knows none of these places."""
@@ -189,6 +189,8 @@ class MixedPart(Part):
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
         upsample = request.options.get(UPSAMPLE_KEY)
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
+        if hand_over is not None:
+            self._hand_over_goes_on(hand_over, (settings.node, part, image), request, within)
         last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
         carrier = Carrier(settings.ratio, patch, hand_over, last_sigma, adds_noise=not isinstance(request.host.model_sampling, CONST))
         grid = self._cells(latent_size(request.x.shape), patch)
@@ -218,6 +220,14 @@ class MixedPart(Part):
             raise RopeWorksError(part.refusal(*who))
         return None
 
+    def _hand_over_goes_on(self, hand_over: HandOver, key: Hashable, request: ModelCall, within: SamplingRun) -> None:
+        """Where one schedule is cut over several samplers, what is handed over began with the first of them."""
+        before = within.handed(key) if within.goes_on else None
+        if before is not None:
+            hand_over.go_on(before)
+        if request.schedule is not None and float(request.schedule[-1]) > 0.0:
+            within.hand_on(key, hand_over.left)
+
     def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun, image: int) -> None:
         """Where one schedule is cut over several samplers, the region that one of them finds is that of those after it."""
         key = ("mixed resolution's region", run.grid, image)
@@ -245,38 +255,9 @@ class MixedPart(Part):
 
     def _refuse(self, request: ModelCall) -> None:
         """What cannot be combined with a strip is refused by name before the first step."""
-        hooks = request.options.get("patches") or {}
-        for name in GRID_HOOKS:
-            for hook in hooks.get(name, ()):
-                raise RopeWorksError(
-                    f"{node_of(hook)} hooks into {name!r} and expects the picture's whole token grid, which mixed resolution replaces. "
-                    "Remove that node, or bypass Mixed-Res Region (CRPA)."
-                )
+        refuse_what_goes_by_the_grid(request, self.settings.node)
         if self.model.architecture.asked_by_grid and not self.model.embedder_is_plain:
             raise RopeWorksError(
                 f"{name_of(self.model.embedder)}, which another node put in the place of this model's rotary embedder, makes tables of "
                 "whole grids, and the tokens of a mixed-resolution step are none. Remove that node, or bypass Mixed-Res Region (CRPA)."
             )
-        if request.extra.get("guiding_frame_index") is not None:
-            raise RopeWorksError(
-                "this model holds the first frame of its clip fixed ('guiding_frame_index'), which it finds by the clip's whole grid, and "
-                "mixed resolution replaces that. Choose 'v1 (concat)' in HunyuanImageToVideo, or bypass Mixed-Res Region (CRPA)."
-            )
-        if request.extra.get("ref_latents_method") == "uxo":
-            raise RopeWorksError(
-                "reference latents placed by 'uxo' stand where the picture ends, which mixed resolution moves. "
-                "Choose another method in FluxKontextMultiReferenceLatentMethod."
-            )
-
-
-class _Sigma:
-    """The step's sigma as a number: fetched from the device once, and only when somebody asks."""
-
-    def __init__(self, t: Tensor) -> None:
-        self._t = t
-        self._value: float | None = None
-
-    def __call__(self) -> float:
-        if self._value is None:
-            self._value = float(self._t.flatten()[0])
-        return self._value

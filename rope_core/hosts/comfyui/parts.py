@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ...stack import Stack
+from .coarse import CoarsePart
 from .execution import Part, PatchedModel
 from .mixed import MixedPart
 from .style import ReferencePart
 from .training import TrainingPart
 
 # Which tokens run; what else they read; where they stand.
-PARTS: tuple[type[Part], ...] = (MixedPart, ReferencePart, TrainingPart)
+PARTS: tuple[type[Part], ...] = (CoarsePart, MixedPart, ReferencePart, TrainingPart)
 
 
 def parts_of(model: PatchedModel) -> list[Part]:

@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from ...architecture import Architecture, ModelFacts
 from ...architectures import ARCHITECTURES, recognise, with_text_behind, without_attention
 from ...errors import RopeWorksError
-from ...stack import MIXED, Patch, Stack
+from ...stack import COARSE_TO_FINE, MIXED, Patch, Stack
 from .apply_model import ApplyModel
 from .call import NATIVE_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
 from .camera import let_ready_ones_pass
@@ -40,7 +40,7 @@ def add_patch(model: Any, patch: Patch) -> Any:
     if installed is None:
         clone.add_object_patch(path, stand_in(embedder, architecture))
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, RUN_KEY, begin_run)
-    if patch.needs == MIXED:
+    if patch.needs in (COARSE_TO_FINE, MIXED):
         let_ready_ones_pass(clone)
     below = installed.model.embedder if installed else embedder
     wrapper = ApplyModel(PatchedModel(architecture, rotary_of_model(model, architecture.embedder), below, stack))

@@ -8,6 +8,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -69,6 +70,8 @@ def fitting(one: Any, model: Any) -> Any:
         return model
     if isinstance(one, io.Image.Input):
         return torch.rand(1, 32, 32, 3)
+    if isinstance(one, io.Vae.Input):
+        return SimpleNamespace(encode=torch.clone, decode=torch.clone)
     if isinstance(one, io.Combo.Input):
         return one.options[0]
     return one.default if getattr(one, "default", None) is not None else {"a": torch.ones(1)}

@@ -1,0 +1,56 @@
+"""ComfyUI: what mixed resolution and coarse to fine, which run a model on fewer tokens than its picture has, share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...errors import RopeWorksError
+from .call import ModelCall
+from .names import node_of
+from .prompt import kinds_of
+from .run import SamplingRun
+
+# Hooks of other nodes that are handed the tokens as the picture's grid.
+GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn2_patch", "mlp_patch")
+
+
+def refuse_what_goes_by_the_grid(request: ModelCall, node: str) -> None:
+    """What cannot be combined with fewer tokens is refused by name before the first step. node: who runs fewer, for people."""
+    hooks = request.options.get("patches") or {}
+    for name in GRID_HOOKS:
+        for hook in hooks.get(name, ()):
+            raise RopeWorksError(
+                f"{node_of(hook)} hooks into {name!r} and expects the picture's whole token grid, which {node} replaces. "
+                f"Remove that node, or bypass {node}."
+            )
+    if request.extra.get("guiding_frame_index") is not None:
+        raise RopeWorksError(
+            "this model holds the first frame of its clip fixed ('guiding_frame_index'), which it finds by the clip's whole grid, and "
+            f"{node} replaces that. Choose 'v1 (concat)' in HunyuanImageToVideo, or bypass {node}."
+        )
+    if request.extra.get("ref_latents_method") == "uxo":
+        raise RopeWorksError(
+            f"reference latents placed by 'uxo' stand where the picture ends, which {node} moves. "
+            "Choose another method in FluxKontextMultiReferenceLatentMethod."
+        )
+
+
+def conditional_rows(request: ModelCall, run: SamplingRun, conditional: int) -> slice | None:
+    """The positive prompt's rows of the batch, `conditional` being its kind; None where it is not among them."""
+    kinds = kinds_of(request.options, run.guider)
+    chunk = len(request.x) // len(kinds)
+    first = kinds.index(conditional) * chunk if conditional in kinds else None
+    return None if first is None else slice(first, first + chunk)
+
+
+class Sigma:
+    """The step's sigma as a number: fetched from the device once, and only when somebody asks."""
+
+    def __init__(self, t: Tensor) -> None:
+        self._t = t
+        self._value: float | None = None
+
+    def __call__(self) -> float:
+        if self._value is None:
+            self._value = float(self._t.flatten()[0])
+        return self._value

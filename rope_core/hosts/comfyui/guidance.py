@@ -1,0 +1,92 @@
+"""ComfyUI: guidance by a picture, as a post-CFG function of any MODEL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...errors import RopeWorksError
+from ...guidance import Kept, falling, kept_of, pulled
+from .call import flow_time, flow_times
+
+NODE = "Guided by a Picture"
+
+
+class PictureGuide:
+    """Pulls the low band of every denoised latent towards `image`, (pictures, height, width, 3).
+
+    image: one for all of a batch or clip, one for each of a batch, or the pictures of a clip.
+
+    The picture is brought to the size of the latent, and encoded, at the first step of a run; that is kept while sizes stay.
+    """
+
+    def __init__(self, image: Tensor, vae: Any, strength: float, until: float, cutoff: float) -> None:
+        self.image = image
+        self.vae = vae
+        self.strength = strength
+        self.until = until
+        self.cutoff = cutoff
+        self._made: tuple[torch.Size, Tensor, Kept] | None = None
+
+    def __deepcopy__(self, memo: object) -> PictureGuide:
+        return self
+
+    def __call__(self, args: dict[str, Any]) -> Tensor:
+        denoised, host, sigma = args["denoised"], args["model"], args["sigma"]
+        if denoised.dim() not in (4, 5):
+            raise RopeWorksError(
+                f"the latent has shape {tuple(denoised.shape)}, of several streams such as a film with sound; {NODE} guides pictures only. "
+                f"Bypass {NODE}."
+            )
+        if self._made is None or self._made[0] != denoised.shape:
+            self._made = denoised.shape, *self._encoded(denoised, host)
+        _, picture, kept = self._made
+        percents = flow_times(host.model_sampling)
+        weight = self.strength * falling(flow_time(host.model_sampling, sigma.flatten()[0]), percents(0.0), percents(self.until))
+        return pulled(denoised, picture, kept, weight)
+
+    def _encoded(self, denoised: Tensor, host: Any) -> tuple[Tensor, Kept]:
+        """(the picture as a latent of this shape, or one for all of a batch; how many cosines of it count)."""
+        height, width = denoised.shape[-2:]
+        pixels = self.vae.spacial_compression_encode()
+        scale = max(height * pixels / self.image.shape[1], width * pixels / self.image.shape[2])
+        pictures = self._as_many_as(denoised).movedim(-1, 1)
+        fitted = comfy.utils.common_upscale(pictures, width * pixels, height * pixels, "lanczos", "center").movedim(1, -1)
+        loaded = comfy.model_management.loaded_models(only_currently_used=True)
+        latent = host.process_latent_in(self.vae.encode(fitted).float())
+        comfy.model_management.load_models_gpu(loaded)  # a VAE may have needed their place
+        if latent.shape[1:] != denoised.shape[1:]:
+            raise RopeWorksError(
+                f"the vae of {NODE} makes latents of shape {tuple(latent.shape)} where this model has {tuple(denoised.shape)}. "
+                "Connect this model's own."
+            )
+        return latent.to(denoised), kept_of((height, width), scale, self.cutoff)
+
+    def _as_many_as(self, denoised: Tensor) -> Tensor:
+        """The pictures of one clip, or one for all of a batch or one for each. Raises RopeWorksError for other counts."""
+        image = self.image[..., :3]
+        if denoised.dim() == 4:
+            expected, what = len(denoised), f"a batch of {len(denoised)}"
+        else:
+            step = self.vae.temporal_compression_decode() or 1
+            expected, what = (denoised.shape[2] - 1) * step + 1, f"{denoised.shape[2]} latent frames"
+        if len(image) == expected:
+            return image
+        if len(image) == 1:
+            return image if denoised.dim() == 4 else image.expand(expected, -1, -1, -1)
+        raise RopeWorksError(
+            f"found {len(image)} pictures for {what}; expected 1"
+            + (f", or {expected}." if expected > 1 else ".")
+            + f" Connect as many to {NODE}."
+        )
+
+
+def guided_by(model: Any, guide: PictureGuide) -> Any:
+    """A clone of MODEL with `guide` after its CFG."""
+    clone = model.clone()
+    clone.set_model_sampler_post_cfg_function(guide)
+    return clone
