@@ -1,4 +1,4 @@
-"""How many of the thing that was asked for stand in a picture, how large the best of them is, and how much detail it has."""
+"""How many of the thing that was asked for stand in a picture, and how large the best of them is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from ..data.drawings import SUBJECTS
 from ..data.world import PIXELS_PER_TOKEN, RENDERING_NAMES
-from .metrics import luminance
-from .metrics_mixed import coarse
 from .named import against_drawings, seen, sizes, square, templates
 
 # A drawing is there where it explains this share of what tells it from the background. Between a perfect one, 1, and none, 0.
@@ -66,14 +64,3 @@ def find(picture: Tensor, background: str, subject: str) -> list[Found]:
         if all(candidate.overlap(other) < OVERLAP for other in kept):
             kept.append(candidate)
     return kept
-
-
-def detail(picture: Tensor, truth: Tensor, ratio: float) -> float:
-    """Energy of what a picture at 1 / ratio could not hold, against the truth's, in decibels: 0 as much, below it too little."""
-    if ratio <= 1:
-        raise ValueError(f"detail is what a larger picture holds beyond a smaller one; got a ratio of {ratio:g}")
-
-    def energy(one: Tensor) -> Tensor:
-        return (luminance(one) - luminance(coarse(one, ratio))).square().mean()
-
-    return float(10 * (energy(picture) / energy(truth)).log10())

@@ -1,0 +1,56 @@
+"""README's first picture: what is given, what the model draws plainly, and what it draws with the pack."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..demo.pictures import with_region
+from ..sampling.draw import Prompt
+from ..sampling.methods import PLAIN
+from ..sampling.mixed import GIVEN_BANDS
+from ..sampling.style import OPEN, Pair, draw_pair
+from .charts import to_image
+from .drawing import FAINT, INK, PAPER, font_of, wrapped
+from .hand import Hand
+
+# What the three rows show; the study's best, to be chosen again with other weights.
+LARGER, RULE = Prompt("cat", "flat", "meadow"), "SEGA over yarn"
+REGION = Prompt("house", "engraving", "dawn")
+STYLE, PRESET = Pair("boat", "flower", "mosaic", "sea"), "balanced"
+CELL, TEXT, GAP, MARGIN, HEAD = 300, 230, 14, 24, 56
+CLOSE = (slice(160, 352), slice(160, 352))  # rows and columns of the close view, within the region
+
+
+def first(hand: Hand) -> Image.Image:
+    where, coarse, mixed = (one[:, CLOSE[0], CLOSE[1]] for one in with_region(hand.lab, REGION, (GIVEN_BANDS,), hand.seed(REGION)))
+    open_seed = hand.seed(STYLE.asked)
+    rows = [
+        (
+            f"Twice the trained size: {RULE}",
+            [hand.draw(LARGER), hand.draw(LARGER, "2×"), hand.draw(LARGER, "2×", RULE)],
+        ),
+        ("One region at full resolution, the rest cheap: mixed resolution, seen close", [where, coarse, mixed]),
+        (
+            "The style of a reference, not its layout: shared attention",
+            [STYLE.shown(), *(draw_pair(hand.lab, STYLE, method, open_seed, hand.steps) for method in (OPEN, PRESET))],
+        ),
+    ]
+    return laid_out(rows, ("given", PLAIN, "with RoPE Works"))
+
+
+def laid_out(rows: list[tuple[str, list[Tensor]]], heads: tuple[str, ...]) -> Image.Image:
+    """A line of text and a picture under each head, row by row. A picture smaller than its neighbours is shown as small as it is."""
+    left = MARGIN + TEXT + GAP
+    page = Image.new("RGB", (left + len(heads) * (CELL + GAP) - GAP + MARGIN, HEAD + len(rows) * (CELL + GAP) - GAP + MARGIN), PAPER)
+    draw, font, text = ImageDraw.Draw(page), font_of(26), font_of(22)
+    for column, head in enumerate(heads):
+        draw.text((left + column * (CELL + GAP) + CELL / 2, HEAD - 14), head, INK if column else FAINT, font, anchor="md")
+    for row, (said, pictures) in enumerate(rows):
+        y, widest = HEAD + row * (CELL + GAP), max(one.shape[-1] for one in pictures)
+        draw.multiline_text((MARGIN, y + CELL / 2), wrapped(said, text, TEXT), INK, text, anchor="lm", spacing=8)
+        for column, one in enumerate(pictures):
+            side = round(CELL * one.shape[-1] / widest)
+            x = left + column * (CELL + GAP) + (CELL - side) // 2
+            page.paste(to_image(one).resize((side, side), Image.Resampling.LANCZOS), (x, y + (CELL - side) // 2))
+    return page
