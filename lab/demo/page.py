@@ -16,7 +16,7 @@ from ..pictures.charts import bar_chart
 from ..pictures.seeds import RULE
 from ..sampling.draw import CFG
 from ..sampling.methods import SHOWN
-from ..sampling.mixed import FULL, GIVEN_BANDS, ON_HIGH, ON_LOW
+from ..sampling.mixed import COARSE, FULL, GIVEN_BANDS, ON_HIGH, ON_LOW
 from ..sampling.sample import CANVASES
 from ..sampling.style import REVERSED
 from .pictures import HEAT_MAP_OF, PROMPTS, SIZES, STEPS, Demo, draw_demo, figure_name
@@ -115,7 +115,7 @@ band already holds much energy are held back, the others get a larger share in t
 <p>The same picture at twice the trained side, with a region at full resolution and a quarter of the tokens elsewhere, at the node's own
 defaults. Training showed the model windows of larger pictures, so that it knows finer detail than its own size holds.</p>
 <ul>
-<li><strong>coarse run, enlarged</strong>: what the coarse steps alone give. The region has to beat it.</li>
+<li><strong>{COARSE}</strong>: what the coarse steps alone give. The region has to beat it.</li>
 <li><strong>{ON_LOW}</strong>, <strong>{ON_HIGH}</strong>: one linear grid for all tokens; the published failures.</li>
 <li><strong>{GIVEN_BANDS}</strong>: every query sees all keys on its own grid, and both resolutions coexist along the boundary.</li>
 <li><strong>{FULL}</strong>: the same noise at full resolution everywhere after the coarse steps.</li>

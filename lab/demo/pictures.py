@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..pictures.charts import contact_sheet, heat_maps, to_image
 from ..pictures.seeds import called, seed_of
 from ..sampling.draw import Prompt, draw
 from ..sampling.methods import METHODS, SHOWN
-from ..sampling.mixed import CANVAS_OF_RATIO, FULL, GIVEN_BANDS, ON_HIGH, ON_LOW, compared, enlarged_coarse, pixels, shapes
+from ..sampling.mixed import CANVAS_OF_RATIO, COARSE, FULL, GIVEN_BANDS, ON_HIGH, ON_LOW, draw_region, pixels, shapes
 from ..sampling.sample import CANVASES, NATIVE
 from ..sampling.style import OPEN, REVERSED, Pair, draw_pair
 
@@ -127,38 +127,34 @@ def outlined(picture: Tensor, region: Tensor) -> Tensor:
     return torch.where(region, picture, 0.3 * picture + 0.6)
 
 
-def with_region(lab: Drawn, prompt: Prompt, methods: tuple[str, ...], seed: int, steps: int = STEPS, region: str = REGION) -> list[Tensor]:
-    """The region on the truth, the coarse run enlarged, and each method, (3, 512, 512)."""
-    canvas, mask = CANVAS_OF_RATIO[RATIO], shapes()[region]
-    patches = compared(mask, RATIO)
-    return [
-        outlined(truth(prompt, canvas), pixels(mask, RATIO)),
-        enlarged_coarse(lab, [prompt], RATIO, [seed], steps)[0],
-        *(draw(lab, [prompt], canvas, patches[method], seeds=[seed], steps=steps)[0] for method in methods),
-    ]
+def region_on_truth(prompt: Prompt) -> Tensor:
+    """(3, 512, 512)."""
+    return outlined(truth(prompt, CANVAS_OF_RATIO[RATIO]), pixels(shapes()[REGION], RATIO))
 
 
 def mixed_figures(lab: Drawn, demo: Demo) -> Iterator[Any]:
-    methods = (ON_LOW, ON_HIGH, GIVEN_BANDS, FULL)
+    methods = (COARSE, ON_LOW, ON_HIGH, GIVEN_BANDS, FULL)
 
     def sheet() -> None:
         rows, captions = [], []
         for prompt in REGION_OF:
-            shown = with_region(lab, prompt, methods, demo.seed(lab, prompt))
+            seed = demo.seed(lab, prompt)
+            shown = [region_on_truth(prompt), *(draw_region(lab, prompt, method, seed, REGION, RATIO, STEPS) for method in methods)]
             rows += [[to_image(one) for one in shown], [to_image(one[:, CORNER[0], CORNER[1]]) for one in shown]]
             captions += [f"{prompt.subject},\n{prompt.rendering}", "corner of\nthe region"]
-        columns = ["region", "coarse run, enlarged", *methods]
+        columns = ["region", *methods]
         demo.figures["mixed"] = contact_sheet("A region at full resolution", captions, columns, rows, 216)
 
     yield sheet
 
 
-def style_rows(lab: Drawn, pairs: tuple[Pair, ...], methods: tuple[str, ...]) -> tuple[list[list[Image.Image]], list[list[str]]]:
+def style_rows(
+    pairs: Sequence[Pair], methods: Sequence[str], drawn: Callable[[Pair, str], Tensor]
+) -> tuple[list[list[Image.Image]], list[list[str]]]:
     """A row of every pair: its reference, a picture with every method, and what a perfect borrower draws; and what each is named."""
     rows, below = [], []
     for pair in pairs:
-        seed = seed_of(lab, pair.asked, STEPS)
-        shown = [draw_pair(lab, pair, method, seed, STEPS) for method in methods]
+        shown = [drawn(pair, method) for method in methods]
         rows.append([to_image(one) for one in (pair.shown(), *shown, pair.truth())])
         below.append(["", *(called(one, pair.asked) for one in shown), ""])
     return rows, below
@@ -166,7 +162,7 @@ def style_rows(lab: Drawn, pairs: tuple[Pair, ...], methods: tuple[str, ...]) ->
 
 def style_figure(lab: Drawn, demo: Demo) -> Iterator[Any]:
     def sheet() -> None:
-        rows, below = style_rows(lab, PAIRS, STYLES)
+        rows, below = style_rows(PAIRS, STYLES, lambda pair, method: draw_pair(lab, pair, method, demo.seed(lab, pair.asked), STEPS))
         captions = [f"{pair.subject},\nrendering\nopen" for pair in PAIRS]
         columns = ["reference", *STYLES, TRUTH]
         demo.figures["style"] = contact_sheet("Style references", captions, columns, rows, 190, below)

@@ -12,11 +12,12 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ..data.backgrounds import BACKGROUNDS, backgrounds
-from ..data.world import drawing_tokens, picture, scene
+from ..data.painting import drawing
+from ..data.world import PIXELS_PER_TOKEN, drawing_tokens, picture, scene
 from ..model.drawn import Drawn
 from ..pictures.charts import contact_sheet, small
 from ..sampling.draw import CFG, Prompt, draw, random_prompts
-from ..sampling.methods import METHODS, PLAIN
+from ..sampling.methods import FLAT, METHODS, PLAIN
 from ..sampling.sample import NATIVE, Canvas, canvases
 from .metrics import detail, likeness
 from .named import Named, named
@@ -48,11 +49,12 @@ it names, at seven eighths of the canvas's shorter side.
   1 = the truth's.
 - **detail**: energy of what a picture of native size could not hold, against the truth's. 0 dB = as much; noise has it too.
 - **detail in place**: correlation of that detail with the truth's, moved to where the picture has its drawing. 1 = the same, 0 = none.
+- *{FLAT}* is a control: SEGA over yarn with one factor for all pairs, where SEGA chooses by the picture's spectrum.
 - *{EMPTY}*, *{TRUTH}*, *{ENLARGED}* are no methods: the background alone, what a perfect model draws, and the picture of native size
   of the same prompt and seed, enlarged. They tell what a figure is worth."""
 # A prompt costs minutes: the dearest canvas and what is over every rule take their turn with every second or fourth prompt.
 RARER = {"3×": 4}
-OFTENER = ("SEGA over pi", "SEGA over yarn", "SEGA over ntk-sega")
+OFTENER = ("SEGA over pi", "SEGA over yarn", "SEGA over ntk-sega", FLAT)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def due(method: str, size: str, number: int) -> bool:
     every = RARER.get(size, 1)
     if size == NATIVE.name:
         return method == PLAIN
-    if method.startswith("SEGA over"):
+    if method.startswith("SEGA over") or method == FLAT:
         every = max(every, 2 if method in OFTENER else 4)
     return number % every == 0
 
@@ -87,9 +89,13 @@ def truth(prompt: Prompt, canvas: Canvas) -> Tensor:
 def nearest_truth(prompt: Prompt, found: Named, canvas: Canvas) -> Tensor:
     """What was asked for, at the place where the picture has it, (3, H, W)."""
     side = drawing_tokens(canvas.height, canvas.width)
-    middle = ((canvas.height - side) // 2, (canvas.width - side) // 2)
-    down, right = (found.top - middle[0], found.left - middle[1]) if found.size == side else (0, 0)
-    return picture(scene(prompt.subject, prompt.rendering, prompt.background, down, right), canvas.height, canvas.width)[0]
+    if found.size != side:
+        return truth(prompt, canvas)
+    shown, pixels = empty(prompt, canvas).clone(), side * PIXELS_PER_TOKEN
+    top, left = (round(place * PIXELS_PER_TOKEN) for place in (found.top, found.left))
+    part = drawing(prompt.subject, prompt.rendering, pixels)
+    shown[:, top : top + pixels, left : left + pixels].lerp_(part[:3], part[3:])
+    return shown
 
 
 def empty(prompt: Prompt, canvas: Canvas) -> Tensor:
@@ -141,9 +147,10 @@ def case_of(prompt: Prompt, seed: int) -> str:
 
 
 def compared(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Every method against plain, and SEGA over a rule against the rule."""
+    """Every method against plain, SEGA over a rule against the rule, and against a factor that knows no spectrum."""
     over = [(name, name.removeprefix("SEGA over ")) for name in methods if name.startswith("SEGA over")]
-    return [(name, PLAIN) for name in methods if name != PLAIN] + over
+    flat = [("SEGA over yarn", FLAT)] if FLAT in methods else []
+    return [(name, PLAIN) for name in methods if name != PLAIN] + over + flat
 
 
 def evaluate(

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ..model.drawn import Drawn
 from ..pictures.charts import small
-from ..sampling.draw import CFG, Prompt, draw, random_prompts
+from ..sampling.draw import CFG, Prompt, random_prompts
 from ..sampling.mixed import (
     CANVAS_OF_RATIO,
+    COARSE,
     FOUND,
     FOUND_BANDS,
     FULL,
@@ -24,7 +25,7 @@ from ..sampling.mixed import (
     ON_HIGH,
     ON_LOW,
     compared,
-    enlarged_coarse,
+    draw_region,
     pixels,
     shapes,
 )
@@ -36,7 +37,6 @@ from .tables import Columns, Result, differences, markdown
 
 STEPS = 16
 RATIO, SHAPES = 2, ("box", "disc")
-COARSE = "(coarse run, enlarged)"
 TRUTH, SMOOTH = "(truth)", "(truth without detail)"
 COLUMNS: Columns = {
     "inside": ("PSNR inside", 2),
@@ -74,12 +74,10 @@ def evaluate(out: Path, folder: Path, count: int, command: str, pictures: Path |
     for seed, prompt in enumerate(tqdm(random_prompts(count, seed=11), unit="prompt")):
         shape = SHAPES[seed % len(SHAPES)]
         mask, case = shapes()[shape], case_of(prompt, seed)
-        methods = compared(mask, RATIO)
-        if not record.missing(shape, (SMOOTH, TRUTH, COARSE, *methods), case):
+        methods = (COARSE, *compared(mask, RATIO))
+        if not record.missing(shape, (SMOOTH, TRUTH, *methods), case):
             continue
-        drawn = {COARSE: enlarged_coarse(lab, [prompt], RATIO, [seed], steps)[0]}
-        for name, patches in methods.items():
-            drawn[name] = draw(lab, [prompt], CANVAS_OF_RATIO[RATIO], patches, seeds=[seed], steps=steps)[0]
+        drawn = {name: draw_region(lab, prompt, name, seed, shape, RATIO, steps) for name in methods}
         measure(record, drawn, prompt, mask, shape, case)
         record.save()
         for name, one in drawn.items():

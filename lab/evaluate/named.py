@@ -1,7 +1,8 @@
 """Named right: which truth of the drawn world a picture is nearest to, over every subject, rendering, place and size.
 
 The distance is the mean square between the picture and a truth, both averaged over small squares, on the whole canvas. All
-places of a drawing are compared at once: the square of a difference is a sum of correlations.
+places of a drawing are compared at once: the square of a difference is a sum of correlations. Truths of native size stand on whole tokens;
+on larger canvases half tokens are tried too, for a picture that is the native one scaled stands there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from ..data.drawings import SUBJECTS
 from ..data.painting import drawings
 from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN, RENDERING_NAMES, drawing_tokens
 
-FINE, COARSE = 4, 8  # pixels a side of the squares, on canvases up to and from twice the native size
+# Pixels a side of the squares, on canvases whose shorter side is native or below, and on larger ones. Of a larger canvas hatching has to be
+# averaged: an enlarged drawing has wider lines than its truth and is the same drawing.
+FINE, COARSE = 4, 8
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Named:
     subject: str
     rendering: str
     size: int
-    top: int
-    left: int
+    top: float
+    left: float
     error: float
 
 
@@ -43,7 +46,13 @@ def sizes(height: int, width: int) -> tuple[int, ...]:
 
 def square(picture: Tensor) -> int:
     """Pixels a side of the squares that a picture is compared in."""
-    return FINE if min(picture.shape[-2:]) < 2 * NATIVE_TOKENS * PIXELS_PER_TOKEN else COARSE
+    return FINE if min(picture.shape[-2:]) <= NATIVE_TOKENS * PIXELS_PER_TOKEN else COARSE
+
+
+def step(picture: Tensor) -> int:
+    """Pixels between the places of a drawing that are tried."""
+    native = (NATIVE_TOKENS * PIXELS_PER_TOKEN) ** 2
+    return PIXELS_PER_TOKEN if picture.shape[-2] * picture.shape[-1] <= native else PIXELS_PER_TOKEN // 2
 
 
 @cache
@@ -78,10 +87,10 @@ def against_drawings(gap: Tensor, behind: Tensor, colour: Tensor, opacity: Tenso
 
 
 def distances(picture: Tensor, background: str, size: int) -> Tensor:
-    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every whole-token place: (60, rows, columns)."""
+    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every place that is tried: (60, rows, columns)."""
     gap, behind = seen(picture, background)
     pool = square(picture)
-    cross, own = against_drawings(gap, behind, *templates(size * PIXELS_PER_TOKEN, pool), PIXELS_PER_TOKEN // pool)
+    cross, own = against_drawings(gap, behind, *templates(size * PIXELS_PER_TOKEN, pool), step(picture) // pool)
     return (gap.square().sum() - 2 * cross + own) / gap.numel()
 
 
@@ -96,7 +105,8 @@ def named(picture: Tensor, background: str) -> Named:
         if best is None or error < best.error:
             drawing, top, left = (int(n) for n in torch.unravel_index(torch.tensor(index), found.shape))
             subject, rendering = divmod(drawing, len(RENDERING_NAMES))
-            best = Named(SUBJECTS[subject], RENDERING_NAMES[rendering], size, top, left, error)
+            share = step(picture) / PIXELS_PER_TOKEN
+            best = Named(SUBJECTS[subject], RENDERING_NAMES[rendering], size, top * share, left * share, error)
     if best is None:
         raise ValueError(f"no drawing fits on {columns}x{rows} tokens (width x height)")
     return best

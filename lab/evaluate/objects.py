@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..data.drawings import SUBJECTS
 from ..data.world import PIXELS_PER_TOKEN, RENDERING_NAMES
-from .named import against_drawings, seen, sizes, square, templates
+from .named import against_drawings, seen, sizes, square, step, templates
 
 # A drawing is there where it explains this share of what tells it from the background. Between a perfect one, 1, and none, 0.
 THERE = 0.45
@@ -23,8 +23,8 @@ class Found:
 
     rendering: str
     size: int
-    top: int
-    left: int
+    top: float
+    left: float
     explained: float
 
     def overlap(self, other: Found) -> float:
@@ -34,7 +34,7 @@ class Found:
 
 
 def explained(picture: Tensor, background: str, subject: str, size: int) -> Tensor:
-    """Of a picture (3, H, W), for every rendering and whole-token place of a drawing of `size` tokens: (renderings, rows, columns).
+    """Of a picture (3, H, W), for every rendering and place of a drawing of `size` tokens: (renderings, rows, columns).
 
     1 minus the squared distance to the drawing, over that of drawing and background, both where the drawing is.
     """
@@ -42,7 +42,7 @@ def explained(picture: Tensor, background: str, subject: str, size: int) -> Tens
     pool = square(picture)
     first = SUBJECTS.index(subject) * len(RENDERING_NAMES)
     colour, opacity = (part[first : first + len(RENDERING_NAMES)] for part in templates(size * PIXELS_PER_TOKEN, pool))
-    stride = PIXELS_PER_TOKEN // pool
+    stride = step(picture) // pool
     cross, own = against_drawings(gap, behind, colour, opacity, stride)
     energy = functional.conv2d(gap.square().sum(0, keepdim=True)[None], opacity, stride=stride)[0]
     # With e the drawing's gap and d the picture's: the sum of d² - (d - e)². What is there beyond the drawing's own energy counts
@@ -58,7 +58,8 @@ def find(picture: Tensor, background: str, subject: str) -> list[Found]:
         shares = explained(picture, background, subject, size)
         for number in (shares > THERE).flatten().nonzero().flatten().tolist():
             rendering, top, left = (int(n) for n in torch.unravel_index(torch.tensor(number), shares.shape))
-            candidates.append(Found(RENDERING_NAMES[rendering], size, top, left, float(shares.flatten()[number])))
+            sure, share = float(shares.flatten()[number]), step(picture) / PIXELS_PER_TOKEN
+            candidates.append(Found(RENDERING_NAMES[rendering], size, top * share, left * share, sure))
     kept: list[Found] = []
     for candidate in sorted(candidates, key=lambda found: -found.explained):
         if all(candidate.overlap(other) < OVERLAP for other in kept):

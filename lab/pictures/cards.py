@@ -14,20 +14,14 @@ from torch import Tensor
 
 from ..cores import PACK
 from ..data.clips import NATIVE_FRAMES
-from ..demo.pictures import with_region
-from ..sampling.draw import Prompt
+from ..demo.pictures import region_on_truth
 from ..sampling.mixed import GIVEN_BANDS
-from ..sampling.style import Pair, draw_pair
 from .charts import to_image
 from .drawing import INK, PAPER, font_of, wrapped
-from .hand import Hand
+from .hand import BEST, CLIP, LARGER, PRESET, REGION, STYLES, Hand
 
 FOLDER = PACK / "example_workflows"
 SIDE, INSET, EDGE, LETTERS = 512, 184, 6, 20
-SUBJECT = Prompt("cat", "flat", "meadow")
-REGION = Prompt("house", "engraving", "dawn")
-STYLE = Pair("boat", "flower", "mosaic", "sea")
-CLIP = Prompt("rocket", "flat", "night")
 
 
 def square(picture: Tensor | Image.Image, inset: Tensor | None = None, said: str = "") -> Image.Image:
@@ -48,16 +42,15 @@ def square(picture: Tensor | Image.Image, inset: Tensor | None = None, said: str
 
 
 def larger(hand: Hand, method: str) -> Image.Image:
-    return square(hand.draw(SUBJECT, "2×", method), hand.draw(SUBJECT, "2×"), "without")
+    return square(hand.draw(LARGER, "2×", method), hand.draw(LARGER, "2×"), "without")
 
 
 def mixed(hand: Hand) -> Image.Image:
-    where, _, shown = with_region(hand.lab, REGION, (GIVEN_BANDS,), hand.seed(REGION), hand.steps)
-    return square(shown, where, "region")
+    return square(hand.region(REGION, GIVEN_BANDS), region_on_truth(REGION), "region")
 
 
 def style(hand: Hand) -> Image.Image:
-    return square(draw_pair(hand.lab, STYLE, "balanced", hand.seed(STYLE.asked), hand.steps), STYLE.shown(), "reference")
+    return square(hand.style(STYLES[0], PRESET), STYLES[0].shown(), "reference")
 
 
 def frames(clips: list[Tensor], side: int = 4) -> Image.Image:
@@ -103,7 +96,7 @@ def same_nodes(tiny: str, model: str, _: Hand) -> Image.Image:
 
 
 CARDS: dict[str, Callable[[Hand], Image.Image]] = {
-    "sega_tiny": partial(larger, method="SEGA over yarn"),
+    "sega_tiny": partial(larger, method=BEST),
     "extrapolate_tiny": partial(larger, method="yarn"),
     "mixed_res_tiny": mixed,
     "style_ref_tiny": style,

@@ -5,35 +5,30 @@ from __future__ import annotations
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..demo.pictures import with_region
-from ..sampling.draw import Prompt
+from ..demo.pictures import region_on_truth
 from ..sampling.methods import PLAIN
-from ..sampling.mixed import GIVEN_BANDS
-from ..sampling.style import OPEN, Pair, draw_pair
+from ..sampling.mixed import COARSE, GIVEN_BANDS
+from ..sampling.style import OPEN
 from .charts import to_image
 from .drawing import FAINT, INK, PAPER, font_of, wrapped
-from .hand import Hand
+from .hand import BEST, LARGER, PRESET, REGION, STYLES, Hand
 
-# What the three rows show; the study's best, to be chosen again with other weights.
-LARGER, RULE = Prompt("cat", "flat", "meadow"), "SEGA over yarn"
-REGION = Prompt("house", "engraving", "dawn")
-STYLE, PRESET = Pair("boat", "flower", "mosaic", "sea"), "balanced"
 CELL, TEXT, GAP, MARGIN, HEAD = 300, 230, 14, 24, 56
 CLOSE = (slice(160, 352), slice(160, 352))  # rows and columns of the close view, within the region
 
 
 def first(hand: Hand) -> Image.Image:
-    where, coarse, mixed = (one[:, CLOSE[0], CLOSE[1]] for one in with_region(hand.lab, REGION, (GIVEN_BANDS,), hand.seed(REGION)))
-    open_seed = hand.seed(STYLE.asked)
+    region = [region_on_truth(REGION), hand.region(REGION, COARSE), hand.region(REGION, GIVEN_BANDS)]
+    pair = STYLES[0]
     rows = [
+        (f"Twice the trained size: {BEST}", [hand.draw(LARGER), hand.draw(LARGER, "2×"), hand.draw(LARGER, "2×", BEST)]),
         (
-            f"Twice the trained size: {RULE}",
-            [hand.draw(LARGER), hand.draw(LARGER, "2×"), hand.draw(LARGER, "2×", RULE)],
+            "A region at full resolution, the rest cheap: mixed resolution, seen close",
+            [one[:, CLOSE[0], CLOSE[1]] for one in region],
         ),
-        ("One region at full resolution, the rest cheap: mixed resolution, seen close", [where, coarse, mixed]),
         (
             "The style of a reference, not its layout: shared attention",
-            [STYLE.shown(), *(draw_pair(hand.lab, STYLE, method, open_seed, hand.steps) for method in (OPEN, PRESET))],
+            [pair.shown(), hand.style(pair, OPEN), hand.style(pair, PRESET)],
         ),
     ]
     return laid_out(rows, ("given", PLAIN, "with RoPE Works"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,21 @@ from ..sampling.clips import Story, draw_clips
 from ..sampling.draw import Prompt, draw
 from ..sampling.lora import merged, read
 from ..sampling.methods import METHODS, PLAIN
+from ..sampling.mixed import draw_region
 from ..sampling.sample import CANVASES, canvases
+from ..sampling.style import Pair, draw_pair
 from .seeds import STEPS, seed_of
 
 
 class MissingError(Exception):
     """A picture cannot be drawn, for a file is not there."""
+
+
+# What README, help and cards show. With other weights they are looked at and chosen again, here alone.
+LARGER, BEST = Prompt("cat", "flat", "meadow"), "SEGA over yarn"
+REGION = Prompt("house", "engraving", "dawn")
+STYLES, PRESET = (Pair("boat", "flower", "mosaic", "sea"), Pair("house", "cat", "ink", "dawn")), "balanced"
+CLIP = Prompt("rocket", "flat", "night")
 
 
 @dataclass
@@ -35,7 +45,7 @@ class Hand:
     folder: Path
     steps: int = STEPS
     _seeds: dict[Prompt, int] = field(default_factory=dict)
-    _drawn: dict[tuple[Prompt, str, str], Tensor] = field(default_factory=dict)
+    _drawn: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
     @cached_property
     def lab(self) -> Drawn:
@@ -60,11 +70,19 @@ class Hand:
 
     def draw(self, prompt: Prompt, size: str = "1×", method: str = PLAIN) -> Tensor:
         """(3, H, W)."""
-        key = (prompt, size, method)
-        if key not in self._drawn:
-            seeds = [self.seed(prompt)]
-            self._drawn[key] = draw(self.lab, [prompt], CANVASES[size], METHODS[method], seeds=seeds, steps=self.steps)[0]
-        return self._drawn[key]
+
+        def drawn() -> Tensor:
+            return draw(self.lab, [prompt], CANVASES[size], METHODS[method], seeds=[self.seed(prompt)], steps=self.steps)[0]
+
+        return self._once((prompt, size, method), drawn)
+
+    def region(self, prompt: Prompt, method: str) -> Tensor:
+        """(3, 512, 512)."""
+        return self._once((prompt, method), lambda: draw_region(self.lab, prompt, method, self.seed(prompt), steps=self.steps))
+
+    def style(self, pair: Pair, method: str) -> Tensor:
+        """(3, 256, 256)."""
+        return self._once((pair, method), lambda: draw_pair(self.lab, pair, method, self.seed(pair.asked), self.steps))
 
     def on_even_grid(self, prompt: Prompt, size: str) -> Tensor:
         """With RPE-2D's LoRA, (3, H, W)."""
@@ -77,6 +95,11 @@ class Hand:
         """(3, frames, 128, 128)."""
         told, patches = [Story(prompt, motion)], CLIP_METHODS[method]
         return draw_clips(self.wan, self.lab.decoder, self.lab.tables, told, frames, patches, seeds=[seed], steps=self.steps)[0]
+
+    def _once(self, key: tuple[object, ...], drawn: Callable[[], Tensor]) -> Tensor:
+        if key not in self._drawn:
+            self._drawn[key] = drawn()
+        return self._drawn[key]
 
     def _there(self, file: str) -> Path:
         path = self.folder / file

@@ -14,23 +14,20 @@ from rope_core.rpe2d.positions import even_positions, random_positions
 from ..cores import PACK
 from ..data.clips import MOTIONS, NATIVE_FRAMES
 from ..data.world import NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, picture, scene
-from ..demo.pictures import CORNER, style_rows, with_region
+from ..demo.pictures import CORNER, region_on_truth, style_rows
 from ..evaluate.extrapolation import truth
 from ..sampling.draw import Prompt
 from ..sampling.methods import PLAIN
-from ..sampling.mixed import FULL, GIVEN, GIVEN_BANDS, ON_HIGH, ON_LOW
+from ..sampling.mixed import COARSE, FULL, GIVEN, GIVEN_BANDS, ON_HIGH, ON_LOW
 from ..sampling.sample import CANVASES
-from ..sampling.style import OPEN, Pair
+from ..sampling.style import OPEN
 from .charts import contact_sheet, to_image
 from .drawing import GRID, INK, PAPER
-from .hand import Hand, MissingError
+from .hand import CLIP, LARGER, REGION, STYLES, Hand, MissingError
 from .seeds import called
 
 FOLDER = PACK / "web" / "docs"
 EXAMPLES = PACK / "example_workflows"
-PROMPT = Prompt("cat", "flat", "meadow")
-REGION = Prompt("house", "engraving", "dawn")
-PAIRS = (Pair("house", "cat", "ink", "dawn"), Pair("boat", "flower", "mosaic", "sea"))
 BACKGROUND_OF = ("meadow", "sea", "dawn", "night", "desert", "studio")
 BLUE, ORANGE = "#31688e", "#e07b39"
 MAX_GRID = 48  # where no LoRA says another
@@ -51,9 +48,9 @@ def larger(hand: Hand, methods: Sequence[str], sizes: Sequence[str], title: str,
     """A row of every size: each method, and the truth; and what the pictures are named."""
     rows, below = {}, []
     for size in sizes:
-        shown = [hand.draw(PROMPT, size, method) for method in methods]
-        rows[size if len(sizes) > 1 else ""] = [*shown, truth(PROMPT, CANVASES[size])]
-        below.append([*(called(one, PROMPT) for one in shown), ""])
+        shown = [hand.draw(LARGER, size, method) for method in methods]
+        rows[size if len(sizes) > 1 else ""] = [*shown, truth(LARGER, CANVASES[size])]
+        below.append([*(called(one, LARGER) for one in shown), ""])
     return sheet(rows, [*methods, "truth"], title, cell, below)
 
 
@@ -67,31 +64,33 @@ def extrapolation(hand: Hand) -> Image.Image:
     return larger(hand, methods, ("1.5×", "2×"), "Beyond the trained side", 160)
 
 
+def region(hand: Hand, methods: Sequence[str], titles: Sequence[str], title: str) -> Image.Image:
+    """The region, and each method, whole and close."""
+    row = [region_on_truth(REGION), *(hand.region(REGION, method) for method in methods)]
+    return sheet({"": row, "close": [one[:, CORNER[0], CORNER[1]] for one in row]}, ["region", *titles], title)
+
+
 def crpa(hand: Hand) -> Image.Image:
-    methods = (ON_LOW, ON_HIGH, GIVEN, FULL)
-    row = with_region(hand.lab, REGION, methods, hand.seed(REGION), hand.steps)
-    columns = ["region", "coarse run, enlarged", *methods]
-    return sheet({"": row, "close": [one[:, CORNER[0], CORNER[1]] for one in row]}, columns, "The box at full resolution, the rest at half")
+    methods = (COARSE, ON_LOW, ON_HIGH, GIVEN, FULL)
+    return region(hand, methods, methods, "The box at full resolution, the rest at half")
 
 
 def bands(hand: Hand) -> Image.Image:
-    row = with_region(hand.lab, REGION, (GIVEN, GIVEN_BANDS, FULL), hand.seed(REGION), hand.steps)
-    columns = ["region", "coarse run, enlarged", "without the band", "with it", FULL]
-    rows = {"": row, "close": [one[:, CORNER[0], CORNER[1]] for one in row]}
-    return sheet(rows, columns, "Both resolutions in a band along the boundary")
+    titles = (COARSE, "without the band", "with it", FULL)
+    return region(hand, (COARSE, GIVEN, GIVEN_BANDS, FULL), titles, "Both resolutions in a band along the boundary")
 
 
 def style(hand: Hand) -> Image.Image:
     methods = (OPEN, "keep layout", "balanced", "loose")
-    rows, below = style_rows(hand.lab, PAIRS, methods)
-    return contact_sheet("The style of a reference", [one.subject for one in PAIRS], ["reference", *methods, "truth"], rows, 170, below)
+    rows, below = style_rows(STYLES, methods, hand.style)
+    return contact_sheet("The style of a reference", [one.subject for one in STYLES], ["reference", *methods, "truth"], rows, 170, below)
 
 
 def even_grid(hand: Hand) -> Image.Image:
     sizes = ("1×", "2×", "3×")
     rows = {
-        "plain model,\nits own positions": [hand.draw(PROMPT, size) for size in sizes],
-        "with the LoRA,\neven grid": [hand.on_even_grid(PROMPT, size) for size in sizes],
+        "plain model,\nits own positions": [hand.draw(LARGER, size) for size in sizes],
+        "with the LoRA,\neven grid": [hand.on_even_grid(LARGER, size) for size in sizes],
     }
     return sheet(rows, sizes, "Larger than trained")
 
@@ -159,9 +158,9 @@ def known(hand: Hand) -> Image.Image:
 
 
 def clips(hand: Hand) -> Image.Image:
-    prompt = Prompt("rocket", "flat", "night")
-    rows = {motion: list(hand.clip(prompt, motion, NATIVE_FRAMES).unbind(1)) for motion in MOTIONS}
-    return sheet(rows, [str(n + 1) for n in range(NATIVE_FRAMES)], "Clips of the tiny Wan: a rocket, flat, at night", 110)
+    rows = {motion: list(hand.clip(CLIP, motion, NATIVE_FRAMES).unbind(1)) for motion in MOTIONS}
+    title = f"Clips of the tiny Wan: {CLIP.subject}, {CLIP.rendering}, {CLIP.background}"
+    return sheet(rows, [str(n + 1) for n in range(NATIVE_FRAMES)], title, 110)
 
 
 HELP: dict[str, Callable[[Hand], Image.Image]] = {

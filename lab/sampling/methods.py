@@ -7,11 +7,13 @@ from rope_core import SEGA_METHODS, Extrapolate, Patch, Sega
 
 Patches = tuple[Patch, ...]
 
-PLAIN = "plain"
+PLAIN, FLAT = "plain", "flat factor over yarn"
 METHODS: dict[str, Patches] = {
     PLAIN: (),
     **{rule: (Extrapolate(rule),) for rule in RULES if rule != "riflex"},
     **{f"SEGA over {rule}": (Sega(extrapolation=rule),) for rule in SEGA_METHODS if rule != "keep"},
+    # SEGA with its spectrum switched off: one factor for all pairs. What this reaches needs no spectrum.
+    FLAT: (Sega(extrapolation="yarn", amplitude=0.0),),
 }
 
 # What the demo shows of them, each with what it does; s = size now / native size. The rest is left to the evaluation.

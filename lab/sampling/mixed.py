@@ -22,7 +22,7 @@ from .sample import NATIVE, Canvas, seeded_noise
 
 CELLS = NATIVE_TOKENS  # the coarse grid is always the native one
 CANVAS_OF_RATIO = {ratio: Canvas(f"{ratio}×", CELLS * ratio, CELLS * ratio) for ratio in (2, 3, 4)}
-FULL = "full run"
+COARSE, FULL = "coarse run, enlarged", "full run"
 GIVEN, GIVEN_BANDS = "given region", "given region, bands"
 FOUND, FOUND_BANDS = "automatic region", "automatic region, bands"
 ON_LOW, ON_HIGH = "control: all on the low grid", "control: all on the high grid"
@@ -68,6 +68,14 @@ def enlarged_coarse(lab: Drawn, told: Sequence[Prompt], ratio: int, seeds: Seque
     noise = seeded_noise(seeds, canvas.height, canvas.width)[..., ::ratio, ::ratio]
     small = draw(lab, told, NATIVE, seeds=seeds, steps=steps, noise=noise)
     return functional.interpolate(small, scale_factor=ratio, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def draw_region(lab: Drawn, prompt: Prompt, method: str, seed: int, shape: str = "box", ratio: int = 2, steps: int = STEPS) -> Tensor:
+    """(3, H, W), with a region of that shape where the method takes one."""
+    if method == COARSE:
+        return enlarged_coarse(lab, [prompt], ratio, [seed], steps)[0]
+    patches = compared(shapes()[shape], ratio)[method]
+    return draw(lab, [prompt], CANVAS_OF_RATIO[ratio], patches, seeds=[seed], steps=steps)[0]
 
 
 def pixels(mask: Tensor, ratio: int) -> Tensor:

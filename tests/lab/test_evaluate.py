@@ -75,7 +75,7 @@ def test_a_record_goes_on_with_what_it_has_and_begins_anew_with_other_weights(tm
 # ---- what is found in pictures whose answer is known
 
 
-@pytest.mark.parametrize("size", ["1.5×", "2:1", "1:2"])
+@pytest.mark.parametrize("size", ["1.5×", "2:1"])
 def test_a_truth_has_everything_an_enlarged_one_no_detail_and_an_empty_canvas_nothing(size):
     canvas = CANVASES[size]
     perfect = extrapolation.values_of(extrapolation.truth(PROMPT, canvas), PROMPT, canvas)
@@ -86,7 +86,7 @@ def test_a_truth_has_everything_an_enlarged_one_no_detail_and_an_empty_canvas_no
     assert bare["objects"] == bare["one"] == bare["both"] == 0 and "size" not in bare and bare["detail"] < -6
     native = extrapolation.truth(PROMPT, CANVASES["1×"])
     large = extrapolation.values_of(extrapolation.enlarged(native, canvas), PROMPT, canvas)
-    assert large["both"] == large["one"] == 100 and large["size"] == 1
+    assert large["both"] == large["one"] == 100 and large["size"] == 1, large
     if canvas.height == canvas.width:
         assert large["detail"] < -3 and large["alike"] < 0.6
 
