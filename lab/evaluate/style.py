@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..model.drawn import Drawn
 from ..pictures.charts import to_image
 from ..sampling.draw import CFG
-from ..sampling.style import ASKED, DEFAULT, OPEN, REFRESHED, REVERSED, Pair, draw_pair, methods, pairs
+from ..sampling.style import ASKED, DEFAULT, EARLY, OPEN, REFRESHED, REVERSED, Pair, draw_pair, methods, pairs
 from .extrapolation import save_sheets
 from .metrics import copied_share
 from .named import named
@@ -30,7 +30,7 @@ COLUMNS: Columns = {
 COMPARED = [
     *((method, OPEN) for method in methods() if method != OPEN),
     (REVERSED, "plain sharing"),
-    *((preset, "plain sharing") for preset in ("keep layout", "balanced", "loose")),
+    *((method, "plain sharing") for method in ("keep layout", "balanced", "loose", EARLY)),
     (REFRESHED, DEFAULT),
 ]
 HOW_TO_READ = f"""The prompt names a subject and a background and leaves the rendering open; the reference is another subject in rendering A

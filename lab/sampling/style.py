@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rope_core import KeyScale, SharedAttention
+from rope_core import KeyScale, SharedAttention, Window
 from rope_core.reference.style import PRESETS
 
 from ..data.world import BACKGROUNDS, HELD_OUT, NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, picture, scene
@@ -19,6 +19,7 @@ from .sample import NATIVE
 
 OPEN, ASKED = "no reference", "no reference, rendering in the prompt"
 DEFAULT = "balanced"
+EARLY = "plain sharing, first third of the steps"
 REVERSED, REFRESHED = "reversed: s_hf 1.5, s_lf 0.4", f"{DEFAULT}, refresh 4"
 
 
@@ -75,10 +76,11 @@ def pairs(count: int, seed: int = 0) -> list[Pair]:
 
 
 def compared(lab: Drawn, pair: Pair) -> dict[str, Patches]:
-    """Ways to read the pair's reference: the presets, of which plain sharing is all weights at 1; reversed; every fourth step alone."""
+    """Ways to read the pair's reference: the presets, of which plain sharing is all weights at 1; early; reversed; every fourth step."""
     reference = lab.vae.encode(pair.shown()[None])
     return {
         **{name: (SharedAttention(reference, scale=scale),) for name, scale in PRESETS.items()},
+        EARLY: (SharedAttention(reference, scale=PRESETS["plain sharing"], window=Window(0.0, 1 / 3)),),
         REVERSED: (SharedAttention(reference, scale=KeyScale(1.5, 1.5, 0.4, 0.4)),),
         REFRESHED: (SharedAttention(reference, scale=PRESETS[DEFAULT], refresh=4),),
     }
@@ -86,7 +88,7 @@ def compared(lab: Drawn, pair: Pair) -> dict[str, Patches]:
 
 def methods() -> tuple[str, ...]:
     """Their names, with the two that read no reference first."""
-    return OPEN, ASKED, *PRESETS, REVERSED, REFRESHED
+    return OPEN, ASKED, *PRESETS, EARLY, REVERSED, REFRESHED
 
 
 def draw_pair(lab: Drawn, pair: Pair, method: str, seed: int, steps: int = STEPS) -> Tensor:

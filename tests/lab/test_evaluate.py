@@ -113,7 +113,7 @@ def test_pairs_take_turns_and_no_reference_is_of_a_pair_that_was_not_trained():
     assert {(pair.subject, pair.rendering) for pair in found if not pair.trained} == set(HELD_OUT)
     assert all((pair.reference, pair.rendering) not in HELD_OUT and pair.reference != pair.subject for pair in found)
     assert found[:6] == pairs(6)
-    assert len(set(methods())) == len(methods()) == 8
+    assert len(set(methods())) == len(methods()) == 9
 
 
 def test_a_region_is_measured_inside_and_outside_of_it():
