@@ -7,7 +7,6 @@ on larger canvases half tokens are tried too, for a picture that is the native o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -110,11 +109,3 @@ def named(picture: Tensor, background: str) -> Named:
     if best is None:
         raise ValueError(f"no drawing fits on {columns}x{rows} tokens (width x height)")
     return best
-
-
-def rates(found: Sequence[Named], subjects: Sequence[str], renderings: Sequence[str]) -> tuple[float, float]:
-    """Shares of pictures whose subject, and whose rendering, is the one that was asked for."""
-    count = len(found)
-    subject = sum(one.subject == asked for one, asked in zip(found, subjects, strict=True)) / count
-    rendering = sum(one.rendering == asked for one, asked in zip(found, renderings, strict=True)) / count
-    return subject, rendering

@@ -51,12 +51,6 @@ def differences(results: Iterable[Result], compared: Sequence[tuple[str, str]], 
     return _table("difference", cells, counts, columns)
 
 
-def mean(results: Iterable[Result], method: str, name: str) -> float | None:
-    """Of one method's value over all of `results`."""
-    values = [result.values[name] for result in results if result.method == method and name in result.values]
-    return sum(values) / len(values) if values else None
-
-
 def _table(first: str, cells: Mapping[str, Sequence[str]], counts: Mapping[str, int], columns: Columns) -> str:
     lines = [f"| {first} | n | " + " | ".join(title for title, _ in columns.values()) + " |", "|---" * (len(columns) + 2) + "|"]
     lines += [f"| {name} | {counts[name]} | " + " | ".join(row) + " |" for name, row in cells.items()]

@@ -66,24 +66,27 @@ def frames(clips: list[Tensor], side: int = 4) -> Image.Image:
 
 
 def native_clip(hand: Hand, motion: str) -> Image.Image:
-    return labelled(frames([hand.clip(CLIP, motion, NATIVE_FRAMES)], 3), "A clip of the bundled tiny Wan, as it is without the nodes.")
+    return labelled(frames([hand.clip(CLIP, motion, NATIVE_FRAMES)], 3), "A clip of the bundled tiny Wan, without the nodes.", True)
 
 
 def longer_clip(hand: Hand) -> Image.Image:
     """Twice the native length, plain above and RIFLEx below."""
     shown = [hand.clip(CLIP, "cross", 2 * NATIVE_FRAMES, method) for method in ("plain", "RIFLEx")]
-    return labelled(frames(shown), "For Wan 2.2 5B. Pictured: the tiny Wan at twice its length, plain, and below with the node.")
+    return labelled(frames(shown), "For Wan 2.2 5B. Pictured: the tiny Wan at twice its length, plain, and below with the node.", True)
 
 
-def labelled(card: Image.Image, said: str) -> Image.Image:
-    """With a line over its lower end."""
-    card, font = card.copy(), font_of(LETTERS)
+def labelled(card: Image.Image, said: str, whole: bool = False) -> Image.Image:
+    """With a line over its lower end, or with `whole` below all of it."""
+    font = font_of(LETTERS)
     said = wrapped(said, font, SIDE - 24)
     height = (said.count("\n") + 1) * round(LETTERS * 1.4) + 20
-    draw = ImageDraw.Draw(card)
+    page = Image.new("RGB", (SIDE, SIDE), PAPER)
+    side = SIDE - height if whole else SIDE
+    page.paste(card.resize((side, side), Image.Resampling.LANCZOS), ((SIDE - side) // 2, 0))
+    draw = ImageDraw.Draw(page)
     draw.rectangle((0, SIDE - height, SIDE, SIDE), PAPER)
     draw.multiline_text((12, SIDE - height + 10), said, INK, font, spacing=round(LETTERS * 0.4))
-    return card
+    return page
 
 
 def same_nodes(tiny: str, model: str, _: Hand) -> Image.Image:

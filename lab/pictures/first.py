@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn import functional
 
-from ..demo.pictures import region_on_truth
+from ..demo.pictures import CORNER, RATIO, outlined
+from ..demo.pictures import REGION as SHAPE
 from ..sampling.methods import PLAIN
-from ..sampling.mixed import COARSE, GIVEN_BANDS
+from ..sampling.mixed import COARSE, GIVEN_BANDS, pixels, shapes
 from ..sampling.style import OPEN
 from .charts import to_image
 from .drawing import FAINT, INK, PAPER, font_of, wrapped
 from .hand import BEST, LARGER, PRESET, REGION, STYLES, Hand
 
 CELL, TEXT, GAP, MARGIN, HEAD = 300, 230, 14, 24, 56
-CLOSE = (slice(160, 352), slice(160, 352))  # rows and columns of the close view, within the region
 
 
 def first(hand: Hand) -> Image.Image:
-    region = [region_on_truth(REGION), hand.region(REGION, COARSE), hand.region(REGION, GIVEN_BANDS)]
+    coarse, mixed = hand.region(REGION, COARSE), hand.region(REGION, GIVEN_BANDS)
     pair = STYLES[0]
     rows = [
         (f"Twice the trained size: {BEST}", [hand.draw(LARGER), hand.draw(LARGER, "2×"), hand.draw(LARGER, "2×", BEST)]),
         (
-            "A region at full resolution, the rest cheap: mixed resolution, seen close",
-            [one[:, CLOSE[0], CLOSE[1]] for one in region],
+            "A region at full resolution, the rest cheap: mixed resolution; a corner of the region",
+            [outlined(coarse, pixels(shapes()[SHAPE], RATIO)), close(coarse), close(mixed)],
         ),
         (
             "The style of a reference, not its layout: shared attention",
@@ -32,6 +33,11 @@ def first(hand: Hand) -> Image.Image:
         ),
     ]
     return laid_out(rows, ("given", PLAIN, "with RoPE Works"))
+
+
+def close(picture: Tensor) -> Tensor:
+    """A corner of the region, as large as the whole."""
+    return functional.interpolate(picture[None, :, CORNER[0], CORNER[1]], picture.shape[-2:], mode="bicubic")[0].clamp(0, 1)
 
 
 def laid_out(rows: list[tuple[str, list[Tensor]]], heads: tuple[str, ...]) -> Image.Image:

@@ -15,7 +15,7 @@ from lab.data.world import HELD_OUT
 from lab.evaluate import clips, extrapolation, mixed, rpe2d, style
 from lab.evaluate.named import named
 from lab.evaluate.record import Record, read
-from lab.evaluate.tables import Result, differences, markdown, mean
+from lab.evaluate.tables import Result, differences, markdown
 from lab.model.decoder import Decoder
 from lab.model.drawn import Drawn
 from lab.model.flux import build_transformer
@@ -49,7 +49,6 @@ def test_a_table_shows_means_with_intervals_how_many_and_a_dash_where_nothing_wa
         "| pi | 2 | 1.00 (1.00 to 1.00) | 2 (2 to 2) |",
         "| ntk | 1 | 0.25 (0.25 to 0.25) | – |",
     ]
-    assert mean(found, "pi", "only") == 2.0 and mean(found, "ntk", "only") is None
 
 
 def test_differences_are_within_a_prompt_a_seed_and_a_part():
