@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--prompts", type=at_least_one, help="how many pictures a row, at most (default: what takes a quarter of an hour)"
     )
+    evaluate.add_argument("--minutes", type=float, default=0.0, help="leave after about so many; the same command goes on (default: never)")
     evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="extrapolation: which canvases, for example 2x 2:1 (default: all)")
     evaluate.add_argument("--methods", nargs="+", metavar="METHOD", help="extrapolation: which, for example plain pi 'SEGA over yarn'")
     evaluate.add_argument("--sheets", type=Path, metavar="FOLDER", help="contact sheets of what is drawn go there")
@@ -121,7 +122,7 @@ def run_evaluation(commands: argparse.ArgumentParser, options: argparse.Namespac
         commands.error(f"--sizes and --methods are for extrapolation, found --{options.what}")
     needed = {"clips": (CLIP_WEIGHTS_FILE,), "rpe2d": (RPE2D_FILE,)}
     expect(commands, folder, WEIGHTS_FILE, *needed.get(options.what, ()))
-    told = {"command": command, "pictures": options.sheets}
+    told = {"command": command, "pictures": options.sheets, "minutes": options.minutes}
     if options.what == "mixed":
         from .evaluate import mixed
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.clips import MOTIONS, NATIVE_FRAMES, clip, phases, told
 from ..model.drawn import Drawn
@@ -19,7 +18,7 @@ from ..sampling.draw import random_prompts
 from ..sampling.methods import PLAIN
 from .extrapolation import case_of
 from .named import named
-from .record import Record, setting
+from .record import Record, setting, within
 from .tables import Columns, Result, differences, markdown
 
 LENGTHS = (1, 2, 3)  # times the native one
@@ -69,11 +68,13 @@ def due(method: str, length: int) -> bool:
     return method == PLAIN or length > 1
 
 
-def evaluate(out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, steps: int = STEPS) -> Path:
+def evaluate(
+    out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, minutes: float = 0.0, steps: int = STEPS
+) -> Path:
     """Writes clips.md and .json into `out`, and with `pictures` a strip of frames for every length; returns the page's path."""
     lab, transformer = Drawn.load(folder), load_wan(folder)
     record = Record(out, "clips", setting(folder / CLIP_WEIGHTS_FILE, steps, CFG, command))
-    for seed, prompt in enumerate(tqdm(random_prompts(count, seed=9), unit="clip")):
+    for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=9))), "clip"):
         story = Story(prompt, MOTIONS[seed % len(MOTIONS)])
         case = f"{story.motion}: {case_of(prompt, seed)}"
         for length in LENGTHS:

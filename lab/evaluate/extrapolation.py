@@ -9,7 +9,6 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from ..data.backgrounds import BACKGROUNDS, backgrounds
 from ..data.painting import drawing
@@ -22,7 +21,7 @@ from ..sampling.sample import NATIVE, Canvas, canvases
 from .metrics import detail, likeness
 from .named import Named, named
 from .objects import find
-from .record import Record, model_file, setting
+from .record import Record, model_file, setting, within
 from .tables import Columns, Result, differences, markdown
 
 STEPS = 10
@@ -154,7 +153,14 @@ def compared(methods: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def evaluate(
-    out: Path, folder: Path, count: int, command: str, chosen: Chosen | None = None, pictures: Path | None = None, steps: int = STEPS
+    out: Path,
+    folder: Path,
+    count: int,
+    command: str,
+    chosen: Chosen | None = None,
+    pictures: Path | None = None,
+    minutes: float = 0.0,
+    steps: int = STEPS,
 ) -> Path:
     """Writes extrapolation.md and .json into `out`, and with `pictures` a contact sheet of every size; returns the page's path.
 
@@ -164,16 +170,16 @@ def evaluate(
     record = Record(out, "extrapolation", setting(model_file(folder), steps, CFG, command))
     told = random_prompts(count, seed=7)
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
-    for seed, prompt in enumerate(tqdm(told, unit="prompt")):
-        for canvas in chosen.canvases:
-            case = case_of(prompt, seed)
-            due_now = [method for method in chosen.methods if due(method, canvas.name, seed)]
-            anchors = ANCHORS if canvas.ratio > 1 else ANCHORS[:2]
-            wanted = record.missing(canvas.name, [*anchors, *due_now] if due_now else [], case)
-            for method, shown in shown_with(lab, prompt, seed, canvas, wanted, steps):
-                record.add(canvas.name, method, case, values_of(shown, prompt, canvas))
-                sheets.setdefault(canvas.name, {}).setdefault(method, []).append(small(shown))
-            record.save()
+    cases = [(seed, prompt, canvas) for seed, prompt in enumerate(told) for canvas in chosen.canvases]
+    for seed, prompt, canvas in within(minutes, cases, "canvas"):
+        case = case_of(prompt, seed)
+        due_now = [method for method in chosen.methods if due(method, canvas.name, seed)]
+        anchors = ANCHORS if canvas.ratio > 1 else ANCHORS[:2]
+        wanted = record.missing(canvas.name, [*anchors, *due_now] if due_now else [], case)
+        for method, shown in shown_with(lab, prompt, seed, canvas, wanted, steps):
+            record.add(canvas.name, method, case, values_of(shown, prompt, canvas))
+            sheets.setdefault(canvas.name, {}).setdefault(method, []).append(small(shown))
+        record.save()
     if pictures is not None:
         save_sheets(sheets, pictures)
     return record.page("Extrapolation on the tiny Flux", HOW_TO_READ, parts(record.results))

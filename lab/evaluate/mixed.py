@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ..model.drawn import Drawn
 from ..pictures.charts import small
@@ -32,7 +31,7 @@ from ..sampling.mixed import (
 from .extrapolation import case_of, nearest_truth, save_sheets
 from .metrics import coarse, likeness, psnr_within, seam, ssim_within
 from .named import named
-from .record import Record, model_file, setting
+from .record import Record, model_file, setting, within
 from .tables import Columns, Result, differences, markdown
 
 STEPS = 16
@@ -66,12 +65,14 @@ intervals, over the same prompts and seeds. The truth is the drawing that the pr
 - The controls put all tokens on one grid."""
 
 
-def evaluate(out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, steps: int = STEPS) -> Path:
+def evaluate(
+    out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, minutes: float = 0.0, steps: int = STEPS
+) -> Path:
     """Writes mixed.md and .json into `out`, and with `pictures` contact sheets; returns the page's path. Shapes take turns."""
     lab = Drawn.load(folder)
     record = Record(out, "mixed", {**setting(model_file(folder), steps, CFG, command), "ratio": str(RATIO)})
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
-    for seed, prompt in enumerate(tqdm(random_prompts(count, seed=11), unit="prompt")):
+    for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=11))), "prompt"):
         shape = SHAPES[seed % len(SHAPES)]
         mask, case = shapes()[shape], case_of(prompt, seed)
         methods = (COARSE, *compared(mask, RATIO))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from tqdm import tqdm
 
 from ..machine import processor
 from ..model.files import WEIGHTS_FILE
 from .tables import Result
 
+Case = TypeVar("Case")
 SAME = ("weights", "steps", "cfg")  # of two settings whose results belong together
 DIGITS = 4
 
@@ -62,6 +66,16 @@ class Record:
         path = self.out / f"{self.name}.md"
         path.write_text(text + "\n", encoding="utf-8")
         return path
+
+
+def within(minutes: float, cases: Sequence[Case], unit: str) -> Iterator[Case]:
+    """The cases with a line of progress, until so many minutes are over; 0 = all of them."""
+    began = time.monotonic()
+    for case in tqdm(cases, unit=unit):
+        if minutes and time.monotonic() - began > 60 * minutes:
+            print(f"Left after {minutes:g} minutes: the same command goes on.", flush=True)
+            return
+        yield case
 
 
 def read(path: Path) -> tuple[dict[str, str], list[Result]]:

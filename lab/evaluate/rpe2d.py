@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from rope_core import Extrapolate, Rpe2d
 
@@ -17,7 +16,7 @@ from ..sampling.lora import merged, read
 from ..sampling.methods import PLAIN, Patches
 from ..sampling.sample import canvases
 from .extrapolation import ANCHORS, COLUMNS, case_of, save_sheets, shown_with, values_of
-from .record import Record, fingerprint, model_file, setting
+from .record import Record, fingerprint, model_file, setting, within
 from .tables import Result, differences, markdown
 
 STEPS = 10
@@ -54,7 +53,16 @@ def rows(max_grid: int, mode: str = "integer") -> dict[str, Row]:
     }
 
 
-def evaluate(out: Path, folder: Path, lora: Path, count: int, command: str, pictures: Path | None = None, steps: int = STEPS) -> Path:
+def evaluate(
+    out: Path,
+    folder: Path,
+    lora: Path,
+    count: int,
+    command: str,
+    pictures: Path | None = None,
+    minutes: float = 0.0,
+    steps: int = STEPS,
+) -> Path:
     """Writes rpe2d.md and .json into `out`, and with `pictures` contact sheets; returns the page's path."""
     plain = Drawn.load(folder)
     tensors, trained = read(lora)
@@ -66,7 +74,7 @@ def evaluate(out: Path, folder: Path, lora: Path, count: int, command: str, pict
     record = Record(out, "rpe2d", where)
     adapted, methods = merged(plain, tensors), rows(trained.max_grid, trained.mode)
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
-    for seed, prompt in enumerate(tqdm(random_prompts(count, seed=13), unit="prompt")):
+    for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=13))), "prompt"):
         for canvas in canvases(SIZES):
             case = case_of(prompt, seed)
             for method, shown in shown_with(plain, prompt, seed, canvas, record.missing(canvas.name, ANCHORS, case), steps):

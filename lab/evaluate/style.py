@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from ..model.drawn import Drawn
 from ..pictures.charts import to_image
@@ -15,7 +14,7 @@ from ..sampling.style import ASKED, DEFAULT, EARLY, OPEN, REFRESHED, REVERSED, P
 from .extrapolation import save_sheets
 from .metrics import copied_share
 from .named import named
-from .record import Record, model_file, setting
+from .record import Record, model_file, setting, within
 from .tables import Columns, Result, differences, markdown
 
 STEPS = 16
@@ -44,12 +43,14 @@ before the same background. Means with 95 % bootstrap intervals, over the same p
 - *plain sharing* is all weights at 1. The presets weaken the fast pairs of the reference's keys; *{REVERSED}* strengthens them."""
 
 
-def evaluate(out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, steps: int = STEPS) -> Path:
+def evaluate(
+    out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, minutes: float = 0.0, steps: int = STEPS
+) -> Path:
     """Writes style.md and .json into `out`, and with `pictures` contact sheets; returns the page's path. A pair's number is its seed."""
     lab = Drawn.load(folder)
     record = Record(out, "style", setting(model_file(folder), steps, CFG, command))
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
-    for seed, pair in enumerate(tqdm(pairs(count), unit="pair")):
+    for seed, pair in within(minutes, list(enumerate(pairs(count))), "pair"):
         part, case = TRAINED if pair.trained else UNTRAINED, case_of(pair, seed)
         fixed = {TRUTH: pair.truth(), REFERENCE: pair.shown()}
         for method in record.missing(part, (*fixed, *methods()), case):

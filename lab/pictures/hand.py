@@ -18,13 +18,13 @@ from ..model.files import CLIP_WEIGHTS_FILE, RPE2D_FILE
 from ..model.wan import load_wan
 from ..sampling.clips import METHODS as CLIP_METHODS
 from ..sampling.clips import Story, draw_clips
-from ..sampling.draw import Prompt, draw
+from ..sampling.draw import STEPS, Prompt, draw
 from ..sampling.lora import merged, read
 from ..sampling.methods import METHODS, PLAIN
 from ..sampling.mixed import draw_region
 from ..sampling.sample import CANVASES, canvases
 from ..sampling.style import Pair, draw_pair
-from .seeds import STEPS, seed_of
+from .seeds import seed_of
 
 
 class MissingError(Exception):

@@ -9,11 +9,11 @@ from ..model.drawn import Drawn
 from ..sampling.draw import Prompt, draw
 from ..sampling.sample import NATIVE
 
-TRIES, STEPS = 6, 10
+TRIES = 6
 RULE = f"the first seed of 0 to {TRIES - 1} whose picture of native size, by the plain model, is named right"
 
 
-def seed_of(lab: Drawn, prompt: Prompt, steps: int = STEPS) -> int:
+def seed_of(lab: Drawn, prompt: Prompt, steps: int) -> int:
     """0 where none of them is."""
     for seed in range(TRIES):
         if right(named(draw(lab, [prompt], NATIVE, seeds=[seed], steps=steps)[0], prompt.background), prompt):

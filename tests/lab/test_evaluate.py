@@ -14,7 +14,7 @@ from lab.data.clips import NATIVE_FRAMES
 from lab.data.world import HELD_OUT
 from lab.evaluate import clips, extrapolation, mixed, rpe2d, style
 from lab.evaluate.named import named
-from lab.evaluate.record import Record, read
+from lab.evaluate.record import Record, read, within
 from lab.evaluate.tables import Result, differences, markdown
 from lab.model.decoder import Decoder
 from lab.model.drawn import Drawn
@@ -71,6 +71,14 @@ def test_a_record_goes_on_with_what_it_has_and_begins_anew_with_other_weights(tm
     assert "`the command`" in record.page("Found", "how to read", [("2×", "a table")]).read_text()
 
 
+def test_an_evaluation_that_is_out_of_time_leaves_the_rest(monkeypatch, capsys):
+    clock = iter((0.0, 30.0, 59.0, 61.0))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("lab.evaluate.record.tqdm", lambda cases, unit: cases)
+    assert list(within(1.0, ["a", "b", "c", "d"], "letter")) == ["a", "b"]
+    assert "the same command goes on" in capsys.readouterr().out
+
+
 # ---- what is found in pictures whose answer is known
 
 
@@ -121,7 +129,7 @@ def test_a_region_is_measured_inside_and_outside_of_it():
     smooth = mixed.coarse(truth, 2)
     sharp_inside = torch.where(inside, truth, smooth)
     values, plain = (mixed.values_of(one, PROMPT, truth, truth, inside) for one in (sharp_inside, smooth))
-    assert values["detail"] == pytest.approx(1) and abs(plain["detail"]) < 0.05
+    assert values["detail"] > 0.98 and abs(plain["detail"]) < 0.05
     assert values["inside"] == values["full"] == float("inf") and values["outside"] == pytest.approx(plain["outside"])
 
 
