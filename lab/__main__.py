@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a tiny model anew (hours on two cores; goes on where it was left)")
     train.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the weights (default: where the lab looks for them)")
     train.add_argument("--work", type=Path, default=Path("training"), help="folder for checkpoints and pictures (default: %(default)s)")
-    train.add_argument("--model", choices=("drawn", "clips", "rpe2d"), default="drawn", help="the tiny Flux, the tiny Wan, or a LoRA")
+    train.add_argument(
+        "--model",
+        choices=("drawn", "clips", "rpe2d"),
+        default="drawn",
+        help="the tiny Flux, the tiny Wan, or the LoRA on random positions, which needs a ComfyUI (default: %(default)s)",
+    )
     train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: the plan's own)")
     train.add_argument("--minutes", type=float, help="end after so many, however many steps that is (default: never)")
     train.add_argument("--tokens", type=at_least_one, default=16, help="drawn: side of the native canvas (default: %(default)s)")

@@ -93,8 +93,12 @@ class Hand:
 
     def clip(self, prompt: Prompt, motion: str, frames: int, method: str = PLAIN, seed: int = 0) -> Tensor:
         """(3, frames, 128, 128)."""
-        told, patches = [Story(prompt, motion)], CLIP_METHODS[method]
-        return draw_clips(self.wan, self.lab.decoder, self.lab.tables, told, frames, patches, seeds=[seed], steps=self.steps)[0]
+
+        def drawn() -> Tensor:
+            told, patches = [Story(prompt, motion)], CLIP_METHODS[method]
+            return draw_clips(self.wan, self.lab.decoder, self.lab.tables, told, frames, patches, seeds=[seed], steps=self.steps)[0]
+
+        return self._once((prompt, motion, frames, method, seed), drawn)
 
     def _once(self, key: tuple[object, ...], drawn: Callable[[], Tensor]) -> Tensor:
         if key not in self._drawn:

@@ -9,17 +9,20 @@ from PIL import Image
 
 from ..cores import PACK
 from ..data.backgrounds import BACKGROUNDS
+from ..data.clips import NATIVE_FRAMES
 from ..data.world import HELD_OUT, RENDERING_NAMES, SUBJECTS
 from ..evaluate import clips, rpe2d
 from ..evaluate.extrapolation import ANCHORS, SIZES, truth
 from ..evaluate.intervals import interval
 from ..evaluate.record import read
 from ..evaluate.tables import Result
+from ..sampling.clips import METHODS as CLIP_METHODS
+from ..sampling.clips import Story
 from ..sampling.draw import Prompt
 from ..sampling.methods import METHODS
 from ..sampling.sample import NATIVE
 from .charts import bar_chart, contact_sheet, line_chart, to_image
-from .hand import Hand, MissingError
+from .hand import CLIP, Hand, MissingError
 
 FOLDER = PACK / "docs" / "lab"
 RESULTS = PACK / "lab" / "results"
@@ -120,6 +123,14 @@ def longer_clips(_: Hand) -> Image.Image:
     return bars("Clips beyond their native length", shown, panels, methods)
 
 
+def frames_of_clips(hand: Hand) -> Image.Image:
+    """One story at twice its native length: both truths, and every method."""
+    frames, story = 2 * NATIVE_FRAMES, Story(CLIP, "cross")
+    shown = {clips.SAME_SPEED: clips.truth(story, frames, slow=False), clips.SLOWED: clips.truth(story, frames, slow=True)}
+    shown |= {method: hand.clip(CLIP, "cross", frames, method) for method in CLIP_METHODS}
+    return clips.strips(shown, f"Twice the native length: {CLIP.subject}, {CLIP.rendering}, {CLIP.background}")
+
+
 STUDY: dict[str, Callable[[Hand], Image.Image]] = {
     "world": world,
     "training": training,
@@ -130,4 +141,5 @@ STUDY: dict[str, Callable[[Hand], Image.Image]] = {
     "style": styles,
     "rpe2d": random_positions,
     "clips": longer_clips,
+    "clip_frames": frames_of_clips,
 }
