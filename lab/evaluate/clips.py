@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
-from ..data.clips import MOTIONS, NATIVE_FRAMES, clip, phases, told
+from ..data.clips import MOTIONS, NATIVE_FRAMES, clip, frame, phases, told
+from ..data.world import SUBJECTS
 from ..model.drawn import Drawn
 from ..model.files import CLIP_WEIGHTS_FILE
 from ..model.wan import load_wan
@@ -17,10 +21,10 @@ from ..sampling.clips import CFG, METHODS, STEPS, Story, draw_clips
 from ..sampling.draw import random_prompts
 from ..sampling.methods import PLAIN
 from .extrapolation import case_of
-from .named import named
 from .record import Record, setting, within
 from .tables import Columns, Result, differences, markdown
 
+PHASES, POOL = 2 * NATIVE_FRAMES, 4  # moments of a story that are tried; pixels a side of the squares that are compared
 LENGTHS = (1, 2, 3)  # times the native one
 SAME_SPEED, SLOWED = "(truth, again)", "(truth, slower)"
 COLUMNS: Columns = {
@@ -35,7 +39,7 @@ and seeds.
 
 - **speed**: of the story, by the nearest frame of the truth. 1 = as in a clip of native length, 0.5 = half as fast.
 - **begins again**: how often the story starts over. *{SAME_SPEED}* at twice the length: once.
-- **subject stays**: frames whose nearest drawing, over all subjects and renderings, is of the subject that was asked for.
+- **subject stays**: frames whose nearest one, over all subjects and all moments of the story, is of the subject that was asked for.
 - **jumps**: from frame to frame, of more than a quarter of the story. 0 = it moves steadily."""
 
 
@@ -48,7 +52,7 @@ def values_of(shown: Tensor, story: Story) -> dict[str, float]:
     prompt = story.prompt
     track = phases(shown, prompt.subject, prompt.rendering, prompt.background, story.motion)
     speed, begins = told(track)
-    right = [named(picture, prompt.background).subject == prompt.subject for picture in shown.unbind(1)]
+    right = [subject == prompt.subject for subject in subjects_of(shown, story)]
     steps = [abs((after - before + 0.5) % 1 - 0.5) for before, after in pairwise(track)]
     return {
         "speed": speed,
@@ -56,6 +60,20 @@ def values_of(shown: Tensor, story: Story) -> dict[str, float]:
         "stays": 100 * sum(right) / len(right),
         "jumps": float(sum(step > 2.5 / NATIVE_FRAMES for step in steps)),
     }
+
+
+@cache
+def _stories(rendering: str, background: str, motion: str) -> Tensor:
+    """Every subject at every phase of a story: (subjects * PHASES, features)."""
+    every = [frame(subject, rendering, background, motion, n / PHASES) for subject in SUBJECTS for n in range(PHASES)]
+    return functional.avg_pool2d(torch.stack(every), POOL).flatten(1)
+
+
+def subjects_of(shown: Tensor, story: Story) -> list[str]:
+    """Of a clip (3, frames, H, W): the subject that each of its pictures is nearest to, at whatever phase of the story it was told."""
+    seen = functional.avg_pool2d(shown.transpose(0, 1).float(), POOL).flatten(1)
+    nearest = torch.cdist(seen, _stories(story.prompt.rendering, story.prompt.background, story.motion)).argmin(1)
+    return [SUBJECTS[int(n) // PHASES] for n in nearest]
 
 
 def truth(story: Story, frames: int, slow: bool) -> Tensor:

@@ -18,7 +18,7 @@ from ..pictures.charts import contact_sheet, small
 from ..sampling.draw import CFG, Prompt, draw, random_prompts
 from ..sampling.methods import FLAT, METHODS, PLAIN
 from ..sampling.sample import NATIVE, Canvas, canvases
-from .metrics import detail, likeness
+from .metrics import around, detail, likeness
 from .named import Named, named
 from .objects import find
 from .record import Record, model_file, setting, within
@@ -46,8 +46,8 @@ it names, at seven eighths of the canvas's shorter side.
   that the prompt names; **subject right**, **rendering right**: one of them.
 - **objects**: how many drawings of the subject stand in the picture, **exactly one**: how often it is one, **size**: side of the surest,
   1 = the truth's.
-- **detail**: energy of what a picture of native size could not hold, against the truth's. 0 dB = as much; noise has it too.
-- **detail in place**: correlation of that detail with the truth's, moved to where the picture has its drawing. 1 = the same, 0 = none.
+- **detail**: where the drawing is, energy of what a picture of native size could not hold, against the truth's. 0 dB = as much; noise has
+  it too. **detail in place**: its correlation with the truth's, moved to where the picture has its drawing. 1 = the same, 0 = none.
 - *{FLAT}* is a control: SEGA over yarn with one factor for all pairs, where SEGA chooses by the picture's spectrum.
 - *{EMPTY}*, *{TRUTH}*, *{ENLARGED}* are no methods: the background alone, what a perfect model draws, and the picture of native size
   of the same prompt and seed, enlarged. They tell what a figure is worth."""
@@ -123,8 +123,11 @@ def values_of(shown: Tensor, prompt: Prompt, canvas: Canvas) -> dict[str, float]
     if found:
         values["size"] = found[0].size / drawing_tokens(canvas.height, canvas.width)
     if canvas.ratio > 1:
-        values["detail"] = detail(shown, truth(prompt, canvas), canvas.ratio)
-        values["alike"] = likeness(shown, nearest_truth(prompt, nearest, canvas), canvas.ratio)
+        # Where the drawing is: a horizon is as sharp on an empty canvas.
+        place = nearest_truth(prompt, nearest, canvas)
+        region = around(place, empty(prompt, canvas))
+        values["detail"] = detail(shown, place, canvas.ratio, region)
+        values["alike"] = likeness(shown, place, canvas.ratio, region)
     return values
 
 

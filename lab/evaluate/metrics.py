@@ -35,17 +35,18 @@ def fine(picture: Tensor, ratio: float) -> Tensor:
     return luminance(picture) - luminance(coarse(picture, ratio))
 
 
-def detail(picture: Tensor, truth: Tensor, ratio: float) -> float:
-    """Energy of what a picture at 1 / ratio could not hold, against the truth's, in decibels: 0 as much, below it too little."""
-    return float(10 * (fine(picture, ratio).square().mean() / fine(truth, ratio).square().mean()).log10())
+def detail(picture: Tensor, truth: Tensor, ratio: float, region: Tensor | None = None) -> float:
+    """Energy of what a picture at 1 / ratio could not hold, against the truth's, in decibels: 0 as much, below it too little.
+
+    region: (H, W) bool, in which it is counted.
+    """
+    found, wanted = (_within(fine(one, ratio), region).square().mean() for one in (picture, truth))
+    return float(10 * (found / wanted).log10())
 
 
 def likeness(picture: Tensor, truth: Tensor, ratio: float, region: Tensor | None = None) -> float:
     """Correlation of what a picture `ratio` times smaller cannot show, within `region`, (H, W) bool. 0 = none of the truth's detail."""
-    found, wanted = (fine(one, ratio) for one in (picture, truth))
-    if region is not None:
-        found, wanted = found[region], wanted[region]
-    pair = torch.stack((found.flatten(), wanted.flatten()))
+    pair = torch.stack([_within(fine(one, ratio), region) for one in (picture, truth)])
     # A flat picture correlates with nothing; the floor makes that 0 instead of NaN or of rounding noise.
     pair = pair - pair.mean(1, keepdim=True)
     sizes = pair.norm(dim=1).clamp(min=1e-6)
@@ -86,6 +87,16 @@ def copied_share(picture: Tensor, own: Tensor, reference: Tensor) -> float:
     """
     found, *parts = (_standard(outlines(one)).flatten() for one in (picture, own, reference))
     return float(torch.linalg.lstsq(torch.stack(parts, 1), found[:, None]).solution[1, 0])
+
+
+def around(picture: Tensor, other: Tensor, reach: int = 4) -> Tensor:
+    """Where two pictures (3, H, W) differ, and up to `reach` pixels beside: (H, W) bool."""
+    differs = ((picture - other).abs().amax(0) > 0).float()
+    return functional.max_pool2d(differs[None], 2 * reach + 1, stride=1, padding=reach)[0] > 0
+
+
+def _within(plane: Tensor, region: Tensor | None) -> Tensor:
+    return plane.flatten() if region is None else plane[region]
 
 
 def _standard(plane: Tensor) -> Tensor:

@@ -149,6 +149,9 @@ def test_a_clip_that_tells_its_story_again_or_slower_is_found_to():
     assert again["begins"] == 1 and again["speed"] == pytest.approx(1)
     assert slow["begins"] == 0 and slow["speed"] == pytest.approx(0.5, abs=0.05)
     assert again["jumps"] == slow["jumps"] == 0
+    assert again["stays"] == slow["stays"] == 100
+    other = Story(Prompt("boat", "flat", "sea"), "cross")
+    assert clips.values_of(clips.truth(other, NATIVE_FRAMES, slow=False), story)["stays"] == 0
     assert [name for name in CLIP_METHODS if clips.due(name, 1)] == [PLAIN]
 
 
