@@ -32,7 +32,8 @@ def fine(picture: Tensor, ratio: float) -> Tensor:
     """Brightness that a picture `ratio` times smaller cannot show, (H, W)."""
     if ratio <= 1:
         raise ValueError(f"detail is what a larger picture holds beyond a smaller one; got a ratio of {ratio:g}")
-    return luminance(picture) - luminance(coarse(picture, ratio))
+    light = luminance(picture)
+    return light - coarse(light[None], ratio)[0]
 
 
 def detail(picture: Tensor, truth: Tensor, ratio: float, region: Tensor | None = None) -> float:

