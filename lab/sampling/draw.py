@@ -42,8 +42,10 @@ class Prompt:
 
 
 def random_prompts(count: int, seed: int = 0, held_out: bool = False) -> list[Prompt]:
-    """Prompts of trained pairs, the same for a seed; with `held_out` of pairs that no training picture shows."""
-    return Prompt.of(random_scenes(count, NATIVE_TOKENS, NATIVE_TOKENS, torch.Generator().manual_seed(seed), held_out))
+    """Prompts of trained pairs, the same for a seed, and the first of more; with `held_out` of pairs that no training picture shows."""
+    generator = torch.Generator().manual_seed(seed)
+    one_by_one = [random_scenes(1, NATIVE_TOKENS, NATIVE_TOKENS, generator, held_out) for _ in range(count)]
+    return [prompt for scenes in one_by_one for prompt in Prompt.of(scenes)]
 
 
 @torch.inference_mode()
