@@ -31,8 +31,16 @@ def _ordered(found: list[Result], methods: tuple[str, ...]) -> list[Result]:
     return sorted((one for one in found if one.method in methods), key=lambda one: methods.index(one.method))
 
 
+def part(name: str, of: str) -> list[Result]:
+    """Of an evaluation's results those of one part."""
+    found = [one for one in results(name) if one.part == of]
+    if not found:
+        raise MissingError(f"{name}.json has no results of {of} yet")
+    return found
+
+
 def larger(size: str) -> str:
-    found = _ordered([one for one in results("extrapolation") if one.part == size], SHORT)
+    found = _ordered(part("extrapolation", size), SHORT)
     return markdown(found, _columns(extrapolation.COLUMNS, "both", "one", "size", "alike"))
 
 
@@ -51,8 +59,7 @@ def rules_over_plain() -> str:
 
 
 def native() -> str:
-    found = [one for one in results("extrapolation") if one.part == "1×"]
-    return markdown(found, _columns(extrapolation.COLUMNS, "both", "subject", "rendering", "one"))
+    return markdown(part("extrapolation", "1×"), _columns(extrapolation.COLUMNS, "both", "subject", "rendering", "one"))
 
 
 def regions() -> str:
@@ -63,13 +70,12 @@ def region_differences() -> str:
     return differences(results("mixed"), mixed.COMPARED, _columns(mixed.COLUMNS, "inside", "detail", "outside", "seam"))
 
 
-def styles(part: str) -> str:
-    return markdown([one for one in results("style") if one.part == part], style.COLUMNS)
+def styles(which: str) -> str:
+    return markdown(part("style", which), style.COLUMNS)
 
 
 def random_positions() -> str:
-    found = [one for one in results("rpe2d") if one.part == "2×"]
-    return markdown(found, _columns(extrapolation.COLUMNS, "both", "one", "size", "alike"))
+    return markdown(part("rpe2d", "2×"), _columns(extrapolation.COLUMNS, "both", "one", "size", "alike"))
 
 
 def random_positions_differences() -> str:
@@ -77,14 +83,14 @@ def random_positions_differences() -> str:
 
 
 def longer(length: int) -> str:
-    return markdown([one for one in results("clips") if one.part == clips.part_of(length)], clips.COLUMNS)
+    return markdown(part("clips", clips.part_of(length)), clips.COLUMNS)
 
 
 def setting(name: str) -> str:
     results(name)  # says what is missing
     found, _ = read(RESULTS / f"{name}.json")
     page = f"lab/results/{name}.md"
-    return f"`{found['command']}`, {found['date']}, {found['machine']}, weights {found['weights']}; all figures: {page}"
+    return f"(`{found['command']}`, {found['date']}, {found['machine']}, weights {found['weights']}; all figures: `{page}`)"
 
 
 SPOTS: dict[str, Callable[[], str]] = {
