@@ -1,4 +1,4 @@
-"""The tiny Wan: a real text-to-video transformer of 4.8 M parameters that pans over the lab's photographs."""
+"""The tiny Wan: a real text-to-video transformer of 4.8 M parameters that draws clips of drawings that move."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data.photographs import photograph
+from .files import CLIP_WEIGHTS_FILE, WEIGHTS
 from .vae import PATCH, LinearVAE
 
 HIDDEN, HEADS, LAYERS, FFN = 256, 2, 4, 1024
@@ -17,7 +18,6 @@ TEXT_WIDTH, FREQUENCIES = 64, 256
 FRAMES = 3  # latent frames
 NATIVE_TOKENS = 16
 TRAVEL = 4  # the camera crosses 1 / TRAVEL of the picture's side
-WEIGHTS_FILE = "tiny_wan.safetensors"
 
 
 def build_wan() -> WanTransformer3DModel:
@@ -90,11 +90,11 @@ def save_wan(transformer: WanTransformer3DModel, folder: Path, native_pixels: in
     folder.mkdir(parents=True, exist_ok=True)
     state = transformer.state_dict()
     named = {ours: state[theirs].half().contiguous() for ours, theirs in comfyui_names().items()}
-    save_file(named, folder / WEIGHTS_FILE, {"ropeworks.native_pixels": str(native_pixels)})
+    save_file(named, folder / CLIP_WEIGHTS_FILE, {"ropeworks.native_pixels": str(native_pixels)})
 
 
-def load_wan(folder: Path) -> WanTransformer3DModel:
-    state = load_file(folder / WEIGHTS_FILE)
+def load_wan(folder: Path = WEIGHTS) -> WanTransformer3DModel:
+    state = load_file(folder / CLIP_WEIGHTS_FILE)
     transformer = build_wan()
     transformer.load_state_dict({theirs: state[ours].float() for ours, theirs in comfyui_names().items()})
     return transformer.eval().requires_grad_(False)
