@@ -58,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
         help="the others: those on photographs",
     )
     train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
-    train.add_argument("--bf16", action="store_true", help="rpe2d: products in bfloat16, faster on a CPU with AMX and slower on others")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
     train.add_argument("--theta", type=float, help="flux: rotary base (default: Flux's own)")
     train.add_argument("--stages", type=int, choices=(1, 2), help="flux: 1 stops before the windows of larger pictures")
@@ -180,9 +179,9 @@ def run_training(commands: argparse.ArgumentParser, options: argparse.Namespace)
 
         train_style(options.out, weights, options.seed)
     elif options.model == "rpe2d":
-        from .train.rpe2d import train_rpe2d
+        from .train.rpe2d import STEPS, train_rpe2d
 
-        train_rpe2d(options.out, weights, options.seed, bf16=options.bf16)
+        train_rpe2d(options.out, options.steps or STEPS, options.seed)
     else:
         from .train.flux import FLUX_THETA, STAGES, train
 
