@@ -132,7 +132,7 @@ def test_the_cores_previews_have_the_pictures_colours():
         assert (preview(model, vae.encode(picture)) - colours).abs().mean() < 0.02
         assert shared.latent_rgb_factors != model.model.latent_format.latent_rgb_factors, "the core's own stays as it was"
         assert model.model.latent_format.taesd_decoder_name is None
-        assert shared.taesd_decoder_name is not None
+    assert comfy.latent_formats.Flux().taesd_decoder_name is not None
 
 
 def test_cores_own_loader_recognises_the_weights():
