@@ -12,9 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lab.cores import HOW_TO, find_cores
-from lab.data.world import SUBJECTS
+from lab.data.world import OPEN
+from lab.evaluate.named import named
 from lab.model.drawn import Drawn
 from lab.model.files import COMPANIONS_FILE, RPE2D_FILE, WEIGHTS, WEIGHTS_FILE
+from lab.model.prompts import PARTS
 from lab.train.rpe2d import LOG_FILE, told, train_rpe2d
 from lab.train.rpe2d_comfyui import by_the_workflow, means
 from rope_core.rpe2d.trained import Trained
@@ -42,10 +44,16 @@ def test_it_is_told_the_pictures_with_their_own_words() -> None:
     assert {name: tuple(value.shape) for name, value in found.items()} == {
         "latents": (40, 16, 32, 32), "context": (40, 8, 64), "pooled": (40, 64)
     }  # fmt: skip
-    rows = lab.tables["prompts.subject"][:, 1]
-    said = torch.cdist(found["context"][:, 0], rows).argmin(1)
-    assert torch.cdist(found["context"][:, 0], rows).min(1).values.max() < 1e-4
-    assert len(said.unique()) > len(SUBJECTS) // 2
+    words = {}
+    for part, first in (("subject", 0), ("rendering", 4), ("background", 6)):
+        same = (found["context"][:, first, None] == lab.tables[f"prompts.{part}"][:, 1]).all(-1)
+        assert same.sum(1).eq(1).all()
+        words[part] = [(*PARTS[part], OPEN)[number] for number in same.float().argmax(1).tolist()]
+    assert all(OPEN in said and len(set(said)) > 4 for said in words.values())
+    shown = [row for row in zip(lab.vae.decode(found["latents"]), *words.values(), strict=True) if OPEN not in row[1:]][:4]
+    for picture, subject, rendering, background in shown:
+        what = named(picture, background)
+        assert (what.subject, what.rendering) == (subject, rendering)
     again = told(lab, 40, seed=0)
     assert all(torch.equal(found[name], again[name]) for name in found)
     assert not torch.equal(found["latents"], told(lab, 40, seed=1)["latents"])
