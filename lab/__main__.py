@@ -8,8 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from .model.files import WEIGHTS
+
 FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "model" / "weights"
 OWN_PACKAGES = ("lab", "rope_core")
 
 
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
 
     train = commands.add_parser("train", help="train a tiny model anew (hours on two cores; drawn and clips go on where they were left)")
-    train.add_argument("--out", type=Path, help="folder for the weights (default: where the lab looks for them)")
+    train.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the weights (default: where the lab looks for them)")
     train.add_argument("--work", type=Path, default=Path("training"), help="folder for checkpoints and pictures (default: %(default)s)")
     train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: the plan's own)")
     train.add_argument("--minutes", type=float, default=0.0, help="end after so many, however many steps that is (default: never)")
@@ -53,14 +54,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument(
         "--model",
-        choices=("drawn", "clips", "flux", "detail", "style", "rpe2d", "wan"),
+        choices=("drawn", "clips", "rpe2d"),
         default="drawn",
-        help="the others: those on photographs",
+        help="the tiny Flux, the tiny Wan, or the LoRA on random positions, which needs a ComfyUI (default: %(default)s)",
     )
-    train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
-    train.add_argument("--theta", type=float, help="flux: rotary base (default: Flux's own)")
-    train.add_argument("--stages", type=int, choices=(1, 2), help="flux: 1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
     commands.add_parser("gpu", help="measure on a GPU that is had for half an hour (own options: gpu --help)", add_help=False)
@@ -120,14 +118,13 @@ def run(arguments: list[str]) -> None:
         command = shlex.join(["python", "-m", "lab", *arguments])
         print(f"Tables: {evaluate(options.out, options.weights or WEIGHTS, what, command).resolve()}")
     elif options.command == "train":
-        run_training(commands, options)
+        run_training(options)
 
 
 def evaluate_drawings(commands: argparse.ArgumentParser, options: argparse.Namespace, command: str) -> Path:
-    from .model.drawn import DRAWN
-    from .model.flux import WEIGHTS_FILE
+    from .model.files import WEIGHTS_FILE
 
-    folder = options.weights or DRAWN
+    folder = options.weights or WEIGHTS
     if not (folder / WEIGHTS_FILE).exists():
         commands.error(f"no weights of the model that draws in {folder}: train them with python -m lab train")
     if options.mixed:
@@ -147,45 +144,21 @@ def evaluate_drawings(commands: argparse.ArgumentParser, options: argparse.Names
     return evaluate_drawn(options.out, options.weights, options.prompts, options.sizes, command, options.methods)
 
 
-def run_training(commands: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.model != "flux" and (options.theta is not None or options.stages is not None):
-        commands.error(f"--theta and --stages are for --model flux, found {options.model}")
-    if options.model in ("drawn", "clips"):
-        from .model.drawn import DRAWN
-        from .train.clips import ClipPlan
-        from .train.command import train as train_drawn
-        from .train.command import train_clips
-        from .train.drawings import Plan
-
-        told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
-        if options.model == "clips":
-            train_clips(options.out or DRAWN, options.work, ClipPlan(**told), options.seed, options.device)
-            return
-        told["tokens"] = options.tokens
-        train_drawn(options.out or DRAWN, options.work, Plan(**told), options.seed, options.device)
-        return
-    options.out = options.out or WEIGHTS
-    weights = WEIGHTS
-    if options.model == "wan":
-        from .train.wan import train_wan
-
-        train_wan(options.out, options.seed)
-    elif options.model == "detail":
-        from .train.detail import train_detail
-
-        train_detail(options.out, weights, options.seed)
-    elif options.model == "style":
-        from .train.style import train_style
-
-        train_style(options.out, weights, options.seed)
-    elif options.model == "rpe2d":
+def run_training(options: argparse.Namespace) -> None:
+    if options.model == "rpe2d":
         from .train.rpe2d import STEPS, train_rpe2d
 
         train_rpe2d(options.out, options.steps or STEPS, options.seed)
-    else:
-        from .train.flux import FLUX_THETA, STAGES, train
+        return
+    from .train.clips import ClipPlan
+    from .train.command import train, train_clips
+    from .train.drawings import Plan
 
-        train(options.out, options.seed, STAGES[: options.stages], options.theta or FLUX_THETA)
+    told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
+    if options.model == "clips":
+        train_clips(options.out, options.work, ClipPlan(**told), options.seed, options.device)
+    else:
+        train(options.out, options.work, Plan(tokens=options.tokens, **told), options.seed, options.device)
 
 
 def main() -> None:

@@ -15,8 +15,6 @@ from .flux import NATIVE_PIXELS, load, save
 from .prompts import prompts_of
 from .vae import LinearVAE
 
-DRAWN = WEIGHTS
-
 
 @dataclass(frozen=True)
 class Drawn:

@@ -11,12 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.subjects import SUBJECTS
 from .files import COMPANIONS_FILE, WEIGHTS, WEIGHTS_FILE
 from .vae import LinearVAE
 
 HIDDEN, HEADS, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 1, 3
-CONTEXT_TOKENS, CONTEXT_WIDTH = 8, 64
+CONTEXT_WIDTH = 64
 NATIVE_PIXELS = 256
 FLUX_THETA = 10000.0
 PIXELS_PER_TOKEN = 16
@@ -37,15 +36,6 @@ def build_transformer(theta: float = FLUX_THETA) -> FluxTransformer2DModel:
     )
     transformer.pos_embed.theta = theta
     return transformer
-
-
-def subject_tables(seed: int = 0) -> dict[str, Tensor]:
-    """Fixed random prompts: context (subjects, 8, 64) and pooled (subjects, 64)."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "subjects.context": torch.randn(len(SUBJECTS), CONTEXT_TOKENS, CONTEXT_WIDTH, generator=generator),
-        "subjects.pooled": torch.randn(len(SUBJECTS), CONTEXT_WIDTH, generator=generator),
-    }
 
 
 def pack(latents: Tensor) -> Tensor:
