@@ -59,7 +59,6 @@ def draw(
     shift: float = 1.0,
     noise: Tensor | None = None,
     on_plan: Callable[[Any, Any], None] | None = None,
-    latent_upsampler: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """One picture per prompt and seed: (B, 3, 16 * height, 16 * width), values in [0, 1], on the CPU.
 
@@ -85,7 +84,7 @@ def draw(
     tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise).to(device)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
     native = {"native_pixels": NATIVE_PIXELS, "native_widest": WIDEST}
-    options = {"on_plan": on_plan, "latent_upsampler": latent_upsampler, "sigmas": sigmas[:-1].tolist()}
+    options = {"on_plan": on_plan, "sigmas": sigmas[:-1].tolist()}
     active = patched(lab.transformer, *patches, **native, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):
