@@ -76,10 +76,8 @@ class RopeLabModel(io.ComfyNode):
         if weights == RANDOM_POSITIONS:
             model = with_lora(model, WEIGHTS / RPE2D_FILE)
         companions = load_file(WEIGHTS / COMPANIONS_FILE)
-        asked, nothing = (
-            [[context, {"pooled_output": pooled}]]
-            for context, pooled in (prompts(companions, numbers) for numbers in (numbers_of(subject, rendering, background), numbers_of()))
-        )
+        both = (prompts(companions, words) for words in (numbers_of(subject, rendering, background), numbers_of()))
+        asked, nothing = ([[context, {"pooled_output": pooled}]] for context, pooled in both)
         return io.NodeOutput(model, asked, LabVAE(decoder_of(companions), model.model.latent_format), nothing)
 
 
@@ -134,6 +132,7 @@ def show_in_its_colours(latent_format: Any, companions: dict[str, Tensor]) -> No
     latent_format.taesd_decoder_name = None  # which reads another autoencoder's latents
 
 
+@torch.inference_mode(False)
 def with_lora(model: Any, path: Path) -> Any:
     """The MODEL with a LoRA trained by the pack's RPE-2D nodes, and with what its file says about that."""
     with safe_open(path, "pt") as file:

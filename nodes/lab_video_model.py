@@ -60,8 +60,8 @@ class RopeLabVideoModel(io.ComfyNode):
     def execute(cls, subject: str, rendering: str = OPEN, background: str = OPEN, motion: str = OPEN) -> io.NodeOutput:
         model = load_video_model(WEIGHTS)
         companions = load_file(WEIGHTS / COMPANIONS_FILE)
-        words = numbers_of(subject, rendering, background, motion), numbers_of(motion=OPEN)
-        asked, nothing = ([[prompts(companions, numbers)[0], {}]] for numbers in words)
+        both = (numbers_of(subject, rendering, background, motion), numbers_of(motion=OPEN))
+        asked, nothing = ([[prompts(companions, words)[0], {}]] for words in both)
         return io.NodeOutput(model, asked, LabVideoVAE(decoder_of(companions), model.model.latent_format), nothing)
 
 
