@@ -11,7 +11,7 @@ pytest.importorskip("resvg_py", reason="the lab needs resvg-py")
 pytest.importorskip("diffusers", reason="the lab needs diffusers")
 
 from lab.data.clips import MOTIONS
-from lab.data.world import BACKGROUNDS, RENDERING_NAMES, SUBJECTS
+from lab.data.world import BACKGROUNDS, NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, WIDEST
 from lab.model.decoder import Decoder, preview_factors
 from lab.model.drawn import Drawn
 from lab.model.flux import build_transformer
@@ -19,7 +19,7 @@ from lab.model.prompts import CLIP_PARTS, PARTS, numbers_of, prompt_tables, prom
 from lab.model.vae import LinearVAE
 from lab.sampling.draw import Prompt, draw, random_prompts
 from lab.sampling.sample import Canvas
-from lab.train.drawings import Plan, draw_batches, drawing_training, leave_open, start_as_identity
+from lab.train.drawings import AROUND, SMALL, Plan, draw_batches, drawing_training, leave_open, start_as_identity
 from lab.train.muon import Muon, orthogonal
 from lab.train.training import Training
 
@@ -42,6 +42,12 @@ def test_every_word_has_a_vector_of_its_own_and_open_is_one_of_them():
     assert together.square().mean(1).sqrt().tolist() == pytest.approx([1, 1])
     with pytest.raises(ValueError, match="unknown rendering 'oil': expected 'open' or one of flat, ink"):
         numbers_of("cat", "oil")
+    assert numbers_of("fish", motion="turn").flatten().tolist() == [1, len(RENDERING_NAMES), len(BACKGROUNDS), MOTIONS.index("turn")]
+
+
+def test_the_widest_canvas_is_the_widest_that_is_trained():
+    sides = [(round(height * NATIVE_TOKENS), round(width * NATIVE_TOKENS)) for height, width in (*AROUND, *SMALL)]
+    assert max(max(one) / min(one) for one in sides) == WIDEST
 
 
 def test_orthogonal_matrices_have_singular_values_near_one():

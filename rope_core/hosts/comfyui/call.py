@@ -21,7 +21,6 @@ from .positions import position_steps, rope_options
 from .run import SamplingRun
 
 NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
-UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 # Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
 REFERENCES = ("ref_latents", "context_latents", "ref_latent")
 Rotary = tuple[float, tuple[int, ...]]  # theta, and channels per axis

@@ -16,13 +16,12 @@ from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
 from ...mixed.carrier import Carrier
 from ...mixed.group_tables import GroupGrid
-from ...mixed.handover import HandOver
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip
 from ...stack import MIXED
-from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
+from .call import ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
 from .images import by_image
@@ -144,10 +143,7 @@ class MixedPart(Part):
             raise RopeWorksError("an automatic region needs a sampler that tells its schedule. Connect a mask or regions instead.")
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
-        upsample = request.options.get(UPSAMPLE_KEY)
-        hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
-        last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
-        carrier = Carrier(settings.ratio, patch, hand_over, last_sigma)
+        carrier = Carrier(settings.ratio, patch)
         grid = self._cells(latent_size(request.x.shape), patch)
         run = MixedRun(self.model.stack, stages, grid, carrier, self._region_of(part, patch))
         sigmas = request.schedule.tolist() if request.schedule is not None else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
@@ -10,14 +10,11 @@ from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise
 from ...errors import RopeWorksError
 from ...stack import Patch, Stack
 from .apply_model import ApplyModel
-from .call import NATIVE_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
+from .call import NATIVE_KEY, WIDEST_KEY, hidden_width, native_size
 from .embedder import RopeEmbedder, rotary_facts
 from .execution import PatchedModel
 from .run import KEY as RUN_KEY
 from .run import begin_run
-
-if TYPE_CHECKING:
-    from ...mixed.handover import Upsample
 
 KEY = "ropeworks"
 
@@ -88,11 +85,4 @@ def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
     options[NATIVE_KEY], options[WIDEST_KEY] = pixels, widest
-    return clone
-
-
-def set_latent_upsampler(model: Any, upsample: Upsample) -> Any:
-    """A clone of MODEL that brings its own latent upsampler, for what mixed resolution hands over between resolutions."""
-    clone = model.clone()
-    clone.model_options.setdefault("transformer_options", {})[UPSAMPLE_KEY] = upsample
     return clone
