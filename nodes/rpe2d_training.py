@@ -25,7 +25,7 @@ from ..rope_core.hosts.comfyui import add_patch, architecture_of, facts_of, stac
 from ..rope_core.hosts.comfyui.call import check_latent, patch_size
 from ..rope_core.rpe2d.trained import Trained
 from .inputs import checked
-from .schema import CATEGORY, known, one
+from .schema import CATEGORY, for_each, known
 
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 log = logging.getLogger("ropeworks")
@@ -87,7 +87,7 @@ class RPE2DSaveLoRA(io.ComfyNode):
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                io.Custom("LORA_MODEL").Input("lora", tooltip="What Train LoRA gives."),
+                io.Custom("LORA_MODEL").Input("lora", tooltip="What Train LoRA gives. Of a list, each is saved to a file of its own."),
                 io.Model.Input("model", tooltip="The model as it was trained: the output of RPE-2D Training Patch."),
                 io.String.Input("prefix", default="loras/rpe2d", tooltip="Folder and beginning of the name, in ComfyUI's output folder."),
                 io.Latent.Input(
@@ -96,37 +96,62 @@ class RPE2DSaveLoRA(io.ComfyNode):
                 ),
                 io.Int.Input("steps", optional=True, force_input=True, tooltip="Steps it was trained for, for the file's name."),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="The file's name, as LoRA loaders list it after a refresh.")],
+            outputs=[
+                io.String.Output(
+                    display_name="file", is_output_list=True, tooltip="The files' names, as LoRA loaders list them after a refresh."
+                )
+            ],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, lora: list[Any], model: list[Any], prefix: list[str], latents: Any = None, steps: Any = None) -> io.NodeOutput:
-        trained, patched, beginning = one("lora", lora), one("model", model), one("prefix", prefix)
-        training = stack_of(patched).find(Rpe2dTraining)
-        if training is None:
-            raise RopeWorksError(
-                "this model has no RPE-2D Training Patch, so there is no grid to note. Connect the patch's output, or save with Save LoRA."
-            )
-        size = (round(native_tokens(patched)),) * 2 if latents is None else size_in_tokens(patched, latents)
-        tensors = weights_of(trained)
-        broken = sum(not bool(tensor.isfinite().all()) for tensor in tensors.values())
-        warning = f"{broken} of its {len(tensors)} tensors hold NaN or infinite values, so it draws nothing of use" if broken else ""
-        facts = Trained(training.max_grid, training.mode, *size).metadata()
-        path, below = saved_as_new(tensors, facts, beginning, f"{one('steps', steps)}_steps" if steps else "")
-        listed = Path(below, path.name)
-        if warning:
-            log.warning("RPE-2D Save LoRA: %s: %s. Train anew with a lower learning rate.", ascii(listed.as_posix()), warning)
-        shown = (listed.relative_to("loras") if listed.parts[0] == "loras" else listed).as_posix()
-        told = f"{listed.as_posix()}: {training.describe_grid()}{'; ' * bool(warning)}{warning}"
-        return io.NodeOutput(shown, ui=ui.PreviewText(told))
+        if not lora:
+            raise RopeWorksError("found no lora: expected at least one. Connect Train LoRA's lora.")
+        given = {"model": model, "prefix": prefix, "steps": steps or [None]}
+        models, beginnings, lengths = (for_each(name, values, len(lora), "lora") for name, values in given.items())
+        noted = [facts_to_note(patched, latents) for patched in models]
+        for trained in lora:
+            check_weights(trained)  # of all, before one is written
+        files, told = [], []
+        for trained, (training, facts), beginning, length in zip(lora, noted, beginnings, lengths, strict=True):
+            tensors = weights_of(trained)
+            path, below = saved_as_new(tensors, facts, beginning, f"{length}_steps" if length else "")
+            listed = Path(below, path.name)
+            log.info("RPE-2D Save LoRA: saved %s", ascii(listed.as_posix()))
+            warning = broken_weights(tensors)
+            if warning:
+                log.warning("RPE-2D Save LoRA: %s: %s. Train anew with a lower learning rate.", ascii(listed.as_posix()), warning)
+            files.append((listed.relative_to("loras") if listed.parts[0] == "loras" else listed).as_posix())
+            told.append(f"{listed.as_posix()}: {training.describe_grid()}{'; ' * bool(warning)}{warning}")
+        return io.NodeOutput(files, ui=ui.PreviewText("\n".join(told)))
 
 
-def weights_of(lora: Any) -> dict[str, Tensor]:
-    """A LORA_MODEL's tensors, as a file takes them."""
+def facts_to_note(model: Any, latents: list[Any] | None) -> tuple[Rpe2dTraining, dict[str, str]]:
+    """The training patch of a model, and what a file's header says of it."""
+    training = stack_of(model).find(Rpe2dTraining)
+    if training is None:
+        raise RopeWorksError(
+            "this model has no RPE-2D Training Patch, so there is no grid to note. Connect the patch's output, or save with Save LoRA."
+        )
+    size = (round(native_tokens(model)),) * 2 if latents is None else size_in_tokens(model, latents)
+    return training, Trained(training.max_grid, training.mode, *size).metadata()
+
+
+def check_weights(lora: Any) -> None:
     named = isinstance(lora, Mapping) and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in lora.items())
     if not named or not lora:
         raise RopeWorksError(f"lora is {quoted(lora)}: expected weights by name, at least one. Connect Train LoRA's lora.")
+
+
+def weights_of(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A LORA_MODEL's tensors, as a file takes them."""
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in lora.items()}
+
+
+def broken_weights(tensors: dict[str, Tensor]) -> str:
+    """What to warn of; empty where all are numbers."""
+    broken = sum(not bool(tensor.isfinite().all()) for tensor in tensors.values())
+    return f"{broken} of its {len(tensors)} tensors hold NaN or infinite values, so it draws nothing of use" if broken else ""
 
 
 def native_tokens(model: Any) -> float:

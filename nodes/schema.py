@@ -26,6 +26,14 @@ def one(name: str, values: list[Any]) -> Any:
     return values[0]
 
 
+def for_each(name: str, values: list[Any], count: int, what: str) -> list[Any]:
+    """As many values of an input as there are of `what`: its own, or one for all."""
+    if len(values) not in (1, count):
+        expected = "one" if count == 1 else f"one, or {count}"
+        raise RopeWorksError(f"found {len(values)} values of {name} for {count} of {what}: expected {expected}. Connect as many.")
+    return values * count if len(values) == 1 else values
+
+
 def advanced_float(name: str, default: float, low: float, high: float, step: float, tooltip: str) -> Any:
     return known(io.Float.Input, name, default=default, min=low, max=high, step=step, tooltip=tooltip, optional=True, advanced=True)
 

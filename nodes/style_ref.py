@@ -18,6 +18,7 @@ CUSTOM = "custom"
 IN_MENU = ("balanced", "loose", "keep layout")
 DEFAULT = PRESETS[IN_MENU[0]]
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
+MOST_VALUES = 1 << 28  # of a reference: a gigabyte
 
 
 @checked
@@ -144,11 +145,16 @@ def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tens
     if image is not None:
         if vae is None:
             raise RopeWorksError("found an image without a vae to encode it. Connect this model's VAE, or a LATENT to reference.")
+        check_side(image, vae)
         samples = vae.encode(image[..., :3])
     else:
         samples = reference["samples"]
     if samples.is_nested:
         raise RopeWorksError("the reference is a latent of several streams (video with sound); expected one of pictures only.")
+    if samples.numel() > MOST_VALUES:
+        raise RopeWorksError(
+            f"the reference has shape {tuple(samples.shape)}: expected at most {MOST_VALUES} values. Connect a shorter or smaller one."
+        )
     if not samples.any():
         raise RopeWorksError("the reference is an empty latent. Connect VAE Encode of a picture, or image and vae.")
     if not samples.isfinite().all():
@@ -165,3 +171,14 @@ def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tens
     elif not is_video and samples.dim() == 5:
         samples = samples.movedim(2, 1).flatten(0, 1)  # every frame is a reference
     return model.model.process_latent_in(samples.float())
+
+
+def check_side(image: Tensor, vae: Any) -> None:
+    """Core crops a picture to what its VAE compresses, which may leave nothing."""
+    ratio = vae.spacial_compression_encode() if hasattr(vae, "spacial_compression_encode") else 1
+    height, width = image.shape[1:3]
+    if min(height, width) < ratio:
+        raise RopeWorksError(
+            f"image is {width}×{height} pixels: expected at least {ratio} a side, which make one pixel of this model's latent. "
+            "Connect a larger picture."
+        )

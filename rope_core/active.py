@@ -108,7 +108,7 @@ class ActivePlan:
     groups: the query groups of a mixed-resolution call, which then make the tables; split turns True once they divided an attention
     call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, **settings) -> answer. shared: a
     reference's own pass, or references to read. group: which of the groups all tokens belong to where there are no groups.
-    clashes: see plan_table; of the latest table.
+    clashes: see plan_table; of the latest table. by_coordinates: a table was made from coordinates, which tells every token's place.
     """
 
     plan: Plan
@@ -123,6 +123,7 @@ class ActivePlan:
     group: str = HIGH
     split: bool = False
     clashes: dict[int, Tensor] = field(default_factory=dict)
+    by_coordinates: bool = False
     references: Callable[[Call], Plan] | None = None
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
@@ -139,9 +140,10 @@ class ActivePlan:
             table = plan_table(ids, self.plan, self.call, layout, base, base_is_plain, self.clashes)
         if table is None:
             table = base(slice(None))
-        if layout is None or self.references is None:
-            return table
-        return with_references(table, ids, layout, (self.plan, self.call), self.references, base, base_is_plain)
+        if layout is not None and self.references is not None:
+            table = with_references(table, ids, layout, (self.plan, self.call), self.references, base, base_is_plain)
+        rows = 1 if self.groups is not None else self.plan.rows
+        return table.expand(rows, *table.shape[1:]) if len(table) < rows else table  # hosts join what they ask for in several calls
 
     def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
         """One attention call; two, by query group, where there are groups."""
@@ -220,11 +222,11 @@ def grouped_attention(
 # torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at
 # every run; its answer has the batch of the call, because a graph's shapes must not depend on the plan.
 # A captured CUDA graph would replay one step's table for ever, hence the tag; torch before 2.8 has none.
-_UNSAFE_TO_CAPTURE = getattr(torch.Tag, "cudagraph_unsafe", None)
-_tags: dict[str, Any] = {"tags": (_UNSAFE_TO_CAPTURE,)} if _UNSAFE_TO_CAPTURE is not None else {}
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+UNSAFE_TO_CAPTURE: dict[str, Any] = {"tags": (_UNSAFE,)} if _UNSAFE is not None else {}
 
 
-@torch.library.custom_op("ropeworks::planned_table", mutates_args=(), **_tags)
+@torch.library.custom_op("ropeworks::planned_table", mutates_args=(), **UNSAFE_TO_CAPTURE)
 def planned_table(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
     active = now_running()
     if active is None:
@@ -240,7 +242,7 @@ def _(base_table: Tensor, ids: Tensor, base_is_plain: bool) -> Tensor:
     return base_table.new_empty(batch, *base_table.shape[1:])
 
 
-@torch.library.custom_op("ropeworks::planned_attention", mutates_args=(), **_tags)
+@torch.library.custom_op("ropeworks::planned_attention", mutates_args=(), **UNSAFE_TO_CAPTURE)
 def planned_attention(
     q: Tensor,
     k: Tensor,

@@ -6,12 +6,12 @@ Axes' widths and theta are read from the model itself and never stand here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .errors import RopeWorksError
 from .native import NativeSize, side_of
 from .published import GENERAL_RULES, Published, SlowedPairs
-from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, WIDTH
+from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, TRAINING, WIDTH
 
 # How the tokens of one sequence follow one another.
 TEXT_IMAGE_REFERENCES = "text, image, references"
@@ -32,12 +32,17 @@ class Architecture:
     share a transformer's class. roles: meaning of each rotary axis. native: tokens per side of a square of the trained area; widest:
     trained aspect, longer side over shorter; native_source: who says so; native_frames: latent frames. embedder, patch_layer: paths of
     modules within the transformer. order: of a sequence with image tokens. patch: side of a token in latent pixels, where the
-    transformer's attribute does not tell. position_step: distance of neighbouring tokens in the host's positions. centred: positions
-    count from the image's middle, and text begins where the longer side ends. frames_along: the axis that frames, or layers, count on.
-    heeds_rope_options: core's own scaling and shifting of positions reaches this family. riflex_pair: the one whose period is nearest
-    to the trained frames, as RIFLEx's authors identify it; HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by
-    the picture's size. refusals: kind of run -> why it is not possible yet. hidden, channels: further marks that tell variants of one
-    class apart. assumed: what no mark tells, for people. published: what methods' authors use on this family.
+    transformer's attribute does not tell. by_coordinates: `embedder` is a method that makes tables from pixels and seconds;
+    native_seconds: of a clip, where these count. centred: positions count from the image's middle. odd_begin_earlier: of an odd length the
+    larger half lies before it. text_follows: text begins where the longer side ends. frames_along: the axis that frames, or layers, count
+    on. tokens_at: dimension of the tokens in its embedder's table. looks_up_by_image: it needs a row of that table for every image of a
+    batch. asked_by_grid: its embedder is asked with the picture's grid in place of positions, and gives one table for a batch.
+    refines_text: attention over the text alone goes before the picture's. heeds_rope_options: core's own scaling and shifting of positions
+    reaches this family. riflex_pair: the one whose period is nearest to the trained frames, and longer, as RIFLEx's authors identify it;
+    HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not
+    possible yet. unplaced: condition of the model -> what it is, for people, where its tokens cannot be told yet. hidden, channels: further
+    marks that tell variants of one class apart. assumed: what no mark tells, for people. published: what methods' authors use on this
+    family.
     """
 
     family: str
@@ -53,14 +58,22 @@ class Architecture:
     pixels_per_token: int = 16
     patch_kind: str = CHANNELS_FIRST
     patch: int | None = None
+    by_coordinates: bool = False
     native_frames: int | None = None
+    native_seconds: float | None = None
     riflex_pair: int | None = None
-    position_step: float = 1.0
     centred: bool = False
+    odd_begin_earlier: bool = False
+    text_follows: bool = False
+    tokens_at: int = 2
+    looks_up_by_image: bool = False
+    asked_by_grid: bool = False
     frames_along: str = TIME
+    refines_text: bool = False
     heeds_rope_options: bool = False
     schedule_by_size: bool = False
     refusals: Mapping[str, str] = field(default_factory=dict)
+    unplaced: Mapping[str, str] = field(default_factory=dict)
     hidden: int | None = None
     channels: int | None = None
     assumed: str = ""
@@ -69,6 +82,10 @@ class Architecture:
     @property
     def native_size(self) -> NativeSize:
         return NativeSize(self.native, self.widest)
+
+    def first_place(self, length: int) -> int:
+        """Position of the first of `length` tokens along a side."""
+        return -((length + self.odd_begin_earlier) // 2) if self.centred else 0
 
     @property
     def video(self) -> bool:
@@ -88,11 +105,23 @@ _IMAGE = (INDEX, HEIGHT, WIDTH)
 _VIDEO = (TIME, HEIGHT, WIDTH)
 _WAN_CLASSES = ("WanModel", "VaceWanModel", "CameraWanModel", "WanTransformer3DModel")
 _WAN_MODELS = ("WAN21", "WAN21_Vace", "WAN21_Camera", "WAN21_FlowRVS", "WAN22")
+_ASSUMED_720P = "trained at 720p is assumed; for 480p set native_size to 632"
+_BY_FRAME = "it reads its sound frame by frame, and the tokens of a strip are no frames"
 _HUNYUAN_MODELS = ("HunyuanVideo", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")
-_HUNYUAN_REFUSALS = {
-    MIXED: "its text refiner and its reference frames have not been separated from the image yet",
-    SHARED: "its text stands before or behind the image depending on the version",
+_LTX_REFUSALS = {
+    MIXED: "each of its heads turns by frequencies of its own, which keys of two resolutions have not been turned by",
+    SHARED: "each of its heads turns by frequencies of its own, which a reference's keys have not been turned by",
+    TRAINING: "it has been made for token numbers, and this model counts pixels and seconds",
 }
+_TEXT_BEHIND = {MIXED: "its text stands behind the picture"}
+_REFINES_IMAGE = "parts of it attend to the picture alone, which has not been told from other calls yet"
+_HALF_A_HEAD = "the two channels that it turns together lie half a head apart"
+_HALVES = {MIXED: _HALF_A_HEAD, SHARED: _HALF_A_HEAD, TRAINING: "its embedder gives one table for all pictures of a batch"}
+_ALSO_ALONE = "its blocks attend to the picture without the text too, which a reference would not reach"
+_UNTOLD = "its attention calls over the picture have not been told from others yet"
+_UNTOLD_CALLS = {MIXED: _UNTOLD, SHARED: _UNTOLD}
+_NO_WRAPPER = "ComfyUI lets nothing into its forward, so a step that is computed twice would draw twice"
+_HUNYUAN_CORE_REFUSALS = dict.fromkeys((MIXED, SHARED), "this ComfyUI puts its text behind the picture; update it to 0.14 or later")
 # Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
 _PICTURES, _FILMS = 1536 / 640, 1280 / 704
 _MEGAPIXEL = "buckets of one megapixel"
@@ -122,13 +151,81 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
-        side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, frames_along=INDEX,
+        side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, text_follows=True, frames_along=INDEX,
         published=_ON_QWEN_IMAGE,
+    ),
+    Architecture(
+        "Krea 2", ("SingleStreamDiT",), ("Krea2",), _IMAGE, "pe_embedder", "first", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, "its maker's 1K; of the turbo checkpoint it says up to 2K", refines_text=True,
+        assumed="1K is assumed; where turbo draws 2K well by itself set native_size to 2048",
     ),
     Architecture(
         "Lumina2 / Z-Image", ("NextDiT",), ("Lumina2",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,
         side_of(1024, 1024), _PICTURES, "one megapixel; sources differ, up to four for Z-Image",
-        patch_kind=CHANNELS_LAST, heeds_rope_options=True,
+        patch_kind=CHANNELS_LAST, heeds_rope_options=True, unplaced={"ref_latents": "reference latents"},
+    ),
+    Architecture(
+        "Z-Image pixel space", ("NextDiTPixelSpace",), ("ZImagePixelSpace",), _IMAGE, "rope_embedder", "x_embedder", BY_POSITION,
+        side_of(1024, 1024, 32), _PICTURES, "one megapixel, as of Z-Image",
+        pixels_per_token=32, patch_kind=CHANNELS_LAST, heeds_rope_options=True, unplaced={"ref_latents": "reference latents"},
+    ),
+    Architecture(
+        "Mage-Flow", ("MageFlowTransformer2DModel",), ("MageFlow",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
+        side_of(2048, 2048), 4.0, "its makers' range of training: 512 to 2048 pixels a side", centred=True, odd_begin_earlier=True,
+    ),
+    Architecture(
+        "Chroma Radiance", ("ChromaRadiance",), ("ChromaRadiance",), _IMAGE, "pe_embedder", "img_in_patch", TEXT_IMAGE_REFERENCES,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, patch_kind=CONVOLUTION,
+        refusals={MIXED: "its last layer looks over the borders of patches, at neighbours that a mixed step does not have"},
+    ),
+    Architecture(
+        "HunyuanImage 2.1", ("HunyuanVideo",), ("HunyuanImage21",), (HEIGHT, WIDTH), "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,
+        side_of(2048, 2048, 32), 2560 / 1536, "its makers' list of sizes", pixels_per_token=32, patch_kind=CONVOLUTION,
+    ),
+    Architecture(
+        "Lens", ("LensTransformer2DModel",), ("Lens",), _IMAGE, "pos_embed", "img_in", IMAGE_TEXT,
+        side_of(1664, 1248), 2.0, "its makers' list of sizes", patch=1, centred=True, odd_begin_earlier=True, text_follows=True,
+        refusals=_TEXT_BEHIND,
+    ),
+    Architecture(
+        "HiDream I1", ("HiDreamImageTransformer2DModel",), ("HiDream",), _IMAGE, "pe_embedder", "x_embedder.proj", IMAGE_TEXT,
+        side_of(1024, 1024), 1360 / 768, "its makers' list of sizes", patch_kind=CHANNELS_LAST, tokens_at=1, refusals=_TEXT_BEHIND,
+        unplaced={"image_cond": "pictures to edit (HiDream E1)"},
+    ),
+    Architecture(
+        "OmniGen2", ("OmniGen2Transformer2DModel",), ("Omnigen2",), _IMAGE, "rope_embedder.rope_embedder", "x_embedder",
+        TEXT_REFERENCES_IMAGE, side_of(1024, 1024), _PICTURES, "its makers' code: at most one megapixel",
+        patch_kind=CHANNELS_LAST, looks_up_by_image=True, refusals={MIXED: _REFINES_IMAGE, TRAINING: _NO_WRAPPER},
+    ),
+    Architecture(
+        "Boogu", ("BooguTransformer2DModel",), ("Boogu",), _IMAGE, "rope_embedder.rope_embedder", "x_embedder",
+        TEXT_REFERENCES_IMAGE, side_of(1024, 1024), _PICTURES, "ComfyUI's template; hosts of it name 2K as the most",
+        patch_kind=CHANNELS_LAST, looks_up_by_image=True,
+        refusals={MIXED: _REFINES_IMAGE, SHARED: _ALSO_ALONE, TRAINING: _NO_WRAPPER},
+        assumed="1K is assumed; where it draws 2K well by itself set native_size to 2048",
+    ),
+    Architecture(
+        "Anima", ("Anima",), ("Anima",), _IMAGE, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
+        side_of(1024, 1024), _PICTURES, "its makers: about one megapixel", frames_along=INDEX, asked_by_grid=True, refusals=_HALVES,
+    ),
+    Architecture(
+        "Cosmos Predict2", ("MiniTrainDIT",), ("CosmosPredict2",), _VIDEO, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
+        side_of(1024, 1024), _FILMS, "its makers' megapixel of pictures; films have 1280×704", native_frames=24, riflex_pair=5,
+        asked_by_grid=True, refusals=_HALVES,
+    ),
+    Architecture(
+        "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
+        side_of(1280, 768), _FILMS, "its makers' largest size, 1280×768", native_frames=31, riflex_pair=3, patch_kind=CHANNELS_LAST,
+        refusals=_UNTOLD_CALLS, hidden=4096,
+    ),
+    Architecture(
+        "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
+        side_of(768, 512), 768 / 512, "its makers' size, 768×512", native_frames=31, riflex_pair=3, patch_kind=CHANNELS_LAST,
+        refusals=_UNTOLD_CALLS,
+    ),
+    Architecture(
+        "Kandinsky 5 Image", ("Kandinsky5",), ("Kandinsky5Image",), _IMAGE, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
+        side_of(1024, 1024), 1408 / 640, "its makers' list of sizes", frames_along=INDEX, patch_kind=CHANNELS_LAST, refusals=_UNTOLD_CALLS,
     ),
     Architecture(
         "Wan 2.2 5B", _WAN_CLASSES, _WAN_MODELS, _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
@@ -147,23 +244,83 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         assumed="trained at 720p is assumed; for a checkpoint of 480p set native_size to 632",
     ),
     Architecture(
-        "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", BY_POSITION,
-        side_of(1280, 720), _FILMS, "its makers' list of sizes",
-        patch_kind=CONVOLUTION, native_frames=33, riflex_pair=4, refusals=_HUNYUAN_REFUSALS,
+        "Wan Animate", ("AnimateWanModel",), ("WAN22_Animate",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers' command line; clips of 77 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=20, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: "it reads pose and face frame by frame, and the tokens of a strip are no frames"}, assumed=_ASSUMED_720P,
     ),
     Architecture(
-        "HunyuanVideo 1.5", ("HunyuanVideo",), ("HunyuanVideo15",), _VIDEO, "pe_embedder", "img_in", BY_POSITION,
+        "Wan Animate 2", ("WanAnimate2Model",), ("WAN_Animate2",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "SGLang's page on it: 640×800 and 720×1280",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        refusals=dict.fromkeys((MIXED, SHARED), "each of its frames looks at the pose's in an attention call of its own"),
+        assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "Wan SCAIL", ("SCAILWanModel", "SCAIL2WanModel"), ("WAN21_SCAIL", "WAN21_SCAIL2"), _VIDEO, "rope_embedder", "patch_embedding",
+        IMAGE_ONLY, side_of(896, 512), _FILMS, "its makers: 512p and 5 seconds",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: "its pose and its references stand in one sequence with the picture"},
+    ),
+    Architecture(
+        "Wan S2V", ("WanModel_S2V",), ("WAN22_S2V",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers: 480p and 720p, clips of 80 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=20, riflex_pair=4, heeds_rope_options=True,
+        refusals={MIXED: _BY_FRAME}, assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "Wan HuMo", ("HumoWanModel",), ("WAN21_HuMo",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(1280, 720), _FILMS, "its makers: 480p and 720p, trained on 97 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=25, riflex_pair=5, heeds_rope_options=True,
+        refusals={MIXED: _BY_FRAME}, assumed=_ASSUMED_720P,
+    ),
+    Architecture(
+        "WanDancer", ("WanDancerModel",), ("WAN22_WanDancer",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(832, 480), _FILMS, "ComfyUI's node for it: 480×832, 149 frames",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=38, riflex_pair=6, heeds_rope_options=True,
+        refusals={MIXED: _BY_FRAME},
+    ),
+    Architecture(
+        "Wan Causal", ("CausalWanModel",), ("WAN21_CausalAR",), _VIDEO, "rope_embedder", "patch_embedding", IMAGE_ONLY,
+        side_of(832, 480), _FILMS, "as Wan 2.1 1.3B, which it is made from",
+        patch_kind=FLOAT32_CONVOLUTION, native_frames=21, riflex_pair=4, heeds_rope_options=True,
+        refusals=dict.fromkeys((MIXED, SHARED), "it draws a clip in blocks, each with keys of those before"),
+    ),
+    Architecture(
+        "LTX-Video", ("LTXVModel",), ("LTXV",), _VIDEO, "_precompute_freqs_cis", "patchify_proj", IMAGE_ONLY,
+        side_of(1216, 704, 32), _FILMS, "its makers: 1216×704, clips below 257 frames",
+        pixels_per_token=32, patch=1, by_coordinates=True, schedule_by_size=True, native_frames=32, native_seconds=257 / 25,
+        refusals=_LTX_REFUSALS,
+    ),
+    Architecture(
+        "LTX-2", ("LTXAVModel",), ("LTXAV",), _VIDEO, "_precompute_freqs_cis", "patchify_proj", IMAGE_ONLY,
+        side_of(1920, 1088, 32), _FILMS, "its makers' list of sizes begins there; clips of 20 seconds; no size of training is published",
+        pixels_per_token=32, patch=1, by_coordinates=True, schedule_by_size=True, native_frames=63, native_seconds=20.0,
+        refusals=_LTX_REFUSALS,
+    ),
+    Architecture(
+        "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,
+        side_of(1280, 720), _FILMS, "its makers' list of sizes",
+        patch_kind=CONVOLUTION, native_frames=33, riflex_pair=4,
+    ),
+    Architecture(
+        "HunyuanVideo 1.5", ("HunyuanVideo",), ("HunyuanVideo15",), _VIDEO, "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,
         side_of(1280, 720), _FILMS, "its makers' names for it: 480p and 720p",
-        patch_kind=CONVOLUTION, native_frames=31, riflex_pair=4, refusals=_HUNYUAN_REFUSALS,
+        patch_kind=CONVOLUTION, native_frames=31, riflex_pair=4,
         assumed="trained at 720p is assumed; for a checkpoint of 480p set native_size to 632",
     ),
     Architecture(
-        "HunyuanVideo 1.5 SR", ("HunyuanVideo",), ("HunyuanVideo15_SR_Distilled",), _VIDEO, "pe_embedder", "img_in", BY_POSITION,
+        "HunyuanVideo 1.5 SR", ("HunyuanVideo",), ("HunyuanVideo15_SR_Distilled",), _VIDEO, "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,
         side_of(1920, 1088), _FILMS, "its makers' names for it: 720p and 1080p",
-        patch_kind=CONVOLUTION, native_frames=31, riflex_pair=4, refusals=_HUNYUAN_REFUSALS,
+        patch_kind=CONVOLUTION, native_frames=31, riflex_pair=4,
         assumed="trained at 1080p is assumed; for a checkpoint of 720p set native_size to 960",
     ),
 )  # fmt: skip
+
+
+def with_text_behind(row: Architecture) -> Architecture:
+    """A row of HunyuanVideo as cores before 0.14 have it."""
+    return replace(row, order=BY_POSITION, refusals={**row.refusals, **_HUNYUAN_CORE_REFUSALS})
 
 
 def recognise(

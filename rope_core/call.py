@@ -19,13 +19,17 @@ HEIGHT, WIDTH, TIME, INDEX = "height", "width", "time", "index"
 
 @dataclass(frozen=True)
 class AxisSpan:
-    """One rotary axis: `pairs` channel pairs at `base` (theta), `length` tokens now, `native` tokens when trained (None: never scaled)."""
+    """One rotary axis: `pairs` channel pairs at `base` (theta), `length` tokens now, `native` tokens when trained (None: never scaled).
+
+    step: distance of neighbouring tokens in the model's positions, over one of which the fastest pair turns by 1.
+    """
 
     role: str
     pairs: int
     base: float
     length: int
     native: float | None = None
+    step: float = 1.0
 
     @property
     def spatial(self) -> bool:
@@ -43,7 +47,7 @@ class AxisSpan:
 
     def period(self, pair: int) -> float:
         """Tokens after which pair number `pair`, counted from 1, has made one turn."""
-        return 2 * math.pi * self.base ** ((pair - 1) / self.pairs)
+        return 2 * math.pi * self.base ** ((pair - 1) / self.pairs) / self.step
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Call:
     sigma: scalar tensor, flow time in [0, 1]. token_map: lazily, (batch, frames, height, width) float32.
     percent_to_sigma: the model's own schedule; None where a host has none (then windows are shares of sigma itself).
     native: what the axes' native lengths come from; without it squares. assumed: what nobody can tell from the model, for people.
-    published: what methods' authors use on this family. spans: the axes of a picture of (frames, rows, columns) tokens on this model.
+    published: what methods' authors use on this family. riflex_slower_too: pairs lie so close that the ones slower than RIFLEx's would
+    repeat as well. spans: the axes of a picture of (frames, rows, columns) tokens on this model.
     """
 
     family: str
@@ -88,6 +93,7 @@ class Call:
     token_map: Callable[[], Tensor]
     percent_to_sigma: Callable[[float], float] | None = None
     riflex_pair: int | None = None
+    riflex_slower_too: bool = False
     native: NativeSize | None = None
     assumed: str = ""
     published: Published = GENERAL_RULES

@@ -1,7 +1,8 @@
 """Pictures that a model looks at while it draws another, as edit models do: each at the angles of its own size.
 
 Beyond its trained size a picture is squeezed. A reference as large as the picture is squeezed alike, so that the same place keeps the
-same position in both; one of native size stands as the model was trained to see it.
+same position in both; one of native size stands as the model was trained to see it. What stands over the picture at whatever
+resolution, as a pose does, goes by the picture's own angles, and in time all do, so that nothing drifts from what it belongs to.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def with_references(
     """
     calls = {grid: picture[1].of_reference(grid) for grid in {reference.grid for reference in layout.known}}
     by_grid = {grid: (resolve(call), call) for grid, call in calls.items()}
-    own = {PICTURE: picture} | {n: by_grid[reference.grid] for n, reference in enumerate(layout.known)}
+    own = {PICTURE: picture} | {n: as_it_stands(ref, picture, by_grid[ref.grid]) for n, ref in enumerate(layout.known)}
     changed = [n for n in range(len(layout.known)) if not own[n][0].untouched]
     if changed:
         table = table.clone()
@@ -40,13 +41,37 @@ def with_references(
     for n in changed:
         reference, (plan, call) = layout.known[n], own[n]
         part = reference.tokens
-        where, grid = _without_offset(ids[:1, part], reference.offset), GridLayout(reference.grid, 0, steps)
+        where, grid = _without_offset(ids[:1, part], reference.offset), GridLayout(reference.grid, 0, reference.steps or steps)
         clashes: dict[int, Tensor] = {}
         mine = plan_table(where, plan, call, grid, partial(_whole, base, part), base_is_plain, clashes)
         if any(reference.offset):
             mine = turn(mine, _set_aside(n, layout.known, own, None if base_is_plain else clashes).to(mine.device))
         table[:, :, part] = mine.to(table)
     return table
+
+
+def as_it_stands(reference: Reference, picture: tuple[Plan, Call], own: tuple[Plan, Call]) -> tuple[Plan, Call]:
+    """(plan, call) of a reference: `own`, that of a picture of its size, but the picture's along axes where it stands over that one."""
+    if not any(reference.over):
+        return own
+    (plan, _), (its, call) = picture, own
+    frequencies, positions = list(its.frequencies), [its.moved(axis) for axis in range(len(call.axes))]
+    for axis, over in enumerate(reference.over):
+        if over is not None:
+            frequencies[axis], positions[axis] = plan.frequencies[axis], _over(plan.moved(axis), over, call.axes[axis].length)
+    return Plan(tuple(frequencies), its.magnitudes, its.text_magnitudes, tuple(positions)), call
+
+
+def _over(to: Tensor | None, over: tuple[float, float], length: int) -> Tensor | None:
+    """Places of `length` tokens over a picture whose own stand at `to` (1 or batch, n), between its tokens in proportion."""
+    if to is None:
+        return None
+    first, step = over
+    at = first + step * torch.arange(length, dtype=torch.float64, device=to.device)
+    if to.shape[-1] < 2:
+        return to + at - first
+    lower = at.floor().long().clamp(0, to.shape[-1] - 2)
+    return to[:, lower] + (to[:, lower + 1] - to[:, lower]) * (at - lower) - first
 
 
 def _whole(base: Callable[[slice], Tensor], part: slice, _: slice) -> Tensor:

@@ -23,16 +23,25 @@ class Reference:
 
     offset: per axis how many tokens the host sets it aside. behind: per axis the picture that takes up this room, by its number among
     the references, PICTURE for the one that is drawn, None where nobody knows or nothing is set aside.
+    over: per axis where it stands over the picture that is drawn, as a pose does: (its first token, distance of neighbours) in that
+    one's tokens; None where it is a picture of its own size. steps: distance of its neighbours per axis, as in GridLayout.
     """
 
     grid: tuple[int, int, int]
     start: int
     offset: tuple[float, ...]
     behind: tuple[int | None, ...]
+    over: tuple[tuple[float, float] | None, ...] = ()
+    steps: tuple[float, ...] = ()
 
     @property
     def tokens(self) -> slice:
         return slice(self.start, self.start + math.prod(self.grid))
+
+    @property
+    def stands_over_the_picture(self) -> bool:
+        """In height and width both."""
+        return sum(share is not None for share in self.over) > 1
 
 
 @dataclass(frozen=True)
@@ -193,7 +202,8 @@ def _grid_table(ids: Tensor, plan: Plan, axes: Sequence[AxisSpan], layout: GridL
     positions = []
     for axis, dimension in enumerate(dimensions):
         own = _positions(image[(*(slice(None) if d == dimension else 0 for d in range(3)), axis)], layout.steps, axis)
-        positions.append(_moved(own, plan.moved(axis)))
+        to = plan.moved(axis)
+        positions.append(_moved(own, None if to is None else to * axes[axis].step))
     write_grid(table[:, 0, layout.start : layout.end], layout.grid, positions, frequencies, plan.magnitudes, dimensions)
     return table
 
@@ -210,7 +220,7 @@ def _moved(own: Tensor, to: Tensor | None) -> Tensor:
         return own
     own = own.double()
     stretch = (to[:, -1:] - to[:, :1]) / (own[-1] - own[0]).clamp(min=1) if len(own) > 1 else torch.ones_like(to[:, :1])
-    return torch.where(own[0] < 0, own[0] * stretch, own[0]) + to
+    return torch.where(own[0] <= -0.5, own[0] * stretch, own[0]) + to  # a finer pose begins within the picture's first token
 
 
 def _masked_table(ids: Tensor, plan: Plan, layout: MaskLayout, frequencies: list[Tensor]) -> Tensor:

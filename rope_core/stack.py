@@ -74,6 +74,16 @@ class Patch:
         """Whether this patch has magnitudes at all, at whatever size and step."""
         return False
 
+    @property
+    def turns_by_step(self) -> bool:
+        """Whether the angles that this patch gives are others at another step of a run."""
+        return self.window != ALWAYS
+
+    @property
+    def needs_all_frames(self) -> bool:
+        """Whether this patch goes by the length of the clip."""
+        return False
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         """New angles per token, (pairs,) float64, for the axes this patch changes."""
         return {}
@@ -118,6 +128,11 @@ class Plan:
     def changed_axes(self) -> tuple[int, ...]:
         """Axes whose angles are others than the host's: other frequencies, or other places."""
         return tuple(axis for axis, theta in enumerate(self.frequencies) if theta is not None or self.moved(axis) is not None)
+
+    @property
+    def rows(self) -> int:
+        """How many pictures of a batch it tells apart; 1 = none."""
+        return max((len(value) for value in (*self.magnitudes, *self.text_magnitudes, *self.positions) if value is not None), default=1)
 
     def moved(self, axis: int) -> Tensor | None:
         return self.positions[axis] if self.positions else None
@@ -208,6 +223,10 @@ class Stack:
         if self.of_reference(call).untouched:
             return f"{what} is not larger than native and stays as the model places it"
         return f"{what} stands as a picture of its own size, beyond native"
+
+    def describe_over(self, size: str, call: Call) -> str:
+        """One line for the log: what becomes of a reference of `size` tokens that stands over the picture of `call`."""
+        return f"A reference or pose of {size} tokens on {call.family} covers the picture and goes by its angles, so that it stays on it"
 
     def __deepcopy__(self, memo: object) -> Stack:
         return self  # immutable; hosts deep-copy what they find on a model

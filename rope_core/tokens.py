@@ -6,63 +6,17 @@ stand elsewhere, so the picture is found wherever they are.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-import torch
 from torch import Tensor
 
 from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from .beside import beside_the_picture
+from .grids import ROUNDING, Grid, grid_of, grid_starts
 from .layout import GRID_DIMENSION, PICTURE, GridLayout, Layout, MaskLayout, Reference, ReferenceLayout
 from .stack import INDEX
-
-Grid = tuple[int, int, int]
-ROUNDING = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # of ids that a host makes in half precision
-
-
-def grid_starts(ids: Tensor, grid: Grid, along: Sequence[int | None]) -> list[int]:
-    """First tokens of every part of `ids` (tokens, axes) that counts as a (frames, rows, columns) grid does, in any steps.
-
-    along: per axis the dimension of the grid that it counts, None where all of the grid stands at one place.
-    """
-    count, rounding = prod(grid), ROUNDING.get(ids.dtype, 0.0)
-    ids = ids.detach().cpu().double()
-    last = len(ids) - count
-    if last < 0:
-        return []
-    numbers = torch.arange(count).view(grid)
-    corners = [int(numbers[tuple(size - 1 if d == dimension else 0 for d, size in enumerate(grid))]) for dimension in range(3)]
-    first = ids[: last + 1]
-    fits = torch.ones(last + 1, dtype=torch.bool)
-    for dimension, corner in enumerate(corners):
-        if not corner:
-            continue
-        reach = ids[corner : corner + last + 1] - first
-        for axis, counted in enumerate(along):
-            fits &= (reach[:, axis] > 0) if counted == dimension else (reach[:, axis].abs() <= _tolerance(first[:, axis], rounding))
-    return [int(start) for start in fits.nonzero()[:, 0] if _is_grid(ids[start : start + count], grid, along, rounding)]
-
-
-def _is_grid(tokens: Tensor, grid: Grid, along: Sequence[int | None], rounding: float) -> bool:
-    for axis, counted in enumerate(along):
-        values = tokens[:, axis].view(grid)
-        if counted is None:
-            expected = values[:1, :1, :1]
-        else:
-            size = grid[counted]
-            along_it = values[tuple(slice(None) if d == counted else 0 for d in range(3))]
-            reached = int(along_it.isfinite().sum()) - 1  # float16 ends at 65504, which a long strip passes
-            step = (along_it[reached] - along_it[0]) / max(reached, 1)
-            numbers = torch.arange(size, dtype=torch.float64).view([-1 if d == counted else 1 for d in range(3)])
-            expected = along_it[0] + step * numbers
-        if bool((((values - expected).abs() > _tolerance(expected, rounding)) & values.isfinite()).any()):
-            return False
-    return True
-
-
-def _tolerance(values: Tensor, rounding: float) -> Tensor:
-    return 1e-3 + 2 * rounding * values.abs()
 
 
 def text_at_the_front(ids: Tensor) -> int:
@@ -74,10 +28,14 @@ def text_at_the_front(ids: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Found:
-    """One sequence of an embedder call. layout: for its table. start: the picture's first token, None without the picture."""
+    """One sequence of an embedder call. layout: for its table. start: the picture's first token, None without the picture.
+
+    place: of a clip's first token in the host's positions, where the picture is among it.
+    """
 
     layout: Layout | None
     start: int | None
+    place: tuple[float, ...] = ()
 
 
 class TokenFinder:
@@ -86,7 +44,7 @@ class TokenFinder:
     known: what earlier passes of the run found, by `alike` (whatever tells that a pass asks for the same positions again), so that
     ids are fetched from their device once a run. steps: see GridLayout. announced: where the picture should begin, to choose by where
     several parts count alike. leading: frames that a host puts before the picture's. references: grids of the pictures beside it, in
-    the order of their tokens.
+    the order of their tokens. origin: where a picture's first token stands.
     """
 
     def __init__(
@@ -99,6 +57,7 @@ class TokenFinder:
         announced: int = 0,
         leading: int = 0,
         references: Sequence[Grid] = (),
+        origin: Sequence[float] = (),
     ) -> None:
         self.row = row
         self.grid = grid
@@ -106,6 +65,7 @@ class TokenFinder:
         self.announced = announced
         self.leading = leading
         self.references = tuple(references)
+        self.origin = tuple(origin) or (0.0,) * len(row.roles)
         self._known = known
         self._alike = alike
         self._seen: list[tuple[int, Found]] = []
@@ -189,19 +149,35 @@ class TokenFinder:
         return Found(replace(layout, known=self._references(ids, layout.references(length), start)), start)
 
     def _clip(self, ids: Tensor) -> Found:
-        """Frames that a host adds before or behind the picture's make a longer clip; references of another size are none of it."""
-        if self.references and self.found:
-            return Found(ReferenceLayout(self._references(ids, [slice(0, ids.shape[1])], None)), None)
-        frames, rest = divmod(ids.shape[1], self.grid[1] * self.grid[2])
-        if rest or frames < self.grid[0] or not grid_starts(ids[0], (frames, *self.grid[1:]), self.along):
+        """Frames that a host adds before or behind the picture's make a longer clip; what else it asks for is beside the picture.
+
+        Each call of a video model is one grid: the clip, a pose, a reference, frames of before.
+        """
+        grid = grid_of(ids[0], self.along)
+        if grid is None:
             return Found(None, None)
-        start = min(self.leading, frames - self.grid[0]) * self.grid[1] * self.grid[2]
-        return Found(GridLayout((frames, *self.grid[1:]), 0, self.steps), start)
+        place = tuple(float(value) for value in ids[0, 0])
+        if grid[1:] != self.grid[1:] or grid[0] < self.grid[0] or self._is_beside(place, grid):
+            steps = self.steps or (1.0,) * len(self.along)
+            other = beside_the_picture(ids[0], grid, self.grid, self.origin, steps, self.along)
+            known = self.found or any(other.offset)  # before the picture, what is not set aside may be anything
+            return Found(ReferenceLayout((other,)) if known else None, None)
+        start = min(self.leading, grid[0] - self.grid[0]) * self.grid[1] * self.grid[2]
+        return Found(GridLayout(grid, 0, self.steps), start, place)
+
+    def _is_beside(self, place: tuple[float, ...], grid: Grid) -> bool:
+        """Whether a grid as large as the picture is another one: what comes after it, but for the same again, or what stands apart."""
+        before = next((found for _, found in self._seen if found.start is not None), None)
+        if before is not None:
+            return place != before.place or len(self.found_references) < len(self.references)
+        apart = zip(place, self.origin, self.along, strict=True)
+        return any(dimension and abs(own - origin) >= grid[dimension] for own, origin, dimension in apart)
 
     def _references(self, ids: Tensor, parts: Sequence[slice], start: int | None) -> tuple[Reference, ...]:
         """Those of the announced references that stand in `parts` of a sequence; start: of its picture, None where it has none."""
         met = len(self.found_references)
-        return find_references(ids[0], parts, self.references[met:], self.along, self.row.centred, (self.grid, start))
+        first_place = self.row.first_place if self.row.centred else None
+        return find_references(ids[0], parts, self.references[met:], self.along, first_place, (self.grid, start))
 
 
 def find_references(
@@ -209,12 +185,13 @@ def find_references(
     parts: Sequence[slice],
     grids: Sequence[Grid],
     along: Sequence[int | None],
-    centred: bool,
+    first_place: Callable[[int], int] | None,
     picture: tuple[Grid, int | None],
 ) -> tuple[Reference, ...]:
     """The references that stand in `parts` of `ids` (tokens, axes), in the order of `grids`; what comes after one not found is none.
 
-    picture: grid and first token of the one that is drawn, None where it is not among `ids`. along: see `grid_starts`.
+    first_place: a length -> where positions begin along it, None = where the picture's do. picture: grid and first token of the one that
+    is drawn, None where it is not among `ids`. along: see `grid_starts`.
     """
     found: list[Reference] = []
     waiting = list(grids)
@@ -225,7 +202,7 @@ def find_references(
         begin = part.start
         while waiting and (starts := grid_starts(ids[begin : part.stop], waiting[0], along)):
             grid, start = waiting.pop(0), begin + starts[0]
-            offset, behind = _set_aside(ids, grid, start, found, along, centred, picture)
+            offset, behind = _set_aside(ids, grid, start, found, along, first_place, picture)
             found.append(Reference(grid, start, offset, behind))
             begin = found[-1].tokens.stop
     return tuple(found)
@@ -237,7 +214,7 @@ def _set_aside(
     start: int,
     earlier: Sequence[Reference],
     along: Sequence[int | None],
-    centred: bool,
+    first_place: Callable[[int], int] | None,
     picture: tuple[Grid, int | None],
 ) -> tuple[tuple[float, ...], tuple[int | None, ...]]:
     """`Reference.offset` and `behind` of the one at `start`: hosts put it where another picture ends, or on the one that is drawn."""
@@ -250,7 +227,7 @@ def _set_aside(
     for axis, dimension in enumerate(along):
         if dimension is None or dimension == 0:
             continue
-        unmoved = -float(grid[dimension] // 2) if centred else float(ids[first, axis])
+        unmoved = float(ids[first, axis]) if first_place is None else float(first_place(grid[dimension]))
         apart = float(ids[start, axis]) - unmoved
         within = 1e-3 + 2 * near * abs(float(ids[start, axis]))
         if abs(apart) <= within:

@@ -76,6 +76,14 @@ class Extrapolate(Patch):
     def scales_magnitudes(self) -> bool:
         return self.method in WITH_TEMPERATURE and self.temperature != 0
 
+    @property
+    def turns_by_step(self) -> bool:
+        return super().turns_by_step or goes_by_noise(self.method)
+
+    @property
+    def needs_all_frames(self) -> bool:
+        return self.method == "riflex"
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         call = self._seen(call)
         return {axis: self._rule(span, call) for axis, span in self._spans(call).items()}
@@ -124,7 +132,9 @@ class Extrapolate(Patch):
 
     def _rule(self, span: AxisSpan, call: Call) -> Tensor:
         if self.method == "riflex":
-            return rules.riflex(span.pairs, span.base, span.length, self.riflex_pair or call.riflex_pair or 1, call.device)
+            pair = self.riflex_pair or call.riflex_pair or 1
+            length = span.length * span.step
+            return rules.riflex(span.pairs, span.base, length, pair, call.device, slower_too=call.riflex_slower_too)
         return axis_frequencies(self.method, span, call)
 
     def _spans(self, call: Call) -> dict[int, AxisSpan]:
@@ -139,6 +149,11 @@ class Extrapolate(Patch):
                     f"riflex_pair is {pair}, but the time axis of {call.family} has {axis.pairs} pairs. Choose a smaller one."
                 )
         return {i: a for i, a in enumerate(call.axes) if a.role == TIME and a.length > a.period(pair)}
+
+
+def goes_by_noise(method: str) -> bool:
+    """Whether a method's angles depend on the noise level."""
+    return method.startswith("dype-")
 
 
 def longer_spatial_axes(call: Call) -> dict[int, AxisSpan]:
@@ -181,12 +196,12 @@ def axis_frequencies(method: str, span: AxisSpan, call: Call) -> Tensor:
     pairs, base, scale, sigma, device = span.pairs, span.base, span.scale, call.sigma, call.device
     if span.native is None:
         raise RopeWorksError(f"the {span.role} axis of {call.family} has no native size. Set native_size.")
-    native, pairs_published = span.native, call.published.ultraimage
+    native, length, pairs_published = span.native * span.step, span.length * span.step, call.published.ultraimage
     if method == "ntk-sega":
         largest = max(axis.ratio for axis in call.axes if axis.spatial)
         return rules.ntk_sega(pairs, base, largest, device, share=span.ratio / largest)
     if method == "ultraimage" and pairs_published is not None:
-        return rules.slowed_pairs(pairs, base, pairs_published.pairs, span.length, scale, pairs_published.turns, device)
+        return rules.slowed_pairs(pairs, base, pairs_published.pairs, length, scale, pairs_published.turns, device)
     choices: dict[str, Callable[[], Tensor]] = {
         "pi": lambda: rules.pi(pairs, base, scale, device),
         "ntk": lambda: rules.ntk(pairs, base, scale, device),
@@ -196,7 +211,7 @@ def axis_frequencies(method: str, span: AxisSpan, call: Call) -> Tensor:
         "dype-ntk": lambda: rules.dype_ntk(pairs, base, scale, sigma),
         "dype-yarn": lambda: rules.dype_yarn(pairs, base, scale, native, sigma),
         "dype-yarn-bands": lambda: rules.dype_yarn_bands(pairs, base, scale, native, sigma),
-        "ultraimage": lambda: rules.ultraimage(pairs, base, native, span.length, device),
+        "ultraimage": lambda: rules.ultraimage(pairs, base, native, length, device),
     }
     return choices[method]()
 

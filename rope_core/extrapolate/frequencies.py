@@ -122,20 +122,25 @@ def dype_yarn_bands(pairs: int, base: float, scale: float, native: float, sigma:
     return yarn_bands(pairs, base, scale, native, sigma.device, turns_factor=sigma.double() ** 2)
 
 
-def riflex(pairs: int, base: float, length: int, pair: int, device: torch.device | str | None = None) -> Tensor:
+def riflex(
+    pairs: int, base: float, length: float, pair: int, device: torch.device | str | None = None, *, slower_too: bool = False
+) -> Tensor:
     """RIFLEx (Zhao 2025), time axis: pair number `pair` (counted from 1) is slowed to 0.9 turns over `length` latent frames.
 
-    Unchanged while `length` does not exceed that pair's own period.
+    Unchanged while `length` does not exceed that pair's own period. slower_too: so is every slower pair that would repeat within
+    `length`; where pairs lie close together, the one alone would leave its neighbours to repeat.
     """
     if not 1 <= pair <= pairs:
         raise ValueError(f"RIFLEx pair {pair} is outside 1..{pairs}")
     frequencies = base_frequencies(pairs, base, device)
     if length > _period(pair - 1, pairs, base):
-        frequencies[pair - 1] = RIFLEX_MARGIN * 2 * math.pi / length
+        slowed = RIFLEX_MARGIN * 2 * math.pi / length
+        last = sum(_period(d, pairs, base) < length for d in range(pairs)) if slower_too else pair
+        frequencies[pair - 1 : max(last, pair)] = slowed
     return frequencies
 
 
-def ultraimage(pairs: int, base: float, native: float, length: int, device: torch.device | str | None = None) -> Tensor:
+def ultraimage(pairs: int, base: float, native: float, length: float, device: torch.device | str | None = None) -> Tensor:
     """UltraImage (Zhao 2025b), dominant frequency: the pair whose period is nearest to the trained length gets period `length`.
 
     The correction then moves to the next slower pair until one is met whose period is at least `length` already.
@@ -149,7 +154,13 @@ def ultraimage(pairs: int, base: float, native: float, length: int, device: torc
 
 
 def slowed_pairs(
-    pairs: int, base: float, chosen: Sequence[int], length: int, scale: float, turns: float | None, device: torch.device | str | None = None
+    pairs: int,
+    base: float,
+    chosen: Sequence[int],
+    length: float,
+    scale: float,
+    turns: float | None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """UltraImage as released: the `chosen` pairs, counted from 1, slowed to `turns` over `length`, or by `scale`; never made faster."""
     frequencies = base_frequencies(pairs, base, device)

@@ -22,6 +22,7 @@ from .extrapolation import (
     check_method,
     check_native_size,
     check_number,
+    goes_by_noise,
     stretched_axes,
     why_nothing,
 )
@@ -113,6 +114,10 @@ class Sega(Patch):
     def scales_magnitudes(self) -> bool:
         return self.strength != 0
 
+    @property
+    def turns_by_step(self) -> bool:
+        return self.extrapolation != KEEP and (super().turns_by_step or goes_by_noise(self.extrapolation))
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         if self.extrapolation == KEEP:
             return {}
@@ -140,7 +145,7 @@ class Sega(Patch):
             profile = axis_profile(token_map, 2 if span.role == HEIGHT else 3)
             bins = profile.shape[-1]
             if self.band_lookup == "physical":
-                band = physical_band(call.base(axis), span.length, bins)
+                band = physical_band(call.base(axis) * span.step, span.length, bins)
             else:
                 band = published_band(span.pairs, bins, call.device)
             u = correction(profile, band, self.beta)

@@ -87,8 +87,8 @@ class Inspection:
         for number, span in enumerate(self.call.axes):
             if span.role not in (TIME, HEIGHT, WIDTH) or span.length < 2:
                 continue
-            trained = self.call.base(number)
-            curves = {percent: values[number] for percent, values in found.items()}
+            trained = self.call.base(number) * span.step
+            curves = {percent: _per_token(values[number], span.step) for percent, values in found.items()}
             axis = InspectedAxis((span.role,), span, trained, distinct_curves(trained, curves), positions[number])
             if axes and _alike(axes[-1], axis):
                 axes[-1] = replace(axes[-1], roles=(*axes[-1].roles, span.role))
@@ -182,7 +182,7 @@ def layout_line(layout: TokenLayout, hidden: int, text: int) -> str:
 
 
 def _alike(one: InspectedAxis, other: InspectedAxis) -> bool:
-    spans = all(getattr(one.span, name) == getattr(other.span, name) for name in ("pairs", "base", "length", "native", "spatial"))
+    spans = all(getattr(one.span, name) == getattr(other.span, name) for name in ("pairs", "base", "step", "length", "native", "spatial"))
     if not spans or one.curves.keys() != other.curves.keys() or (one.positions is None) != (other.positions is None):
         return False
     if one.positions is not None and other.positions is not None and not torch.equal(one.positions, other.positions):
@@ -201,6 +201,10 @@ def _range(axis: InspectedAxis) -> str:
         return f"{waves[0]:.4g} to {waves[-1]:.4g} tokens"
 
     return "; ".join(f"{name} {ends(values)}" for name, values in axis.curves.items())
+
+
+def _per_token(frequencies: Tensor | None, step: float) -> Tensor | None:
+    return None if frequencies is None else frequencies * step
 
 
 def _places(positions: Tensor) -> str:

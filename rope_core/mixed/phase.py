@@ -21,6 +21,7 @@ class QueryGroups:
     start: sequence length -> first image token of such a sequence, None for sequences without image.
     base: the host's own embedder, ids (1, tokens, axes) -> table. centred: a low-resolution token stands in the centre of its places.
     tail_is_text: what follows the image is treated as text (padding), else as reference tokens, which keep the host's table.
+    text: tokens that every sequence with image has beside it at least.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class QueryGroups:
         text_group: str = HIGH,
         centred: bool = False,
         tail_is_text: bool = False,
+        text: int = 0,
     ) -> None:
         self.layout = layout
+        self.text = text
         self.grids = {HIGH: high, LOW: low}
         self.start = start
         self.text_group = text_group
@@ -48,7 +51,7 @@ class QueryGroups:
         return self.tables.of(ids, self.start(ids.shape[1]))
 
     def holds_image(self, length: int) -> bool:
-        return length >= self.layout.tokens
+        return length >= self.layout.tokens + self.text
 
     def attention(
         self,

@@ -173,6 +173,7 @@ def query_groups(
     base: Callable[[Tensor], Tensor],
     base_is_plain: bool,
     tail_is_text: bool = False,
+    text: int = 0,
 ) -> QueryGroups:
     options: dict[str, Any] = {
         "start": start,
@@ -181,6 +182,7 @@ def query_groups(
         "text_group": settings.text_group,
         "centred": settings.alignment == "centre",
         "tail_is_text": tail_is_text,
+        "text": text,
     }
     if settings.positions == ALIGNED:
         return QueryGroups(layout, high, low, **options)

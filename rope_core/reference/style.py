@@ -7,6 +7,7 @@ bind places to one another, slow ones bind content: weak fast pairs (s_hf < 1) f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,6 +21,7 @@ from ..layout import GridLayout, plan_table
 from ..mixed.regions import FRAMES_PER_LATENT, TokenLayout, frames_of
 from ..stack import ALWAYS, INDEX, SHARED, AxisSpan, Call, Patch, Plan, Stack, Window
 from ..table import difference
+from ..tokens import Grid
 
 if TYPE_CHECKING:
     from ..architectures import ModelFacts
@@ -60,6 +62,25 @@ class KeyScale:
             bend = torch.ones_like(rank) if axis.role == INDEX else rank.pow(self.beta)
             parts.append(fast + (slow - fast) * bend)
         return torch.cat(parts).float().repeat_interleave(2)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the picture. whole: (frames, height, width) of the picture's latent. places: the part's, along each. patch: latent pixels
+    of a token, along each.
+    """
+
+    whole: Grid
+    places: tuple[Sequence[int], Sequence[int], Sequence[int]]
+    patch: Grid
+
+    def tokens_of(self, values: Tensor) -> Tensor:
+        """The mean of (frames, height, width) `values` of the whole over each token of the part; models fill up its last ones."""
+        for dimension, places in enumerate(self.places):
+            values = values.index_select(dimension, torch.tensor(places))
+        missing = [-length % side for length, side in zip(values.shape, self.patch, strict=True)]
+        filled = functional.pad(values[None, None], [edge for more in reversed(missing) for edge in (0, more)], mode="replicate")
+        return functional.avg_pool3d(filled, self.patch)[0, 0]
 
 
 PRESETS = {
@@ -144,15 +165,14 @@ class SharedAttention(Patch):
         """What is added to the logits of the reference's columns."""
         return math.log(self.strength) if self.strength else -math.inf
 
-    def covered(self, grid: tuple[int, int, int], layout: TokenLayout | None = None) -> Tensor | None:
-        """(tokens,) bool on the CPU: who reads the reference, on a grid of (frames, rows, columns) or in a mixed layout made for it."""
+    def covered(self, grid: Grid, layout: TokenLayout | None = None, piece: Piece | None = None) -> Tensor | None:
+        """(tokens,) bool on the CPU: who reads the reference, on a grid of (frames, rows, columns) or in a mixed layout made for it.
+
+        piece: where the grid is over a part of the picture, which the mask covers as a whole.
+        """
         if self.mask is None:
             return None
-        volume = self.mask.float()
-        frames_of(0, len(volume), grid[0], "masks")  # refuses counts that mean nothing
-        if grid[0] > 1 and len(volume) == FRAMES_PER_LATENT * (grid[0] - 1) + 1:  # one per picture
-            volume = torch.cat([volume[:1], volume[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).mean(1)])
-        plain = functional.adaptive_avg_pool3d(volume[None, None], grid)[0, 0] >= 0.5
+        plain = (self._shares(grid) if piece is None else piece.tokens_of(self._shares(piece.whole))) >= 0.5
         if layout is None:
             return plain.flatten()
         rows, columns = layout.high_grid[1:]
@@ -160,6 +180,16 @@ class SharedAttention(Patch):
         low = functional.avg_pool2d(high[:, None], layout.ratio)[:, 0] >= 0.5
         padding = torch.zeros(layout.padding, dtype=torch.bool)
         return torch.cat([low.flatten()[layout.low], high.flatten()[layout.high] > 0, padding])
+
+    def _shares(self, grid: Grid) -> Tensor:
+        """The mask's mean over each place of a grid over the picture."""
+        if self.mask is None:
+            raise RuntimeError("shares of no mask")
+        volume = self.mask.float()
+        frames_of(0, len(volume), grid[0], "masks")  # refuses counts that mean nothing
+        if grid[0] > 1 and len(volume) == FRAMES_PER_LATENT * (grid[0] - 1) + 1:  # one per picture
+            volume = torch.cat([volume[:1], volume[1:].unflatten(0, (-1, FRAMES_PER_LATENT)).mean(1)])
+        return functional.adaptive_avg_pool3d(volume[None, None], grid)[0, 0]
 
     def describe(self, call: Call) -> str:
         count, size = len(self.reference), "×".join(map(str, self.reference.shape[2:]))

@@ -65,9 +65,9 @@ def on_the_bundled_model(graph: dict[str, Any]) -> dict[str, Any]:
         if {"width", "height"} <= inputs.keys():
             inputs.update(width=SIDE, height=SIDE)
         inputs.update({key: few for key, few in SMALL.items() if isinstance(inputs.get(key), int)})
-        if kind == "Wan22ImageToVideoLatent":  # whose latents are those of another VAE
+        if kind in ("Wan22ImageToVideoLatent", "EmptyLTXVLatentVideo"):  # whose latents are those of another VAE
             kind = "EmptyHunyuanLatentVideo"
-            del inputs["vae"]
+            inputs.pop("vae", None)
         result[number] = lab if number == model else {"class_type": kind, "inputs": inputs}
     return result
 

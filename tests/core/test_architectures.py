@@ -22,6 +22,9 @@ from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH
         (("WanTransformer3DModel", 3, 5120, 16), "Wan 720p", math.sqrt(80 * 45)),
         (("WanTransformer3DModel", 3, 3072, 48), "Wan 2.2 5B", math.sqrt(40 * 22)),
         (("HunyuanVideo", 3, 3072, 16), "HunyuanVideo", math.sqrt(80 * 45)),
+        (("HunyuanVideo", 2, 3584, 64), "HunyuanImage 2.1", 2048 / 32),
+        (("Kandinsky5", 3, 4096, 16), "Kandinsky 5", math.sqrt(80 * 48)),
+        (("Kandinsky5", 3, 1792, 16), "Kandinsky 5", math.sqrt(48 * 32)),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -34,8 +37,8 @@ def test_height_and_width_stand_once_in_every_row_and_video_has_a_time_axis():
     for row in ARCHITECTURES:
         assert row.roles.count(HEIGHT) == row.roles.count(WIDTH) == 1
         assert row.roles.index(HEIGHT) < row.roles.index(WIDTH)
-        assert (TIME in row.roles) == (row.riflex_pair is not None) == (row.native_frames is not None)
-        assert (TIME in row.roles) != (INDEX in row.roles)
+        assert (TIME in row.roles) == (row.riflex_pair is not None or row.by_coordinates) == (row.native_frames is not None)
+        assert not (TIME in row.roles and INDEX in row.roles)
 
 
 def test_riflex_slows_the_pair_whose_period_is_nearest_to_the_trained_frames():
@@ -43,10 +46,12 @@ def test_riflex_slows_the_pair_whose_period_is_nearest_to_the_trained_frames():
     assert {pairs.pop(name) for name in list(pairs) if name.startswith("HunyuanVideo")} == {4}, "as published"
     for row in ARCHITECTURES:
         if row.family in pairs:
-            periods = [2 * math.pi * 1e4 ** (pair / 22) for pair in range(22)]
-            assert min(range(22), key=lambda pair: abs(periods[pair] - row.native_frames)) + 1 == row.riflex_pair
-            assert periods[row.riflex_pair - 1] > row.native_frames, "nothing happens at the trained length"
-    assert pairs == {"Wan 2.2 5B": 5, "Wan 480p": 4, "Wan 720p": 4}
+            count = 8 if row.family.startswith("Kandinsky") else 22
+            periods = [2 * math.pi * 1e4 ** (pair / count) for pair in range(count)]
+            longer = [pair for pair in range(count) if periods[pair] > row.native_frames]  # nothing happens at the trained length
+            assert min(longer, key=lambda pair: periods[pair] - row.native_frames) + 1 == row.riflex_pair
+    told = {"Wan 2.2 5B": 5, "Wan 480p": 4, "Wan 720p": 4, "Cosmos Predict2": 5, "Kandinsky 5": 3}
+    assert {name: pairs[name] for name in told} == told
 
 
 @pytest.mark.parametrize("found", [("UNetModel", 3), ("Flux", 2), ("Chroma", 4), ("WanModel", 4)], ids=str)

@@ -13,9 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rope_core import RopeWorksError
+from rope_core.mixed import region_raster
 from rope_core.mixed.region_document import MOST_CHARACTERS, Area, AreaShape, Key, RegionDocument, Stroke, parse_regions
 from rope_core.mixed.region_raster import boxes_of_frames, drawn_on
 from rope_core.mixed.regions import CellGrid
+from rope_core.mixed.stroke_raster import BLOCK, SPANS_AT_ONCE, StrokeRaster
 
 CORPUS = json.loads((Path(__file__).parents[1] / "web" / "region_documents.json").read_text())
 LAW = settings(max_examples=80, deadline=None)
@@ -226,9 +228,42 @@ def test_drawing_starts_from_what_is_given_and_leaves_it_as_it_is():
     assert int(start.sum()) == 50
 
 
-def test_many_points_with_a_wide_brush_are_drawn_in_reasonable_time():
-    points = tuple((index % 45 / 45, index / 2000) for index in range(2000))
-    assert pixels(RegionDocument((Stroke("", 0.5, points),)), 1, 1024, 1024).all()
+def wander(count: int) -> tuple[tuple[float, float], ...]:
+    """Points of a line that never leaves the picture and crosses itself."""
+    return tuple((0.5 + 0.45 * math.cos(n / 7), 0.5 + 0.45 * math.sin(n / 11)) for n in range(count))
+
+
+@pytest.mark.parametrize("radius", [0.004, 0.03, 0.2])
+@pytest.mark.parametrize("size", [(150, 97), (64, 200), (33, 33)])
+def test_many_segments_over_many_rows_cover_what_their_distances_say(radius, size):
+    """More rows than one block, so that what blocks say for sure and what is followed row by row meet."""
+    height, width = size
+    points = (*wander(60), (0.1, 0.5), (0.9, 0.5), (0.9, 0.5), (0.2, 0.1))
+    drawn = pixels(RegionDocument((Stroke("", radius, points),)), 1, height, width)[0]
+    away = distances([(x * width, y * height) for x, y in points], height, width) - radius * min(height, width)
+    clear = away.abs() > 1e-6
+    assert torch.equal(drawn[clear], (away <= 0)[clear])
+    assert 0 < int(drawn.sum()) < drawn.numel() or radius == 0.2
+
+
+@pytest.mark.parametrize(("radius", "share"), [(0.02, 0.06), (0.1, 0.06), (0.5, 0.02)])
+def test_segments_that_others_cover_are_not_followed(radius, share):
+    """Of the rows that 2000 segments cross at 8192 x 8192, few are worked through, and so many at a time."""
+    side, points = 8192, torch.tensor(wander(2000), dtype=torch.float64)
+    raster = StrokeRaster(points * side, radius * side, side, side)
+    followed = [len(parts.block) * BLOCK for parts in raster.parts.split()]
+    assert sum(followed) < share * 2000 * side
+    assert max(followed, default=0) <= SPANS_AT_ONCE
+    assert len(raster.sure[0]) < 100 * side
+
+
+def test_lines_beyond_all_bounds_are_refused_by_name(monkeypatch):
+    thin = RegionDocument(tuple(Stroke("", 0.001, ((0.1, 0.0), (0.9, 1.0)) * 20) for _ in range(3)))
+    assert pixels(thin, 1, 64, 64).any()
+    monkeypatch.setattr(region_raster, "MOST_SPANS", 5000)
+    with pytest.raises(RopeWorksError, match="cross more than 5000 rows of pixels"):
+        pixels(thin, 1, 64, 64)
+    assert pixels(RegionDocument(thin.shapes[:1]), 1, 64, 64).any()
 
 
 # ---- boxes

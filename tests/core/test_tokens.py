@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rope_core.architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from rope_core.grids import grid_starts
 from rope_core.layout import GridLayout, MaskLayout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH
-from rope_core.tokens import Found, TokenFinder, grid_starts
+from rope_core.tokens import Found, TokenFinder
 
 ROW = Architecture("Test", ("Test",), ("Test",), (INDEX, HEIGHT, WIDTH), "embedder", "patches", TEXT_IMAGE_REFERENCES, 8.0)
 VIDEO = dataclasses.replace(ROW, roles=(TIME, HEIGHT, WIDTH), order=IMAGE_ONLY, native_frames=3)
@@ -169,3 +170,54 @@ def test_positions_are_fetched_once_a_run():
     assert set(known.values()) == {Found(GridLayout((1, 4, 5), 3, (1.0,) * 3), 3)}
     assert finder(known=known)(torch.full_like(ids, torch.nan)).start == 3, "not looked at"
     assert finder(known=known, alike="another text")(torch.full_like(ids, torch.nan)) is None
+
+
+# ---- beside a clip
+
+
+def met(*calls, grid=(3, 8, 6), **options):
+    found = finder(VIDEO, grid, **options)
+    found(clip(*grid)[None])
+    for ids in calls:
+        found(ids[None])
+    return found.found_references
+
+
+def test_what_covers_a_clip_stands_over_it_at_any_resolution():
+    """By hand: tokens in the middle of what they cover, or the first and last on the clip's; aside by a fixed distance, or its width."""
+    half = picture(4, 3, at=(0.5, 120.5), steps=(2, 2))
+    [pose] = met(half)
+    assert (pose.over, pose.steps) == ((None, (0.5, 2.0), (0.5, 2.0)), (1.0, 2.0, 2.0))
+    assert (pose.offset, pose.behind) == ((0.0, 0.0, 120.0), (None, None, None))
+    [ends] = met(picture(4, 3, index=-3, steps=(7 / 3, 5 / 2)))
+    assert (ends.over[0], ends.over[2]) == ((-3.0, 1.0), (0.0, 2.5))
+    assert ends.over[1] == pytest.approx((0.0, 7 / 3))
+    assert ends.offset == (0.0, 0.0, 0.0)
+    [behind] = met(clip(2, 8, 6, start=1) + torch.tensor([0.0, 0.0, 6.0]))
+    assert (behind.offset, behind.behind, behind.over) == ((0.0, 0.0, 6.0), (None, None, -1), ((1.0, 1.0), (0.0, 1.0), (0.0, 1.0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_of_another_size_is_a_picture_of_its_own(dtype):
+    for rows, columns in ((60, 58), (59, 60), (61, 60), (30, 60), (80, 80)):
+        [other] = met(picture(rows, columns).to(dtype), grid=(1, 60, 60))
+        assert not other.stands_over_the_picture, (rows, columns)
+        assert other.grid == (1, rows, columns)
+
+
+def test_the_same_clip_again_is_the_clip_and_one_at_another_time_is_beside_it():
+    assert met(clip(3, 8, 6)) == []
+    [later] = met(clip(3, 8, 6, start=3))
+    assert later.over == ((3.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+
+
+def test_before_the_clip_only_what_is_set_aside_is_a_reference():
+    found = finder(VIDEO, (3, 8, 6))
+    assert found((picture(8, 6) + torch.tensor([0.0, 120.0, 0.0]))[None]).known[0].offset == (0.0, 120.0, 0.0)
+    assert found(clip(3, 8, 6)[None]) == GridLayout((3, 8, 6), 0, (1.0,) * 3)
+
+
+def test_frames_may_stand_at_uneven_times():
+    ids = clip(3, 8, 6)
+    ids[96:, 0] = 5.5
+    assert finder(VIDEO, (3, 8, 6))(ids[None]).grid == (3, 8, 6)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -160,6 +161,98 @@ def test_a_step_cache_that_skips_nothing_changes_nothing_of_one_image_with_sega(
     model.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.0))
     with patched(model, Sega(), native_pixels=NATIVE), model.cache_context("cond"):
         torch.testing.assert_close(model(**arguments)[0], expected, rtol=0, atol=1e-5)
+
+
+class CachedBlocks(nn.Module):
+    """A block that holds all of a transformer's, as caches put in the place of a list of them."""
+
+    def __init__(self, blocks: nn.ModuleList) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.blocks[0](*args, **kwargs)
+
+
+def around(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def new_forward(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    return new_forward
+
+
+def package(name: str) -> SimpleNamespace:
+    """The two as code of another package, which wears the name of what it replaced: only where it was written tells whose it is."""
+
+    def moved(function: Callable[..., Any]) -> Any:
+        there = {**function.__globals__, "__name__": name}
+        return FunctionType(function.__code__, there, function.__name__, None, function.__closure__)
+
+    blocks = type("CachedBlocks", (CachedBlocks,), {"forward": moved(CachedBlocks.forward)})
+    return SimpleNamespace(around=moved(around), Blocks=blocks)
+
+
+def on_forward(model: FluxTransformer2DModel, by: str, _: pytest.MonkeyPatch) -> None:
+    model.forward = package(by).around(model.forward)
+
+
+def on_class(model: FluxTransformer2DModel, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FluxTransformer2DModel, "forward", package(by).around(FluxTransformer2DModel.forward))
+
+
+def on_block(model: FluxTransformer2DModel, by: str, _: pytest.MonkeyPatch) -> None:
+    model.transformer_blocks[0].forward = package(by).around(model.transformer_blocks[0].forward)
+
+
+def on_list(model: FluxTransformer2DModel, by: str, _: pytest.MonkeyPatch) -> None:
+    model.transformer_blocks = nn.ModuleList([package(by).Blocks(model.transformer_blocks)])
+
+
+@pytest.mark.parametrize("install", [on_forward, on_class, on_block, on_list])
+@torch.inference_mode()
+def test_another_packages_step_cache_is_refused_by_where_its_code_stands(flux, install, monkeypatch):
+    by = "someones_cache.adapters"
+    for patch in (region(), style()):
+        model = copy.deepcopy(flux)
+        with monkeypatch.context() as mine, patched(model, patch):
+            install(model, by, mine)
+            if install is not on_class:  # a class may change under what is patched already, whose forward stays its own
+                with pytest.raises(RopeWorksError, match=f"{by}.*in the place of this transformer's"):
+                    model(**inputs(1))
+        with monkeypatch.context() as mine:
+            model = copy.deepcopy(flux)
+            install(model, by, mine)
+            assert by in refused(model, patch)
+    with monkeypatch.context() as mine:
+        model = copy.deepcopy(flux)
+        install(model, by, mine)
+        with patched(model, Sega(), native_pixels=NATIVE):
+            assert model(**inputs(1))[0].isfinite().all(), "one call a step, as without patches"
+            with pytest.raises(RopeWorksError, match=f"{by}.*one by one"):
+                model(**inputs(2))
+
+
+@pytest.mark.parametrize("install", [on_forward, on_block, on_list])
+@torch.inference_mode()
+def test_other_code_around_a_forward_is_told_once(flux, install, monkeypatch, caplog):
+    model = copy.deepcopy(flux)
+    install(model, "someones_profiler", monkeypatch)
+    with patched(model, region()):
+        for _ in range(2):
+            model(**inputs(1))
+    assert [line for line in caplog.messages if "someones_profiler" in line and "mixed resolution" in line] == caplog.messages[:1]
+
+
+@torch.inference_mode()
+def test_a_call_looks_at_blocks_and_their_parts_alone(flux, monkeypatch):
+    """All modules are walked when the block is entered, and not at every call."""
+    model, walks = copy.deepcopy(flux), []
+    with patched(model, region()):
+        own = nn.Module.named_modules
+        monkeypatch.setattr(nn.Module, "named_modules", lambda self, *args, **kwargs: walks.append(self) or own(self, *args, **kwargs))
+        model(**inputs(1))
+    assert not walks
 
 
 @pytest.mark.parametrize("mesh", [{"ulysses_degree": 2}, {"ring_degree": 2}], ids=str)

@@ -13,12 +13,15 @@ from ...active import REPLACED_EMBEDDER, ActivePlan
 from ...errors import RopeWorksError
 from ...inspect.record import RunRecord
 from ...stack import Call
+from .caches import without_stale_caches
 from .call import ModelCall
 from .execution import Answer, Execution, PatchedModel
+from .images import by_image
 from .names import name_of
 from .own_pass import hooked_on
 from .parts import parts_of
 from .positions import scaled_axes
+from .prompt import kinds_of
 from .run import SamplingRun, run_of
 from .schedule import moved_shift
 
@@ -66,14 +69,26 @@ class ApplyModel:
     ) -> Tensor:
         request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
         run = run_of(request.options)
+        request, left_out = without_stale_caches(request, self.model.stack)
+        if left_out:
+            self._warn(run, left_out)
         self.record = run.kept((self, "record"), RunRecord)
         execution = self.model.execution(request, run, self.record)
         self.record.axes = execution.planned.call.axes
-        first = self._announce(execution.planned.call, run, tuple(x.shape[2:]))
+        first = self._announce(execution.planned.call, run, tuple(request.picture.shape[2:]))
         answer: Answer = partial(self._executed, first=first)
         for part in reversed(self.parts):
             answer = partial(part.answer, inner=answer)
+        if self._one_table_for_several(execution):
+            prompts = len(kinds_of(request.options, run.guider))
+            if len(x) > prompts:
+                return by_image(request, prompts, lambda alone, _: answer(self.model.execution(alone, run, self.record)))
         return answer(execution)
+
+    def _one_table_for_several(self, execution: Execution) -> bool:
+        """Whether the images of a batch need tables of their own on a model that has one for all of them."""
+        magnitudes = execution.planned.plan.magnitudes if self.model.architecture.asked_by_grid else ()
+        return any(values is not None and len(values) > 1 for values in magnitudes)
 
     def _executed(self, execution: Execution, first: bool) -> Tensor:
         planned = execution.planned
@@ -88,12 +103,16 @@ class ApplyModel:
         """One line for every size of reference where places or frequencies are a patch's affair."""
         call, finder = execution.planned.call, execution.finder
         met = finder.found_references
-        plans = {grid: call.of_reference(grid) for grid in dict.fromkeys(reference.grid for reference in met)}
-        plan = execution.planned.plan
-        if not any(value is not None for value in (*plan.frequencies, *plan.positions)):
-            plans = {grid: own for grid, own in plans.items() if not self.model.stack.of_reference(own).untouched}
+        plan, stack = execution.planned.plan, self.model.stack
+        changes = any(value is not None for value in (*plan.frequencies, *plan.positions))
+        over, alone = ([ref for ref in met if ref.stands_over_the_picture is stands] for stands in (True, False))
+        for size in dict.fromkeys(call.of_reference(reference.grid).size() for reference in over if changes):
+            log.info(stack.describe_over(size, call))
+        plans = {grid: call.of_reference(grid) for grid in dict.fromkeys(reference.grid for reference in alone)}
+        if not changes:
+            plans = {grid: own for grid, own in plans.items() if not stack.of_reference(own).untouched}
         for own in plans.values():
-            log.info(self.model.stack.describe_reference(own))
+            log.info(stack.describe_reference(own))
         if finder.found and len(met) < len(finder.references):
             self._warn(execution.run, LOST_REFERENCE)
 
@@ -122,7 +141,7 @@ class ApplyModel:
                 )
         elif first and not active.consulted:
             self._warn(execution.run, LOST_EMBEDDER.format(nodes=self.model.stack.nodes))
-        elif first and not execution.finder.found and not active.plan.untouched:
+        elif first and not (execution.finder.found or active.by_coordinates) and not active.plan.untouched:
             self._warn(execution.run, LOST_PICTURE)
         if first:
             self._check_others(execution, active)

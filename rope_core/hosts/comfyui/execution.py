@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architectures import Architecture
@@ -20,7 +20,8 @@ from ...layout import HIGH
 from ...stack import Call, Plan, Stack
 from ...tokens import TokenFinder
 from .attention import is_compiled, preferred_attention, with_grouped_attention
-from .call import ModelCall, Rotary, describe_call
+from .call import ModelCall, describe_call
+from .coordinates import Rotary
 from .run import SamplingRun
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class PatchedModel:
 
     architecture: Architecture
     rotary: Rotary
-    embedder: nn.Module
+    embedder: Any
     stack: Stack
 
     @property

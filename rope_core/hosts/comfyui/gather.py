@@ -14,6 +14,8 @@ from ...errors import RopeWorksError
 from ...mixed.run import MixedRun
 from ...mixed.strip import Strip
 from .call import ModelCall
+from .camera import CONDITION as CAMERA
+from .camera import camera_at_low, camera_on_strip
 
 # Conditionings that stand pixel by pixel on the latent, (batch, contexts, channels, frames, height, width). Others of the same size
 # may be pictures of their own, such as a reference.
@@ -32,7 +34,10 @@ def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
         every = (slice(None), slice(None, None, ratio), slice(None, None, ratio))
         return grid[(*[slice(None)] * at, *every)].flatten(at, at + 2)
 
-    return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask)
+    def camera(rays: Tensor) -> Tensor:
+        return camera_at_low(rays, run.carrier.patch, ratio, request)
+
+    return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask, camera)
 
 
 def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> ModelCall:
@@ -46,12 +51,20 @@ def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tens
         # Its mean per frame becomes that frame's time: a strip's "frames" are its tokens.
         return mask.mean(dim=(1, 3, 4), keepdim=True).index_select(2, strip.frame_of_token)
 
-    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token)
+    def camera(rays: Tensor) -> Tensor:
+        return camera_on_strip(rays, strip, request)
+
+    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token, camera)
     return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high, for_low))
 
 
 def _gathered(
-    request: ModelCall, patch: int, per_pixel: PerPixel, per_token: PerToken, frame_times: Callable[[Tensor], Tensor]
+    request: ModelCall,
+    patch: int,
+    per_pixel: PerPixel,
+    per_token: PerToken,
+    frame_times: Callable[[Tensor], Tensor],
+    camera: Callable[[Tensor], Tensor],
 ) -> ModelCall:
     rows, columns = _token_rows_and_columns(request, patch)
     image_tokens = rows * columns * (request.x.shape[2] if request.x.dim() == 5 else 1)
@@ -60,6 +73,8 @@ def _gathered(
     for name, value in request.extra.items():
         if name == "denoise_mask" and value is not None:
             extra[name] = frame_times(value)
+        elif name == CAMERA:
+            extra[name] = camera(value)
         elif name == "attention_mask" and value is not None and value.shape[-1] >= request.text_tokens + image_tokens:
             extra[name] = _joint_mask(value, request.text_tokens, image_tokens, per_token)
         elif name != "ref_latents" and _is_spatial(value):

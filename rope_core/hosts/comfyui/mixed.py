@@ -11,7 +11,7 @@ from math import ceil
 
 from torch import Tensor
 
-from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES
+from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
 from ...mixed.carrier import Carrier
@@ -24,9 +24,9 @@ from ...stack import MIXED
 from .call import ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
-from .images import by_image
+from .images import by_image, by_prompt
 from .names import node_of
-from .picture import PartOfPicture, Size, latent_size, part_of_run
+from .picture import PartOfPicture, Size, latent_size, parts_of_call
 from .positions import origins, position_steps
 from .prompt import kinds_of
 from .run import SamplingRun
@@ -42,6 +42,11 @@ class MixedPart(Part):
     needs = MIXED
 
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        parts = parts_of_call(execution.request, execution.run)
+        if len(set(parts)) > 1 and not self._everything(parts[0], execution):
+            return by_prompt(  # an area of the picture each, with a piece of the region
+                execution.request, len(parts), lambda one: self.answer(self.model.execution(one, execution.run, execution.record), inner)
+            )
         prompts = len(kinds_of(execution.request.options, execution.run.guider))
         if not self.settings.automatic or len(execution.request.x) == prompts:
             return self._answer(execution, inner, 0)
@@ -106,12 +111,13 @@ class MixedPart(Part):
             base=self.model.embedder,
             base_is_plain=self.model.embedder_is_plain,
             tail_is_text=self.model.architecture.order == BY_POSITION,
+            text=request.text_tokens if self.model.architecture.order == TEXT_REFERENCES_IMAGE else 0,  # refined before any table is made
         )
         return replace(execution, request=request, grids={HIGH: high, LOW: low}, finder=finder, groups=groups, layout=strip.layout)
 
     def _grid(self, request: ModelCall, planned: Planned) -> GroupGrid:
         call, architecture = planned.call, self.model.architecture
-        text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.centred else None
+        text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.text_follows else None
         origin, steps = origins(architecture, call, request.options), position_steps(architecture, request.options)
         return GroupGrid(planned.plan, call, origin, steps, text_start)
 
@@ -120,7 +126,8 @@ class MixedPart(Part):
 
         Attention over text has the same arguments as attention over the image, so a strip must be longer than any text.
         """
-        if self.model.architecture.order == TEXT_IMAGE_REFERENCES:
+        row = self.model.architecture
+        if row.order in (TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE) and not row.refines_text:
             return 0
         multiple = getattr(request.host.diffusion_model, "pad_tokens_multiple", None) or 1
         vision = request.extra.get("clip_fea")
@@ -128,8 +135,15 @@ class MixedPart(Part):
 
     # ---- one run
 
+    def _everything(self, part: PartOfPicture | None, execution: Execution) -> bool:
+        """Whether all of the picture is sharp, wherever its parts lie."""
+        patch = patch_size(execution.request.host.diffusion_model, self.model.architecture)[-1]
+        if part is None or self.settings.automatic:
+            return False
+        return execution.run.kept((self, "everything"), lambda: bool(self.settings.region(self._cells(part.whole, patch)).all()))
+
     def _run_of(self, request: ModelCall, run: SamplingRun, image: int) -> MixedRun:
-        part = part_of_run(request, run)
+        part = parts_of_call(request, run)[0]
         with run.lock:
             runs: dict[PartOfPicture | None, MixedRun] = run.kept((self, image), dict)
             if part not in runs:
@@ -150,12 +164,13 @@ class MixedPart(Part):
         if settings.automatic and len(sigmas) > 1:
             self._go_on(run, sigmas, within, image)
         if first:
-            log.info(run.describe(hidden_width(request.host.diffusion_model), request.text_tokens, sigmas))
+            log.info(run.describe(hidden_width(request.host.diffusion_model, self.model.architecture), request.text_tokens, sigmas))
         return run
 
     def _region_of(self, part: PartOfPicture | None, patch: int) -> Tensor | None:
         """A part's piece of the picture's region; None where the part is all of the picture, or all of the picture is sharp."""
-        refusal = part.refusal_of_an_automatic_region if part is not None and self.settings.automatic else ""
+        who = "mixed resolution", "bypass Mixed-Res Region (CRPA)"
+        refusal = part.refusal_of_an_automatic_region(*who) if part is not None and self.settings.automatic else ""
         if refusal:
             raise RopeWorksError(refusal)
         if part is None or part.is_whole:
@@ -164,7 +179,7 @@ class MixedPart(Part):
         if part.places is not None:
             return part_of(region, patch * self.settings.ratio, part.places)
         if not region.all():
-            raise RopeWorksError(part.refusal)
+            raise RopeWorksError(part.refusal(*who))
         return None
 
     def _go_on(self, run: MixedRun, sigmas: list[float], within: SamplingRun, image: int) -> None:
@@ -201,6 +216,11 @@ class MixedPart(Part):
                     f"{node_of(hook)} hooks into {name!r} and expects the picture's whole token grid, which mixed resolution replaces. "
                     "Remove that node, or bypass Mixed-Res Region (CRPA)."
                 )
+        if request.extra.get("guiding_frame_index") is not None:
+            raise RopeWorksError(
+                "this model holds the first frame of its clip fixed ('guiding_frame_index'), which it finds by the clip's whole grid, and "
+                "mixed resolution replaces that. Choose 'v1 (concat)' in HunyuanImageToVideo, or bypass Mixed-Res Region (CRPA)."
+            )
         if request.extra.get("ref_latents_method") == "uxo":
             raise RopeWorksError(
                 "reference latents placed by 'uxo' stand where the picture ends, which mixed resolution moves. "

@@ -6,12 +6,13 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
-from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise
+from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise, with_text_behind
 from ...errors import RopeWorksError
-from ...stack import Patch, Stack
+from ...stack import MIXED, Patch, Stack
 from .apply_model import ApplyModel
 from .call import NATIVE_KEY, WIDEST_KEY, hidden_width, native_size
-from .embedder import RopeEmbedder, rotary_facts
+from .camera import let_ready_ones_pass
+from .embedder import rotary_of_model, stand_in
 from .execution import PatchedModel
 from .run import KEY as RUN_KEY
 from .run import begin_run
@@ -33,10 +34,12 @@ def add_patch(model: Any, patch: Patch) -> Any:
     embedder = clone.get_model_object(path)
     installed = wrapper_of(model)
     if installed is None:
-        clone.add_object_patch(path, RopeEmbedder(embedder))
+        clone.add_object_patch(path, stand_in(embedder, architecture))
         clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, RUN_KEY, begin_run)
+    if patch.needs == MIXED:
+        let_ready_ones_pass(clone)
     below = installed.model.embedder if installed else embedder
-    wrapper = ApplyModel(PatchedModel(architecture, rotary_facts(embedder), below, stack))
+    wrapper = ApplyModel(PatchedModel(architecture, rotary_of_model(model, architecture.embedder), below, stack))
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, wrapper)
     return clone
@@ -59,9 +62,18 @@ def architecture_of(model: Any) -> Architecture:
         raise RopeWorksError(f"expected a MODEL with a diffusion model inside, found {type(model).__name__}. Connect a model loader.")
     name = type(transformer).__name__
     path = next((row.embedder for row in ARCHITECTURES if name in row.classes), None)
-    axes = len(rotary_facts(model.get_model_object(f"diffusion_model.{path}"))[1]) if path else None
+    if path and "." not in path and not hasattr(transformer, path):
+        raise RopeWorksError(f"this ComfyUI makes the positions of {name} where no node can reach them. Update ComfyUI.")
+    axes = len(rotary_of_model(model, path)[1]) if path else None
     channels = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
-    return recognise(name, axes, getattr(transformer, "dim", None), channels, class_of_the_host(model.model))
+    width = getattr(transformer, "dim", None) or getattr(transformer, "model_dim", None)
+    row = recognise(name, axes, width, channels, class_of_the_host(model.model))
+    return with_text_behind(row) if name == "HunyuanVideo" and not _begins_with_text(transformer) else row
+
+
+def _begins_with_text(transformer: Any) -> bool:
+    """Whether this core's HunyuanVideo puts its text in front: such a core tells where the picture is."""
+    return "img_slice" in type(transformer).forward_orig.__code__.co_consts
 
 
 def class_of_the_host(model: Any) -> str:
@@ -74,7 +86,7 @@ def facts_of(model: Any) -> tuple[Architecture, int, float]:
     """(architecture, channels per token, pixels per side of a square of the native area) of a MODEL."""
     architecture = architecture_of(model)
     native = native_size(architecture, model.model_options.get("transformer_options", {})).side * architecture.pixels_per_token
-    return architecture, hidden_width(model.model.diffusion_model), native
+    return architecture, hidden_width(model.model.diffusion_model, architecture), native
 
 
 def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:

@@ -27,15 +27,18 @@ class Window:
 
 @dataclass(frozen=True)
 class PartOfPicture:
-    """whole, size: of the run's latent and of the call's. window: that the call is over, where core says so."""
+    """whole, size: of the run's latent and of the call's. window: that the call is over, area: of the prompt, as core says them: first
+    places and lengths along (frames, height, width) of the window, or of the picture.
+    """
 
     whole: Size
     size: Size
     window: Window | None = None
+    area: tuple[Size, Size] | None = None
 
     @property
     def is_whole(self) -> bool:
-        return self.whole == self.size and (self.window is None or self.window.dimension is None)
+        return self.places == tuple(tuple(range(length)) for length in self.whole)
 
     @cached_property
     def places(self) -> tuple[Places, Places, Places] | None:
@@ -43,44 +46,77 @@ class PartOfPicture:
         along = [tuple(range(length)) for length in self.whole]
         if self.window is not None and self.window.dimension is not None:
             along[self.window.dimension] = self.window.places
+        if self.area is not None:
+            along = [places[first : first + length] for places, first, length in zip(along, *self.area, strict=True)]
         frames, height, width = along
         return (frames, height, width) if (len(frames), len(height), len(width)) == self.size else None
 
-    @property
-    def refusal(self) -> str:
-        """What was found, for who has to know the place of every call, and what to do."""
-        whole, part = ("×".join(map(str, size[size[0] == self.whole[0] == 1 :])) for size in (self.whole, self.size))
+    def refusal(self, what: str, way_out: str) -> str:
+        """What was found, for `what`, which has to know the place of every call, and what to do."""
         if any(own < now for own, now in zip(self.whole, self.size, strict=True)):
             return (
-                f"the latent grew during this run, from {whole} to {part}: a sampler that changes the size as it goes cannot be "
-                "combined with mixed resolution. Choose another sampler, or bypass Mixed-Res Region (CRPA)."
+                f"the latent grew during this run, from {self._shown(self.whole)} to {self._shown(self.size)}: a sampler that changes the "
+                f"size as it goes cannot be combined with {what}. Choose another sampler, or {way_out}."
             )
         return (
-            f"the model is called with a tile of {part} of a latent of {whole}, and nothing says where it lies: prompts for areas and "
-            "tiled sampling cannot be combined with mixed resolution. Use masks for prompts (Conditioning Set Mask) and sample the picture "
-            "as a whole, or bypass Mixed-Res Region (CRPA)."
+            f"the model is called with a tile of {self._shown(self.size)} of a latent of {self._shown(self.whole)}, and nothing says where "
+            f"it lies: tiled sampling cannot be combined with {what}. Sample the picture as a whole, or {way_out}."
         )
 
-    @property
-    def refusal_of_an_automatic_region(self) -> str:
+    def refusal_of_an_automatic_region(self, what: str, way_out: str) -> str:
         """Such a region is chosen by whole pictures alone; empty where the call is over one, and every call is over the same."""
-        if self.window is None or self.places is None:
-            return "" if self.is_whole else self.refusal
-        dimension, count = self.window.dimension, len(self.window.places)
-        what = f"{count} images" if dimension is None else f"{count} of {self.whole[dimension]} {ALONG[dimension]}"
+        if self.places is None:
+            return self.refusal(what, way_out)
+        if self.window is not None:
+            dimension, count = self.window.dimension, len(self.window.places)
+            found = f"a context window of {count} " + ("images" if dimension is None else f"of {self.whole[dimension]} {ALONG[dimension]}")
+            instead = "sample without context windows"
+        elif not self.is_whole:
+            found = f"a prompt's area of {self._shown(self.size)} of a latent of {self._shown(self.whole)}"
+            instead = "use masks for prompts (Conditioning Set Mask)"
+        else:
+            return ""
         return (
-            f"an automatic region is chosen by the whole picture, and the model is called with a context window of {what}. "
-            "Connect a mask or regions, or sample without context windows."
+            f"an automatic region is chosen by the whole picture, and the model is called with {found}. Connect a mask or regions, or "
+            f"{instead}."
         )
 
+    def _shown(self, size: Size) -> str:
+        return "×".join(map(str, size[size[0] == self.whole[0] == 1 :]))
 
-def part_of_run(request: ModelCall, run: SamplingRun) -> PartOfPicture | None:
-    """None for a model that is called outside of a sampler."""
+
+def parts_of_call(request: ModelCall, run: SamplingRun) -> list[PartOfPicture | None]:
+    """What each prompt of a call's batch is over; None for a model that is called outside of a sampler."""
+    prompts = len(request.options.get("cond_or_uncond") or [0])
     if run.size is None:
-        return None
+        return [None] * prompts
     window = request.options.get("context_window")
     window = None if window is None else _window(window, request.x.dim())
-    return PartOfPicture(latent_size((0, 0, *run.size)), latent_size(request.x.shape), window)
+    whole, size = latent_size((0, 0, *run.size)), latent_size(request.x.shape)
+    seen = list(whole)  # what areas are counted in
+    if window is not None and window.dimension is not None:
+        seen[window.dimension] = len(window.places)
+    areas = _areas(run.guider)
+    marks = request.options.get("uuids") or [None] * prompts
+    return [PartOfPicture(whole, size, window, _in_full(areas.get(mark), seen)) for mark in marks]
+
+
+def _areas(guider: Any) -> dict[Any, tuple[int, ...] | None]:
+    """The area of every prompt of a guider, by the mark that core gives it and those that it makes for the same area."""
+    found: dict[Any, tuple[int, ...] | None] = {}
+    for prompts in (getattr(guider, "conds", None) or {}).values():
+        found.update({prompt["uuid"]: prompt.get("area") for prompt in prompts or () if "uuid" in prompt})
+    return found
+
+
+def _in_full(area: tuple[int, ...] | None, whole: Sequence[int]) -> tuple[Size, Size] | None:
+    """Core's (lengths, first places), of rows and columns or of frames too, cut at the picture's edge as core does."""
+    if area is None:
+        return None
+    lengths, firsts = (list(part)[-3:] for part in (area[: len(area) // 2], area[len(area) // 2 :]))
+    lengths, firsts = [*whole[: 3 - len(lengths)], *lengths], [0] * (3 - len(firsts)) + firsts
+    inside = [min(length, size - first) for length, first, size in zip(lengths, firsts, whole, strict=True)]
+    return (firsts[0], firsts[1], firsts[2]), (inside[0], inside[1], inside[2])
 
 
 def latent_size(shape: Sequence[int]) -> Size:

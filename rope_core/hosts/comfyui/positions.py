@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from ...stack import HEIGHT, TIME, WIDTH, Call
 from ...tokens import Grid
 
 SCALES = {TIME: "scale_t", HEIGHT: "scale_y", WIDTH: "scale_x"}
+OWN_STEPS = "rope_scale_factor"  # where Kandinsky 5 keeps how many tokens make a step
+# Kandinsky 5 Pro, told by its width, counts in smaller steps from so many latent pixels on.
+KANDINSKY_PRO, KANDINSKY_LARGE, KANDINSKY_LARGE_FACTORS = 4096, 14080, (1.0, 3.16, 3.16)
 SHIFTS = {TIME: "shift_t", HEIGHT: "shift_y", WIDTH: "shift_x"}
 
 
@@ -20,10 +24,21 @@ def rope_options(options: dict[str, Any]) -> dict[str, float]:
     return options.get("rope_options") or {}
 
 
-def position_steps(architecture: Architecture, options: dict[str, Any]) -> tuple[float, ...]:
-    """Distance of neighbouring tokens per axis, in the host's positions."""
+def own_steps(transformer: Any, architecture: Architecture, height: int, width: int) -> tuple[float, ...]:
+    """Distance of neighbouring tokens per axis in the model's own positions, on a latent of height × width."""
+    factors = getattr(transformer, OWN_STEPS, None)
+    if factors is None:
+        return (1.0,) * len(architecture.roles)
+    if transformer.model_dim == KANDINSKY_PRO and height * width >= KANDINSKY_LARGE:
+        factors = KANDINSKY_LARGE_FACTORS
+    return tuple(1.0 / factor for factor in factors)
+
+
+def position_steps(architecture: Architecture, options: dict[str, Any], own: Sequence[float] = ()) -> tuple[float, ...]:
+    """Distance of neighbouring tokens per axis, in the host's positions. own: see `own_steps`; none = 1."""
     scales = rope_options(options) if architecture.heeds_rope_options else {}
-    return tuple(architecture.position_step * float(scales.get(SCALES.get(role, ""), 1.0)) for role in architecture.roles)
+    steps = own or (1.0,) * len(architecture.roles)
+    return tuple(step * float(scales.get(SCALES.get(role, ""), 1.0)) for step, role in zip(steps, architecture.roles, strict=True))
 
 
 def scaled_axes(architecture: Architecture, options: dict[str, Any]) -> dict[str, float]:
@@ -34,10 +49,15 @@ def scaled_axes(architecture: Architecture, options: dict[str, Any]) -> dict[str
 
 def origins(architecture: Architecture, call: Call, options: dict[str, Any]) -> tuple[float, ...]:
     """Position of the first token of a call's picture, per axis."""
+    return origins_of(architecture, [axis.length for axis in call.axes], options)
+
+
+def origins_of(architecture: Architecture, lengths: Sequence[int], options: dict[str, Any]) -> tuple[float, ...]:
+    """As `origins`, of a picture of so many tokens along each axis."""
     shifts = rope_options(options) if architecture.heeds_rope_options else {}
     return tuple(
-        float(shifts.get(SHIFTS.get(axis.role, ""), 0.0)) - (axis.length // 2 if architecture.centred and axis.spatial else 0)
-        for axis in call.axes
+        float(shifts.get(SHIFTS.get(role, ""), 0.0)) + (architecture.first_place(length) if role in (HEIGHT, WIDTH) else 0)
+        for role, length in zip(architecture.roles, lengths, strict=True)
     )
 
 

@@ -18,10 +18,14 @@ from .call import ModelCall
 
 OTHER = UNCONDITIONAL + 1
 # What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
-TEXT_KEYS = ("cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights")
+TEXT_KEYS = (
+    "cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights",
+    "conditioning_llama3", "conditioning_byt5small",
+)  # fmt: skip
 TARGET_ONLY = (
     "ref_latents", "ref_latent", "reference_latent", "context_latents", "denoise_mask", "vace_context", "vace_strength", "time_dim_concat",
-    "clip_fea", "camera_conditions",
+    "clip_fea", "camera_conditions", "pose_latents", "sam_latents", "ref_mask_latents", "ref_mask_flag", "face_pixel_values",
+    "control_video", "reference_motion", "audio_embed", "guiding_frame_index", "clip_fea_pose", "context_pose", "clip_fea_ref",
 )  # fmt: skip
 
 

@@ -39,9 +39,10 @@ class TimeShift:
         self.native_tokens = native_tokens
 
     def __call__(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return executor(noise, latent, sampler, self._shifted(executor.class_obj, noise, sigmas), *args, **kwargs)
+        shapes = kwargs.get("latent_shapes") or [noise.shape]  # of picture and sound, packed up in one
+        return executor(noise, latent, sampler, self._shifted(executor.class_obj, tuple(shapes[0]), sigmas), *args, **kwargs)
 
-    def _shifted(self, guider: Any, noise: Tensor, sigmas: Tensor) -> Tensor:
+    def _shifted(self, guider: Any, shape: tuple[int, ...], sigmas: Tensor) -> Tensor:
         model = guider.model_patcher
         if "model_sampling" in model.object_patches:
             log.info("RPE-2D time shift: another node has set this model's own shift already, so the schedule stays as it is")
@@ -52,7 +53,7 @@ class TimeShift:
         if not isinstance(model.model.model_sampling, CONST):
             log.info("RPE-2D time shift: this model's sigmas are not flow times, so the schedule stays as it is")
             return sigmas
-        _, rows, columns = token_grid(tuple(noise.shape), patch_size(model.model.diffusion_model, self.architecture))
+        _, rows, columns = token_grid(shape, patch_size(model.model.diffusion_model, self.architecture))
         options = model.model_options.get("transformer_options", {})
         native = self.native_tokens or native_size(self.architecture, options).side ** 2
         found = shifted(sigmas, rows * columns, native)

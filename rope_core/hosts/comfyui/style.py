@@ -17,19 +17,22 @@ from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
 from ...reference.bank import ImageCalls, KeyBank, Recording
 from ...reference.shared import Reading, Sharing
-from ...reference.style import SharedAttention, reference_turn
+from ...reference.style import Piece, SharedAttention, reference_turn
 from ...schedule import progress_of_levels, share_of
 from ...stack import SHARED, Call
 from ...tokens import TokenFinder
 from .call import ModelCall, image_tokens, patch_size
 from .execution import Answer, Execution, Part, Planned
+from .images import by_prompt
 from .own_pass import alone, weights_in_force
+from .picture import parts_of_call
 from .positions import image_positions
 from .prompt import Blank, Prompt, blank_for, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
 
-# Lists of blocks whose attention holds the whole image, once a block.
-BLOCKS = ("double_blocks", "single_blocks", "blocks", "transformer_blocks", "layers")
+# Lists of blocks whose attention holds the whole image, once a block: those with two streams, with one after them, and others.
+DOUBLE, SINGLE = ("double_blocks", "double_stream_blocks"), ("single_blocks", "single_stream_blocks")
+BLOCKS = (*DOUBLE, *SINGLE, "blocks", "transformer_blocks", "layers")
 
 
 @dataclass(frozen=True)
@@ -60,26 +63,37 @@ class ReferencePart(Part):
 
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
         execution = replace(execution, own_attention=True)
-        with execution.run.lock:  # one thread reads a reference, the others take what it left
-            references = self._ready(execution)
-        if references is None:
+        rows = _rows(positive_chunks(execution.whole.options, execution.run.guider), len(execution.whole.x))
+        acting = self._acting(execution, rows)
+        if any(patch.mask is not None for patch in acting):
+            parts = parts_of_call(execution.whole, execution.run)
+            if len(set(parts)) > 1:
+                return by_prompt(  # an area of the picture each, with a piece of the mask
+                    execution.whole, len(parts), lambda one: self.answer(self.model.execution(one, execution.run, execution.record), inner)
+                )
+            if parts[0] is not None and parts[0].places is None:
+                raise RopeWorksError(parts[0].refusal("a style mask", "remove the mask"))
+        if not acting:
             return inner(execution)
+        with execution.run.lock:  # one thread reads a reference, the others take what it left
+            references = self._ready(execution, acting, rows)
         return inner(replace(execution, shared=references.sharing(execution)))
 
-    def _ready(self, execution: Execution) -> ReadyReferences | None:
-        """The references that act at this step, read; None where none does."""
-        request, call = execution.whole, execution.planned.call
-        run, state = execution.run, execution.run.kept((self, _weights_of(request)), StyleRun)
-        rows = _rows(positive_chunks(request.options, run.guider), len(request.x))
+    def _acting(self, execution: Execution, rows: list[slice]) -> list[SharedAttention]:
+        """The references that act at this step. rows: of the positive prompts."""
         references = [patch for patch in self.model.stack.patches if isinstance(patch, SharedAttention)]
-        inside = [p for p in references if p.strength and _inside(call, p)]
-        for patch in references:
-            if patch not in inside:
-                state.reads.pop(patch.key, None)  # a percent range that has ended needs no memory
-        acting = [p for p in inside if p.branch == "both" or rows]
-        if not acting:
-            return None
-        self._refuse_parts(acting, request, run)
+        inside = [p for p in references if p.strength and _inside(execution.planned.call, p)]
+        with execution.run.lock:
+            for patch in references:
+                if patch not in inside:
+                    self._kept_by(execution).reads.pop(patch.key, None)  # a percent range that has ended needs no memory
+        return [p for p in inside if p.branch == "both" or rows]
+
+    def _kept_by(self, execution: Execution) -> StyleRun:
+        return execution.run.kept((self, _weights_of(execution.whole)), StyleRun)
+
+    def _ready(self, execution: Execution, acting: list[SharedAttention], rows: list[slice]) -> ReadyReferences:
+        request, run, state = execution.whole, execution.run, self._kept_by(execution)
         at, row = self._step(request, run), rows[0].start if rows else 0
         read = [(patch, self._read(patch, execution, state, at, row)) for patch in acting]
         return ReadyReferences(self.model.architecture, read, rows, self._progress(request, run, at))
@@ -99,22 +113,6 @@ class ReferencePart(Part):
             return share_of(at[1], convert)
         progress = run.kept((self, "progress"), lambda: progress_of_levels(schedule.tolist(), convert))
         return progress[min(at[0], len(progress) - 1)]
-
-    def _refuse_parts(self, acting: list[SharedAttention], request: ModelCall, run: SamplingRun) -> None:
-        """A call over a part of the picture does not tell which, so a mask cannot be laid over it."""
-        now = tuple(request.x.shape[2:])
-        if run.size is None or now == run.size or all(patch.mask is None for patch in acting):
-            return
-        before, part = ("×".join(map(str, size)) for size in (run.size, now))
-        if any(own < size for own, size in zip(run.size, now, strict=True)):
-            raise RopeWorksError(
-                f"the style mask covers a latent of {before}, and the latent grew to {part} during this run: a sampler that changes the "
-                "size as it goes cannot be combined with a style mask. Remove the mask, or choose another sampler."
-            )
-        raise RopeWorksError(
-            f"the style mask covers a latent of {before}, and the model is called with a part of it, {part}: prompts for areas and "
-            "context windows cannot be combined with a style mask. Remove the mask, or use masks for prompts (Conditioning Set Mask)."
-        )
 
     def _read(self, patch: SharedAttention, execution: Execution, state: StyleRun, at: tuple[int, float], row: int) -> Read:
         reads, weights = state.reads.setdefault(patch.key, {}), weights_in_force(execution.whole)
@@ -173,7 +171,7 @@ class ReferencePart(Part):
         every = sum(counts.values()) + (0 if contexts is None else contexts.shape[1] * len(transformer.vace_blocks))
         first = patch.first_block
         if first is None:
-            first = counts["double_blocks"] / every if counts["single_blocks"] else 1 / 3
+            first = sum(counts[name] for name in DOUBLE) / every if any(counts[name] for name in SINGLE) else 1 / 3
         begin, end = round(first * every), round(patch.last_block * every)
         if begin >= end:
             family = self.model.architecture.family
@@ -214,7 +212,9 @@ class ReadyReferences:
             for group, planned in execution.grids.items()
         }
         shown = request if execution.layout is None else execution.whole  # a strip's own grid says nothing of the picture
-        size = token_grid(tuple(shown.x.shape), patch_size(request.host.diffusion_model, self.architecture))
+        patch_of_model = patch_size(request.host.diffusion_model, self.architecture)
+        part = parts_of_call(execution.whole, execution.run)[0]
+        piece = None if part is None or part.is_whole or part.places is None else Piece(part.whole, part.places, patch_of_model)
         return Reading(
             read.bank,
             patch.scale.factors(read.planned.call.axes, torch.tensor(self.progress, device=request.x.device)),
@@ -222,7 +222,7 @@ class ReadyReferences:
             patch.adain,
             {group: turn for group, turn in turns.items() if turn is not None},
             rows,
-            patch.covered(size, execution.layout),
+            patch.covered(token_grid(tuple(shown.x.shape), patch_of_model), execution.layout, piece),
         )
 
 

@@ -73,7 +73,7 @@ class Flux(PatchedTransformer):
         others = [_rows_and_columns(positions[positions[:, 0] == index]) for index in positions[count:, 0].unique_consecutive()]
         along = [GRID_DIMENSION.get(role) for role in self.architecture.roles]
         behind = [slice(count, len(positions))]
-        known = find_references(positions, behind, [other for other in others if other], along, False, (grid, 0))
+        known = find_references(positions, behind, [other for other in others if other], along, None, (grid, 0))
         self._read = (weakref.ref(ids), grid, known)
         return grid, known
 

@@ -70,7 +70,7 @@ def patched(
         parts = parts_of(model, kinds)  # asked first, for a part says what does not fit in diffusers' terms
         stack.check(model.facts)
         forward = Forward(model, parts, on_plan)
-        forward.refuse_others()
+        forward.refuse_others(everywhere=True)
         door.enter(transformer, adapter.embedder, forward)
     try:
         yield transformer
@@ -93,10 +93,10 @@ class Forward:
             self.answer = partial(part.answer, inner=self.answer)
         self._announced: Grid | None = None
 
-    def refuse_others(self) -> None:
+    def refuse_others(self, everywhere: bool = False) -> None:
         """Raises RopeWorksError where what else is on the transformer cannot be combined with the patches."""
         needs = [patch.needs for patch in self.model.stack.patches if patch.needs]
-        self.model.others.refuse(" and ".join(needs))
+        self.model.others.refuse(" and ".join(needs), everywhere)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.refuse_others()  # they may have come since the block began

@@ -24,7 +24,7 @@ from .families import VARIANTS, Variant, picture
 
 STEPS = 2
 WHOLE_RUN = {"start_percent": 0.0, "end_percent": 1.0}
-LONG_CLIP = 60  # latent frames: the pairs that RIFLEx slows make a turn in 50 and 51
+LONG_CLIP = 80  # latent frames: the pairs that RIFLEx slows make a turn in 50 and 51, on LTX in 63
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Trial:
 
 
 def sampled(model: Any, variant: Variant) -> torch.Tensor:
-    return models.sample(model, variant.shape, steps=STEPS, positive=models.conditioning(**variant.conditions))
+    positive, negative = models.conditioning(width=variant.text, **variant.given), models.conditioning(seed=6, width=variant.text)
+    return models.sample(model, variant.shape, steps=STEPS, positive=positive, negative=negative)
 
 
 def put(node: type, model: Any, **settings: Any) -> Any:
@@ -88,10 +89,14 @@ def riflex(trial: Trial) -> str:
         return NOTHING
     batch, channels, _, *sides = trial.variant.shape
     height, width = (side // 4 for side in sides)
-    references = {name: [each[..., :height, :width] for each in value] for name, value in trial.variant.conditions.items()}
+    references = {name: _cropped(value, height, width) for name, value in trial.variant.conditions.items()}
     long = replace(trial.variant, shape=(batch, channels, LONG_CLIP, height, width), conditions=references)
     Trial(long, trial.model, sampled(trial.model, long)).differs(RopePatchExtrapolate, **settings)
     return WORKS
+
+
+def _cropped(value: Any, height: int, width: int) -> Any:
+    return [each[..., :height, :width] for each in value] if isinstance(value, list) else value
 
 
 def region(trial: Trial, share: int) -> dict[str, Any]:

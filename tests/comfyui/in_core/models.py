@@ -131,6 +131,30 @@ CHROMA = {
 }
 
 
+LTX = {
+    "image_model": "ltxv",
+    "num_layers": 1,
+    "attention_head_dim": 32,
+    "num_attention_heads": 4,
+    "cross_attention_dim": 128,
+    "caption_channels": 48,
+    "in_channels": 128,
+}
+LTX2 = {
+    **LTX,
+    "image_model": "ltxav",
+    "audio_attention_head_dim": 16,
+    "audio_num_attention_heads": 4,
+    "audio_cross_attention_dim": 64,
+    "rope_type": "split",
+    "use_middle_indices_grid": True,
+    "causal_temporal_positioning": True,
+    "connector_attention_head_dim": 16,
+    "connector_num_attention_heads": 2,
+    "connector_num_layers": 1,
+}
+
+
 def only_fields_of(config: dict[str, Any], params: type) -> dict[str, Any]:
     """`config` without what an older core's dataclass does not know."""
     names = {field.name for field in dataclasses.fields(params)} | {"image_model", "dtype"}

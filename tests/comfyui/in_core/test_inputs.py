@@ -21,6 +21,7 @@ from comfy_api.latest import io
 from ropeworks_pack.nodes import rpe2d_training
 from ropeworks_pack.nodes.boundary import BoundaryExpandReplace
 from ropeworks_pack.nodes.extrapolate import RopePatchExtrapolate
+from ropeworks_pack.nodes.lab_model import RopeLabModel
 from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
 from ropeworks_pack.nodes.rpe2d_training import RPE2DSaveLoRA, RPE2DTrainingPatch
@@ -235,7 +236,7 @@ def test_two_servers_never_write_the_same_file():
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(folder_paths, "get_output_directory", lambda: folder):
 
         def save(value: int) -> str:
-            return RPE2DSaveLoRA.execute([{"a": torch.full((2,), float(value))}], [patched], ["loras/mine"]).args[0]
+            return RPE2DSaveLoRA.execute([{"a": torch.full((2,), float(value))}], [patched], ["loras/mine"]).args[0][0]
 
         with ThreadPoolExecutor(8) as pool:
             names = list(pool.map(save, range(24)))
@@ -255,7 +256,9 @@ def test_a_lora_with_nan_is_saved_with_a_warning():
         broken = {"a": torch.tensor([1.0, NOT_A_NUMBER]), "b": torch.ones(2)}
         lines = logged(lambda: RPE2DSaveLoRA.execute([broken], [patched], ["loras/mine"]))
         assert any("1 of its 2 tensors hold NaN" in line for line in lines)
-        assert not logged(lambda: RPE2DSaveLoRA.execute([{"b": torch.ones(2)}], [patched], ["loras/mine"]))
+        whole = logged(lambda: RPE2DSaveLoRA.execute([{"b": torch.ones(2)}], [patched], ["loras/mine"]))
+        assert [line.split(":")[0] for line in whole] == ["RPE-2D Save LoRA"], "the file alone"
+        assert "saved" in whole[0]
         assert len(list(Path(folder).rglob("*.safetensors"))) == 2
 
 
@@ -270,3 +273,22 @@ def test_prefixes_that_are_no_place_in_the_output_folder_are_refused():
             text = message_of(lambda: RPE2DSaveLoRA.execute([lora], [patched], ["loras/mine"]))  # noqa: B023
             assert "expected weights by name" in text
         assert not [file for file in Path(folder).rglob("*") if file.is_file()]
+
+
+def test_a_reference_that_would_fill_the_memory_is_refused():
+    """Every frame is a reference to a model of pictures, with a copy of its own."""
+    endless = torch.ones(1).expand(1, 16, 300, 512, 512)
+    for model in (models.flux(), models.wan()):
+        given = {"model": model, "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+        text = message_of(lambda: SharedAttentionStyleRef.execute(**given, reference={"samples": endless}))  # noqa: B023
+        assert "(1, 16, 300, 512, 512): expected at most 268435456 values" in text
+
+
+def test_a_picture_smaller_than_a_latent_pixel_is_refused():
+    model, _, vae = RopeLabModel.execute("rocket").args
+    given = {"model": model, "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "vae": vae}
+    for height, width in ((7, 5), (64, 7), (7, 64)):
+        image = torch.full((1, height, width, 3), 0.5)
+        text = message_of(lambda: SharedAttentionStyleRef.execute(**given, image=image))  # noqa: B023
+        assert f"image is {width}×{height} pixels: expected at least 8 a side" in text
+    assert SharedAttentionStyleRef.execute(**given, image=torch.full((1, 8, 8, 3), 0.5)).args

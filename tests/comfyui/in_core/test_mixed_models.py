@@ -13,7 +13,7 @@ import comfy.sample
 import torch
 from ropeworks_pack.nodes.boundary import BoundaryExpandReplace as BoundaryNode
 from ropeworks_pack.rope_core import Extrapolate, Sega
-from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of, stack_of
 from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution, token_layout
 from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
@@ -255,6 +255,7 @@ def check_places(
     ratio: int = 2,
     steps: int = 2,
     pixels: int = 8,
+    patch: int = 2,
     noise_mask: torch.Tensor | None = None,
 ) -> None:
     """Without attention a token is answered for itself: as at full size in the region, as at low size elsewhere.
@@ -272,15 +273,15 @@ def check_places(
         )
 
     noise = comfy.sample.prepare_noise(torch.zeros(shape), 3)
-    side = 2 * ratio
+    side = patch * ratio
     rows, columns = (torch.arange(-(-n // side) * side) % n for n in shape[-2:])
     carrier = noise[..., rows, :][..., columns]
     high, low = run(model, noise, 1), run(model, carrier[every].contiguous(), ratio)
     for mask in (corner(), far_corner()):
-        patch = MixedResolution(mask=mask, ratio=ratio, **MIXED_ONLY)
-        cells = patch.region(CellGrid(1, shape[-2] * pixels, shape[-1] * pixels, side * pixels))[0]
+        mixing = MixedResolution(mask=mask, ratio=ratio, **MIXED_ONLY)
+        cells = mixing.region(CellGrid(1, shape[-2] * pixels, shape[-1] * pixels, side * pixels))[0]
         sharp = cells.repeat_interleave(side, 0).repeat_interleave(side, 1)[: shape[-2], : shape[-1]]
-        mixed = run(add_patch(model, patch), noise, 1)
+        mixed = run(add_patch(model, mixing), noise, 1)
         assert mixed.shape == high.shape
         assert 0 < sharp.float().mean() < 1
         assert torch.allclose(mixed[..., sharp], high[..., sharp], atol=1e-4), (mixed - high)[..., sharp].abs().max()
@@ -553,10 +554,19 @@ def test_mixed_masks_of_a_wrong_count_are_one_clear_error():
 # ---- what is refused by name
 
 
-def test_mixed_refuses_hunyuan_video():
-    text = message_of(lambda: add_patch(models.hunyuan(), region()))
-    assert "HunyuanVideo" in text
-    assert "refiner" in text
+def test_mixed_hunyuan_video():
+    if architecture_of(models.hunyuan()).refusals:
+        text = message_of(lambda: add_patch(models.hunyuan(), region()))
+        assert "this ComfyUI puts its text behind the picture" in text
+        return "this core puts HunyuanVideo's text behind the picture"
+    check_phases(models.hunyuan, WAN_SHAPE, text_group="high")
+    check_phases(models.hunyuan, WAN_SHAPE, Extrapolate("yarn", native_size=48), bands=True)
+    check_phases(models.hunyuan, WAN_SHAPE, tokens=130, text_group="low")  # more text than the strip has tokens
+    check_places(models.hunyuan, WAN_SHAPE, steps=1)
+    patched = add_patch(models.hunyuan(), region())
+    given = models.conditioning(guiding_frame_index=0)
+    assert "'guiding_frame_index'" in message_of(lambda: models.sample(patched, WAN_SHAPE, steps=1, positive=given))
+    return None
 
 
 def test_mixed_refuses_hooks_on_the_token_grid():
@@ -594,11 +604,22 @@ def test_mixed_refuses_what_it_cannot_place_on_wan():
                 assert repr(shown) in text, text
 
 
-def test_mixed_refuses_camera_conditions():
-    patched = add_patch(models.wan("WAN21_Camera", model_type="camera", in_dim=36, in_dim_control_adapter=24), region())
-    positive = models.conditioning(camera_conditions=torch.zeros(1, 24, 3, 128, 128))
-    text = message_of(lambda: models.sample(patched, WAN_SHAPE, steps=1, positive=positive))
-    assert "'camera_conditions'" in text
+def test_mixed_places_of_a_camera():
+    """A token takes its rays as in the picture of its own resolution, in full and in low."""
+    for kind in ("camera", "camera_2.2"):
+        config = "WAN21_Camera" if kind == "camera" else "WAN22_Camera"
+
+        def make() -> Any:
+            return models.wan(config, model_type=kind, in_dim=36, in_dim_control_adapter=24)  # noqa: B023
+
+        rays = torch.randn(1, 24, 3, 128, 128, generator=torch.Generator().manual_seed(8))
+        check_places(make, WAN_SHAPE, lambda every: {"camera_conditions": rays[..., ::every, ::every]}, steps=1)  # noqa: B023
+        model = make()
+        given = models.conditioning(camera_conditions=rays)
+        plain = models.sample(model, WAN_SHAPE, positive=given)
+        patched = add_patch(model, region(mask=torch.ones(1, 16, 16)))
+        assert torch.equal(models.sample(patched, WAN_SHAPE, positive=given), plain), "all sharp"
+        assert not torch.equal(models.sample(model, WAN_SHAPE), plain), "the camera must have an effect"
 
 
 def test_the_boundary_node_wants_a_region_before_it():

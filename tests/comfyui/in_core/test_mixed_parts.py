@@ -93,19 +93,51 @@ def in_tiles(model: Any) -> Any:
     return clone
 
 
-def areas() -> list[Any]:
-    """Prompts for the left and the right half."""
-    return [*models.conditioning(area=(32, 32, 0, 0)), *models.conditioning(seed=8, area=(32, 32, 0, 32))]
+def areas(width: int = 32) -> list[Any]:
+    """Prompts for the left and the right of the picture."""
+    return [*models.conditioning(area=(32, width, 0, 0)), *models.conditioning(seed=8, area=(32, width, 0, 64 - width))]
 
 
-def test_mixed_refuses_tiles_and_areas_of_one_size_by_name():
+def test_mixed_areas_of_prompts_draw_their_part_of_the_mask():
+    """Both are of one size, so that core runs them in one batch; where they overlap it mixes the answers, sharp ones with sharp ones.
+
+    The second of the wider ones begins at column 22, which is no cell's first.
+    """
+    model, mask = muted(models.flux()), torch.zeros(1, 32, 64)
+    mask[:, 8:24, 4:44] = 1
+    rest = torch.ones(32, 64, dtype=torch.bool)
+    rest[8:24, :48] = False  # a cell more on either side
+    for width in (32, 42):
+        for given in ({}, {"cfg": 2.0, "negative": models.conditioning(seed=9)}):
+            options = {"steps": 1, "positive": areas(width), **given}
+            plain = models.sample(model, FLUX_SHAPE, **options)
+            drawn = models.sample(add_patch(model, region(mask)), FLUX_SHAPE, **options)
+            sharp = mask[None].bool().expand_as(plain)
+            assert torch.allclose(drawn[sharp], plain[sharp], atol=1e-4), (width, given)
+            assert not torch.allclose(drawn[..., rest], plain[..., rest], atol=1e-2), (width, given)
+
+
+def test_mixed_refuses_an_automatic_region_in_areas_by_name():
+    patched = add_patch(models.flux(), region(None, coarse_until=0.5))
+    text = message_of(lambda: models.sample(patched, FLUX_SHAPE, steps=4, positive=areas()))
+    assert "automatic region" in text
+    assert "a prompt's area of 32×32 of a latent of 32×64" in text
+
+
+def test_mixed_refuses_tiles_of_one_size_by_name():
     model, mask = models.flux(), torch.zeros(1, 32, 64)
     mask[:, :, :32] = 1
+    for prompts in ({}, {"positive": areas(48)}):
+        for patch in (region(mask), region(None, coarse_until=0.5)):
+            text = message_of(lambda: models.sample(in_tiles(add_patch(model, patch)), FLUX_SHAPE, steps=4, **prompts))  # noqa: B023
+            assert "a tile of 32×" in text
+            assert "of a latent of 32×64" in text
+
+
+def test_mixed_over_the_whole_picture_changes_no_part_of_it():
+    model = models.flux()
+    everything = add_patch(model, region(torch.ones(1, 4, 4)))
     ways: dict[str, tuple[Any, dict[str, Any]]] = {"tiles": (in_tiles, {}), "areas": (lambda m: m, {"positive": areas()})}
     for name, (cut, given) in ways.items():
-        for patch in (region(mask), region(None, coarse_until=0.5)):
-            text = message_of(lambda: models.sample(cut(add_patch(model, patch)), FLUX_SHAPE, steps=4, **given))  # noqa: B023
-            assert "a tile of 32×32 of a latent of 32×64" in text, name
         plain = models.sample(cut(model), FLUX_SHAPE, steps=2, **given)
-        everything = add_patch(model, region(torch.ones(1, 4, 4)))
         assert torch.equal(models.sample(cut(everything), FLUX_SHAPE, steps=2, **given), plain), name

@@ -24,7 +24,7 @@ from ropeworks_pack.rope_core.rpe2d.patches import Rpe2d, Rpe2dTraining
 from ropeworks_pack.rope_core.rpe2d.trained import Trained
 
 from . import models
-from .recording import message_of
+from .recording import lines_of_ours, message_of
 
 USUAL = {
     "batch_size": 2,
@@ -148,7 +148,8 @@ def test_a_training_is_announced_once_a_size() -> None:
 def saved(model: Any, lora: Any, folder: Path, **given: Any) -> Path:
     with mock.patch.object(folder_paths, "get_output_directory", lambda: str(folder)):
         answer = RPE2DSaveLoRA.execute([lora], [model], ["loras/tiny"], **given)
-    return folder / "loras" / answer.args[0]
+    (name,) = answer.args[0]
+    return folder / "loras" / name
 
 
 def test_a_lora_is_saved_loaded_and_used() -> None:
@@ -185,22 +186,52 @@ def test_a_model_without_the_patch_has_no_grid_to_save() -> None:
     assert "RPE-2D Training Patch" in message_of(lambda: RPE2DSaveLoRA.execute([{}], [model], ["loras/tiny"]))
 
 
-def test_no_file_is_written_over_another_and_no_lora_dropped() -> None:
+def numbered(value: float) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((2,), value)}
+
+
+def test_no_file_is_written_over_another() -> None:
     model, _, _ = tiny(*FLUX)
     patched = patch(model)
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(folder_paths, "get_output_directory", lambda: folder):
 
-        def save(prefix: str, *values: float) -> None:
-            RPE2DSaveLoRA.execute([{"a": torch.full((2,), value)} for value in values], [patched], [prefix])
+        def save(prefix: str, value: float) -> None:
+            RPE2DSaveLoRA.execute([numbered(value)], [patched], [prefix])
 
         for number, prefix in enumerate(("loras/mine", "loras/mine/", "loras/mine/", "loras//mine", "loras/mine/.")):
             save(prefix, float(number))
         held = [comfy.utils.load_torch_file(str(file))["a"][0].item() for file in sorted(Path(folder, "loras").rglob("*.safetensors"))]
         assert held == [0.0, 1.0, 2.0, 3.0, 4.0]
-        assert "found 2 values of lora: expected one" in message_of(lambda: save("loras/two", 1.0, 2.0))
         for prefix in ("", ".", "./"):
             assert "such as loras/rpe2d" in message_of(lambda prefix=prefix: save(prefix, 1.0))
         assert len(list(Path(folder).rglob("*.safetensors"))) == len(held)
+
+
+def test_every_lora_of_a_list_is_saved_with_its_own_facts() -> None:
+    """Where one file of a list is another server's by then, the next number is taken; what cannot be saved is told before any file is."""
+    model, _, _ = tiny(*FLUX)
+    patched = [patch(model, max_grid=grid) for grid in (40, 48, 56)]
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(folder_paths, "get_output_directory", lambda: folder):
+        loras = [numbered(1.0), numbered(float("nan")), numbered(3.0)]
+        with lines_of_ours() as lines:
+            answer = RPE2DSaveLoRA.execute(loras, patched, ["loras/mine"], steps=[10, 20, 20])
+        files = ["mine_00001_10_steps.safetensors", "mine_00002_20_steps.safetensors", "mine_00003_20_steps.safetensors"]
+        assert answer.args[0] == files
+        for file, lora, grid in zip(files, loras, (40, 48, 56), strict=True):
+            weights, facts = comfy.utils.load_torch_file(str(Path(folder, "loras", file)), safe_load=True, return_metadata=True)
+            assert torch.equal(weights["a"].nan_to_num(), lora["a"].nan_to_num())
+            assert Trained.read(facts).max_grid == grid
+        assert [line for line in lines if "NaN" in line] == [line for line in lines if files[1] in line and "saved" not in line]
+        assert [line.split()[-1] for line in lines if "saved" in line] == [f"'loras/{file}'" for file in files]
+        assert answer.ui.as_dict()["text"][0].count("\n") == 2
+        for given in (
+            ([numbered(1.0), {}], patched[:1], ["loras/two"]),
+            ([numbered(1.0), numbered(2.0)], [patched[0], model], ["loras/two"]),
+            (loras, patched[:2], ["loras/two"]),
+            ([], patched[:1], ["loras/two"]),
+        ):
+            message_of(lambda given=given: RPE2DSaveLoRA.execute(*given))
+        assert len(list(Path(folder).rglob("*"))) == 4, "the folder and three files"
 
 
 def pictures(*sizes: tuple[int, int]) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ from ropeworks_pack.rope_core.reference.bank import pair_sizes
 
 from . import models
 from .recording import AttentionCalls, message_of, watched
+from .test_mixed_parts import in_time, in_windows
 from .test_style import FLUX_SHAPE, WAN_SHAPE, close, picture, style
 
 SMALL, SMALL_CLIP = (1, 16, 8, 12), (1, 16, 2, 8, 12)
@@ -125,18 +126,56 @@ def test_masks_and_branches_in_batches():
     assert close(models.sample(patched, tuple(noise.shape), noise=noise, cfg=2.0), together, 1e-3)
 
 
-def test_a_mask_and_prompts_for_areas_are_refused():
+def check_parts(
+    cut: Callable[[Any], Any], model: Any, shape: tuple[int, ...], reference: torch.Tensor, last: float, **options: Any
+) -> None:
+    """As `check_mask`, where the model is called with parts of the picture: each reads the reference where its piece of the mask says."""
+    sharing = {"reference": reference, "first_block": last}
+    options = {"steps": 1, "denoise": 0.5, "latent": picture(*shape, seed=2), **options}
+    plain = models.sample(cut(model), shape, **options)
+    everywhere = models.sample(cut(add_patch(model, style(**sharing))), shape, **options)
+    frames = shape[2] if len(shape) == 5 else 1
+    moving = torch.zeros(frames, *shape[-2:])
+    for frame in range(frames):
+        moving[frame, :, 2 + 2 * (frame % 3) : 12] = 1
+    for mask in (moving, moving[:1], left(0.25, 4, 4)):
+        found = models.sample(cut(add_patch(model, style(**sharing, mask=mask))), shape, **options)
+        covered = torch.nn.functional.interpolate(mask[None], shape[-2:], mode="nearest")[0] > 0.5
+        covered = covered.expand(frames, -1, -1).reshape(shape[2:]).expand_as(found)
+        assert close(found[covered], everywhere[covered])
+        assert close(found[~covered], plain[~covered])
+        assert not close(found[covered], plain[covered], 1e-3)
+
+
+def test_areas_of_prompts_read_their_part_of_a_mask():
+    for width in (8, 10):  # beside and over one another
+        prompts = [models.conditioning(seed=seed, area=(16, width, 0, x)) for seed, x in ((5, 0), (8, 16 - width))]
+        for given in ({}, {"cfg": 2.0}):
+            check_parts(lambda m: m, models.flux(), FLUX_SHAPE, picture(*SMALL), 0.75, positive=prompts[0] + prompts[1], **given)
+
+
+def test_context_windows_read_their_part_of_a_mask():
+    width = {"context_length": 10, "context_overlap": 4, "dim": 3, "causal_window_fix": False}  # whole tokens, without an anchor column
+    check_parts(lambda m: in_windows(m, "ContextWindowsManualNode", **width), models.flux(), FLUX_SHAPE, picture(*SMALL), 0.75)
+    check_parts(in_time, models.wan(), (1, 16, 7, 16, 16), picture(*SMALL_CLIP), 0.5)
+
+
+def test_a_mask_and_tiles_that_nobody_places_are_refused():
     model = models.flux()
     part = models.conditioning(seed=8, area=(8, 8, 0, 8))
     for positive in (models.conditioning() + part, part):
-        free = add_patch(model, style(picture(*SMALL)))
-        assert torch.isfinite(models.sample(free, FLUX_SHAPE, positive=positive, cfg=2.0)).all()
         masked = add_patch(model, style(picture(*SMALL), mask=left()))
-        text = message_of(lambda: models.sample(masked, FLUX_SHAPE, positive=positive, cfg=2.0))  # noqa: B023
-        assert "16×16" in text
-        assert "8×8" in text
-        assert "Conditioning Set Mask" in text
-    assert torch.isfinite(models.sample(masked, FLUX_SHAPE)).all()
+        assert torch.isfinite(models.sample(masked, FLUX_SHAPE, positive=positive, cfg=2.0)).all()
+
+    def quarters(apply: Any, given: dict[str, Any]) -> torch.Tensor:
+        parts = [apply(tile.contiguous(), given["timestep"], **given["c"]) for tile in given["input"].split(8, -1)]
+        return torch.cat(parts, -1)
+
+    tiled = masked.clone()
+    tiled.set_model_unet_function_wrapper(quarters)
+    text = message_of(lambda: models.sample(tiled, FLUX_SHAPE))
+    assert "a tile of 16×8 of a latent of 16×16" in text
+    assert "a style mask" in text
     resized = add_patch(masked, MixedResolution(mask=torch.zeros(1, 4, 4)))
     assert torch.isfinite(models.sample(resized, FLUX_SHAPE)).all(), "mixed resolution is no part of the picture"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ropeworks_pack.rope_core import Extrapolate, Sega
-from ropeworks_pack.rope_core.hosts.comfyui import add_patch
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, architecture_of
 from ropeworks_pack.rope_core.stack import Window
 
 from . import models
@@ -125,6 +125,12 @@ def test_style_wan_vace():
 def test_style_wan22_5b():
     settings = {"shape": (1, 48, 3, 16, 16), "reference": (1, 48, 2, 8, 20), "tokens": (192, 80)}
     check_family(models.wan_5b, **settings, text=0, blocks={1})
+
+
+def test_style_hunyuan_video():
+    if architecture_of(models.hunyuan()).refusals:
+        return "this core puts HunyuanVideo's text behind the picture"
+    return check_family(models.hunyuan, **VIDEO, text=12, blocks={1})
 
 
 # ---- clips
