@@ -36,9 +36,9 @@ class Plan(Schedule):
     warmup: int = 50
     tokens: int = NATIVE_TOKENS
     batch: int = 8
-    small_until: float = 0.35
-    native_share: float = 0.75
-    window_share: float = 0.15
+    small_until: float = 0.0
+    native_share: float = 0.8
+    window_share: float = 0.12
     window_sigma: float = 0.85
     all_open: float = 0.08
     left_open: tuple[float, float, float] = (0.08, 0.12, 0.08)
@@ -92,7 +92,7 @@ def draw_batches(
 def draw_sigmas(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
     """Half of them even over 0 to 1, half more often in the upper middle, where the picture is decided."""
     even = torch.rand(count, generator=generator)
-    middle = (torch.randn(count, generator=generator) + 0.4).sigmoid()
+    middle = (torch.randn(count, generator=generator) + 1.0).sigmoid()
     sigmas = torch.where(torch.arange(count) % 2 == 0, even, middle)
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
