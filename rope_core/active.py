@@ -109,6 +109,7 @@ class ActivePlan:
     call. attend: what a compiled model's attention comes down to, (q, k, v, heads, mask, **settings) -> answer. shared: a
     reference's own pass, or references to read. group: which of the groups all tokens belong to where there are no groups.
     clashes: see plan_table; of the latest table. by_coordinates: a table was made from coordinates, which tells every token's place.
+    rotate: turns keys as the model does where it does not turn neighbouring channels.
     """
 
     plan: Plan
@@ -125,6 +126,7 @@ class ActivePlan:
     clashes: dict[int, Tensor] = field(default_factory=dict)
     by_coordinates: bool = False
     references: Callable[[Call], Plan] | None = None
+    rotate: Rotate | None = None
 
     def table(self, ids: Tensor, base: Callable[[slice], Tensor], base_is_plain: bool) -> Tensor:
         """The table for `ids` (batch, tokens, axes); the base's own, bit for bit, where the plan changes nothing."""
@@ -212,11 +214,11 @@ def grouped_attention(
     rotate: Rotate = rotate_keys,
     block: Block | None = None,
 ) -> Tensor:
-    """One attention call of the running model, see AttentionCall; as it is where nothing runs."""
+    """One attention call of the running model, see AttentionCall; as it is where nothing runs. rotate: turns neighbouring channels."""
     active = now_running()
     if active is None:
         return attend(q, k, v, mask)
-    return active.attention(AttentionCall(q, k, v, mask, heads, skip_reshape, out_tokens_at, rotate, block), attend)
+    return active.attention(AttentionCall(q, k, v, mask, heads, skip_reshape, out_tokens_at, active.rotate or rotate, block), attend)
 
 
 # torch.compile cannot trace a context variable. An opaque operator keeps the model one graph and reads the plan anew at

@@ -5,101 +5,25 @@ Axes' widths and theta are read from the model itself and never stand here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
+from .architecture import (
+    BY_POSITION,
+    CHANNELS_LAST,
+    CONVOLUTION,
+    FLOAT32_CONVOLUTION,
+    IMAGE_ONLY,
+    IMAGE_TEXT,
+    TEXT_IMAGE_REFERENCES,
+    TEXT_REFERENCES_IMAGE,
+    Architecture,
+)
 from .errors import RopeWorksError
-from .native import NativeSize, side_of
-from .published import GENERAL_RULES, Published, SlowedPairs
+from .native import side_of
+from .pairing import HALVES
+from .published import Published, SlowedPairs
 from .stack import HEIGHT, INDEX, MIXED, SHARED, TIME, TRAINING, WIDTH
-
-# How the tokens of one sequence follow one another.
-TEXT_IMAGE_REFERENCES = "text, image, references"
-TEXT_REFERENCES_IMAGE = "text, references, image"
-IMAGE_TEXT = "image, text"
-IMAGE_ONLY = "image"
-BY_POSITION = "by position"  # by the host's version; every token's ids tell what it is
-# How a layer makes tokens from a latent's patches. The letters say how a patch is flattened.
-CHANNELS_FIRST, CHANNELS_LAST = "linear, c h w", "linear, h w c"
-CONVOLUTION, FLOAT32_CONVOLUTION = "convolution", "convolution in float32"
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A family of models that share classes and token order.
-
-    classes: of the transformer, in ComfyUI or diffusers. models: of the model around it, in ComfyUI, where several models that differ
-    share a transformer's class. roles: meaning of each rotary axis. native: tokens per side of a square of the trained area; widest:
-    trained aspect, longer side over shorter; native_source: who says so; native_frames: latent frames. embedder, patch_layer: paths of
-    modules within the transformer. order: of a sequence with image tokens. patch: side of a token in latent pixels, where the
-    transformer's attribute does not tell. by_coordinates: `embedder` is a method that makes tables from pixels and seconds;
-    native_seconds: of a clip, where these count. centred: positions count from the image's middle. odd_begin_earlier: of an odd length the
-    larger half lies before it. text_follows: text begins where the longer side ends. frames_along: the axis that frames, or layers, count
-    on. tokens_at: dimension of the tokens in its embedder's table. looks_up_by_image: it needs a row of that table for every image of a
-    batch. asked_by_grid: its embedder is asked with the picture's grid in place of positions, and gives one table for a batch.
-    refines_text: attention over the text alone goes before the picture's. heeds_rope_options: core's own scaling and shifting of positions
-    reaches this family. riflex_pair: the one whose period is nearest to the trained frames, and longer, as RIFLEx's authors identify it;
-    HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not
-    possible yet. unplaced: condition of the model -> what it is, for people, where its tokens cannot be told yet. hidden, channels: further
-    marks that tell variants of one class apart. assumed: what no mark tells, for people. published: what methods' authors use on this
-    family.
-    """
-
-    family: str
-    classes: tuple[str, ...]
-    models: tuple[str, ...]
-    roles: tuple[str, ...]
-    embedder: str
-    patch_layer: str
-    order: str
-    native: float
-    widest: float = 1.0
-    native_source: str = ""
-    pixels_per_token: int = 16
-    patch_kind: str = CHANNELS_FIRST
-    patch: int | None = None
-    by_coordinates: bool = False
-    native_frames: int | None = None
-    native_seconds: float | None = None
-    riflex_pair: int | None = None
-    centred: bool = False
-    odd_begin_earlier: bool = False
-    text_follows: bool = False
-    tokens_at: int = 2
-    looks_up_by_image: bool = False
-    asked_by_grid: bool = False
-    frames_along: str = TIME
-    refines_text: bool = False
-    heeds_rope_options: bool = False
-    schedule_by_size: bool = False
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    unplaced: Mapping[str, str] = field(default_factory=dict)
-    hidden: int | None = None
-    channels: int | None = None
-    assumed: str = ""
-    published: Published = GENERAL_RULES
-
-    @property
-    def native_size(self) -> NativeSize:
-        return NativeSize(self.native, self.widest)
-
-    def first_place(self, length: int) -> int:
-        """Position of the first of `length` tokens along a side."""
-        return -((length + self.odd_begin_earlier) // 2) if self.centred else 0
-
-    @property
-    def video(self) -> bool:
-        return TIME in self.roles
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a patch may ask of a model before it is put on it. latent_dimensions: 2 for pictures, 3 with frames."""
-
-    architecture: Architecture
-    latent_channels: int | None = None
-    latent_dimensions: int = 2
-
 
 _IMAGE = (INDEX, HEIGHT, WIDTH)
 _VIDEO = (TIME, HEIGHT, WIDTH)
@@ -115,11 +39,11 @@ _LTX_REFUSALS = {
 }
 _TEXT_BEHIND = {MIXED: "its text stands behind the picture"}
 _REFINES_IMAGE = "parts of it attend to the picture alone, which has not been told from other calls yet"
-_HALF_A_HEAD = "the two channels that it turns together lie half a head apart"
-_HALVES = {MIXED: _HALF_A_HEAD, SHARED: _HALF_A_HEAD, TRAINING: "its embedder gives one table for all pictures of a batch"}
+_ONE_TABLE = {TRAINING: "its embedder gives one table for all pictures of a batch"}
 _ALSO_ALONE = "its blocks attend to the picture without the text too, which a reference would not reach"
 _UNTOLD = "its attention calls over the picture have not been told from others yet"
 _UNTOLD_CALLS = {MIXED: _UNTOLD, SHARED: _UNTOLD}
+_BEHIND_THE_TEXT = "its picture's queries come in calls of their own, with the text's and the references' keys before the picture's"
 _NO_WRAPPER = "ComfyUI lets nothing into its forward, so a step that is computed twice would draw twice"
 _HUNYUAN_CORE_REFUSALS = dict.fromkeys((MIXED, SHARED), "this ComfyUI puts its text behind the picture; update it to 0.14 or later")
 # Longer side over shorter: of the megapixel buckets that picture models share (1536×640), and of the widest size of the film models.
@@ -153,6 +77,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "Qwen-Image", ("QwenImageTransformer2DModel",), ("QwenImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
         side_of(1328, 1328), 1664 / 928, "its makers' list of sizes", centred=True, text_follows=True, frames_along=INDEX,
         published=_ON_QWEN_IMAGE,
+    ),
+    Architecture(
+        "Qwen-Image 2.1", ("QwenImage21Transformer2DModel",), ("QwenImage21",), _IMAGE, "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,
+        side_of(2048, 2048), 1664 / 928, "its makers' example of text to image, 2048 px, of edits 1024; widest as Qwen-Image",
+        patch=1, centred=True, odd_begin_earlier=True, refusals=dict.fromkeys((MIXED, SHARED), _BEHIND_THE_TEXT),
     ),
     Architecture(
         "Krea 2", ("SingleStreamDiT",), ("Krea2",), _IMAGE, "pe_embedder", "first", TEXT_IMAGE_REFERENCES,
@@ -206,12 +135,13 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "Anima", ("Anima",), ("Anima",), _IMAGE, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
-        side_of(1024, 1024), _PICTURES, "its makers: about one megapixel", frames_along=INDEX, asked_by_grid=True, refusals=_HALVES,
+        side_of(1024, 1024), _PICTURES, "its makers: about one megapixel", frames_along=INDEX, asked_by_grid=True,
+        pairing=HALVES, refusals=_ONE_TABLE,
     ),
     Architecture(
         "Cosmos Predict2", ("MiniTrainDIT",), ("CosmosPredict2",), _VIDEO, "pos_embedder", "x_embedder.proj.1", IMAGE_ONLY,
         side_of(1024, 1024), _FILMS, "its makers' megapixel of pictures; films have 1280×704", native_frames=24, riflex_pair=5,
-        asked_by_grid=True, refusals=_HALVES,
+        asked_by_grid=True, pairing=HALVES, times_by_frame=True, refusals=_ONE_TABLE,
     ),
     Architecture(
         "Kandinsky 5", ("Kandinsky5",), ("Kandinsky5",), _VIDEO, "rope_embedder_3d", "visual_embeddings.in_layer", IMAGE_ONLY,
@@ -321,6 +251,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 def with_text_behind(row: Architecture) -> Architecture:
     """A row of HunyuanVideo as cores before 0.14 have it."""
     return replace(row, order=BY_POSITION, refusals={**row.refusals, **_HUNYUAN_CORE_REFUSALS})
+
+
+def without_attention(row: Architecture) -> Architecture:
+    """A row whose blocks this core runs without telling them what nodes want of their attention."""
+    return replace(row, refusals={**row.refusals, SHARED: "this ComfyUI does not let nodes into its attention; update it"})
 
 
 def recognise(

@@ -19,7 +19,7 @@ from .errors import RopeWorksError
 from .magnitudes import Magnitudes, product_of, where
 
 if TYPE_CHECKING:
-    from .architectures import ModelFacts
+    from .architecture import ModelFacts
 
 __all__ = [
     "ALWAYS", "HEIGHT", "INDEX", "MIXED", "SHARED", "TIME", "TRAINING", "WIDTH", "AxisSpan", "Call", "Magnitudes", "Patch", "Plan", "Stack",
@@ -78,6 +78,11 @@ class Patch:
     def turns_by_step(self) -> bool:
         """Whether the angles that this patch gives are others at another step of a run."""
         return self.window != ALWAYS
+
+    @property
+    def turns_text_by_step(self) -> bool:
+        """Whether text's part of the table, angles or magnitudes, is another one at another step of a run."""
+        return self.turns_by_step
 
     @property
     def needs_all_frames(self) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .pairing import NEIGHBOURS, channels_of, pairs_of
+
 _ROUNDING = 0.02  # of a foreign table, which may come in half precision
 
 
@@ -96,11 +98,11 @@ def turns_otherwise(table: Tensor, plain: Tensor, weights: Tensor | None = None)
     return ((turn - shared) * weights).abs().amax() > _ROUNDING
 
 
-def rotate_keys(keys: Tensor, table: Tensor) -> Tensor:
-    """Rotate keys (batch, heads, tokens, channels), pairs interleaved, by `table` (1 or batch, 1, tokens, pairs, 2, 2)."""
-    even, odd = keys.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((table[..., 0, 0] * even + table[..., 0, 1] * odd, table[..., 1, 0] * even + table[..., 1, 1] * odd), dim=-1)
-    return turned.flatten(-2).to(keys)
+def rotate_keys(keys: Tensor, table: Tensor, pairing: str = NEIGHBOURS) -> Tensor:
+    """Rotate keys (batch, heads, tokens, channels) by `table` (1 or batch, 1, tokens, pairs, 2, 2)."""
+    a, b = pairs_of(keys.float(), pairing).unbind(-1)
+    turned = torch.stack((table[..., 0, 0] * a + table[..., 0, 1] * b, table[..., 1, 0] * a + table[..., 1, 1] * b), dim=-1)
+    return channels_of(turned, pairing).to(keys)
 
 
 def _join(axes: Sequence[Tensor]) -> Tensor:

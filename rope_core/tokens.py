@@ -12,7 +12,7 @@ from math import prod
 
 from torch import Tensor
 
-from .architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from .architecture import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
 from .beside import beside_the_picture
 from .grids import ROUNDING, Grid, grid_of, grid_starts
 from .layout import GRID_DIMENSION, PICTURE, GridLayout, Layout, MaskLayout, Reference, ReferenceLayout
@@ -141,12 +141,16 @@ class TokenFinder:
             parts = [slice(0, start), slice(start + count, length)]
             return Found(replace(_text_on_one_spot(ids, start, count), known=self._references(ids, parts, start)), start)
         text = None
-        if self.row.order == TEXT_REFERENCES_IMAGE:
-            text = ((0, text_at_the_front(ids[0, :start].detach().cpu().double())),)
+        before = ids[0, :start].detach().cpu().double() if self.row.order == TEXT_REFERENCES_IMAGE else None
+        if before is not None:
+            text = ((0, text_at_the_front(before)),)
         if self.row.order == IMAGE_TEXT:
             text = ((start + count, length),)
         layout = GridLayout(self.grid, start, self.steps, text)
-        return Found(replace(layout, known=self._references(ids, layout.references(length), start)), start)
+        layout = replace(layout, known=self._references(ids, layout.references(length), start))
+        if before is not None:
+            layout = replace(layout, text=(*layout.texts, *_text_between(before, layout)))
+        return Found(layout, start)
 
     def _clip(self, ids: Tensor) -> Found:
         """Frames that a host adds before or behind the picture's make a longer clip; what else it asks for is beside the picture.
@@ -230,6 +234,8 @@ def _set_aside(
         unmoved = float(ids[first, axis]) if first_place is None else float(first_place(grid[dimension]))
         apart = float(ids[start, axis]) - unmoved
         within = 1e-3 + 2 * near * abs(float(ids[start, axis]))
+        if first_place is not None:
+            within += 0.5  # hosts centre an odd length on an even one, or the other way round, by half a token
         if abs(apart) <= within:
             continue
         ends = {PICTURE: float(whole[dimension])} | {n: other.offset[axis] + other.grid[dimension] for n, other in enumerate(earlier)}
@@ -243,6 +249,17 @@ def _caption_mask(ids: Tensor) -> MaskLayout:
     has_image = (ids[..., 1:] != 0).flatten(1).any(-1, keepdim=True)
     index = ids[..., 0]
     return MaskLayout(text=~((index == index.amax(-1, keepdim=True)) & has_image))
+
+
+def _text_between(before: Tensor, layout: GridLayout) -> list[tuple[int, int]]:
+    """First and last + 1 of the parts behind a reference, before the picture, that stand as text does.
+
+    before: places (tokens, axes) of what stands before the picture.
+    """
+    ends = [known.tokens.stop for known in layout.known]
+    nexts = [*(known.start for known in layout.known[1:]), layout.start]
+    between = [(begin, end) for begin, end in zip(ends, nexts, strict=True) if begin < end] if ends else []
+    return [(begin, end) for begin, end in between if text_at_the_front(before[begin:end]) == end - begin]
 
 
 def _text_on_one_spot(ids: Tensor, start: int, count: int) -> MaskLayout:

@@ -118,6 +118,10 @@ class Sega(Patch):
     def turns_by_step(self) -> bool:
         return self.extrapolation != KEEP and (super().turns_by_step or goes_by_noise(self.extrapolation))
 
+    @property
+    def turns_text_by_step(self) -> bool:
+        return self.turns_by_step or (self.scales_magnitudes and self.scope == "all")
+
     def frequencies(self, call: Call) -> Mapping[int, Tensor]:
         if self.extrapolation == KEEP:
             return {}

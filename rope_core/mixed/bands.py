@@ -29,16 +29,20 @@ class _Step:
 
 @dataclass
 class Bands:
-    """One run's noise and its latest content. Latents are full-size carriers (B, C, [T,] H, W), one row per image."""
+    """One run's noise and its latest content. Latents are full-size carriers (B, C, [T,] H, W), one row per image.
+
+    adds_noise: see Carrier; then nothing tells a beginning with noise alone.
+    """
 
     ratio: int
+    adds_noise: bool = False
     _noise: Tensor | None = None
     _is_own: bool | None = None
     _steps: list[_Step] = field(default_factory=list)  # the one before and the one now
 
     def begin(self, x: Tensor, sigma: float) -> None:
         """A model call is about to see `x`."""
-        if not self._steps and sigma >= PURE_NOISE:
+        if not self._steps and sigma >= PURE_NOISE and not self.adds_noise:
             self._noise = x / sigma
         if self._steps and self._steps[-1].sigma == sigma:
             self._steps[-1].x = x
@@ -67,7 +71,11 @@ class Bands:
         if self._is_own and self._noise is not None:
             return now.sigma * self._noise.to(now.x), _written(before, now)
         content = before.denoised.to(now.x)
-        return now.x - (1 - now.sigma) * content, content
+        return now.x - self.share(now.sigma) * content, content
+
+    def share(self, sigma: float) -> float:
+        """How much of its content a latent holds at `sigma`."""
+        return 1.0 if self.adds_noise else 1.0 - sigma
 
     def _explains(self, now: _Step, outside: Tensor) -> bool:
         """Whether x without this noise is what interpolation has written between the low-resolution samples."""

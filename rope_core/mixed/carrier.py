@@ -20,7 +20,8 @@ from .strip import Strip, interpolated, padded
 class Carrier:
     """patch: side of a token in latent pixels. hand_over: for models that bring a latent upsampler. last_sigma: to finish with it.
 
-    bands: for layouts with an overlap of both resolutions.
+    adds_noise: latents are content + sigma noise, not (1 - sigma) content + sigma noise. bands: for layouts with an overlap of both
+    resolutions.
     """
 
     ratio: int
@@ -28,6 +29,7 @@ class Carrier:
     hand_over: HandOver | None = None
     last_sigma: float = 0.0
     bands: Bands | None = None
+    adds_noise: bool = False
 
     def begin(self, images: Tensor, sigma: Callable[[], float]) -> None:
         """A coarse or mixed call is about to read the carrier; images: its rows of one prompt."""
@@ -51,7 +53,7 @@ class Carrier:
         if found is None:
             return high, None
         noise, content = (part.to(carrier).repeat(len(carrier) // len(part), *[1] * (part.dim() - 1)) for part in found)
-        content = (1 - sigma()) * content
+        content = self.bands.share(sigma()) * content
         if high is not None:
             content = content + (high - carrier)
         coarse = self.low(noise) + padded(averaged(content, self.ratio), self.patch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from ..errors import RopeWorksError
 from .region_document import Area, AreaShape, RegionDocument, Shape, Stroke
-from .regions import Box, CellGrid
+from .regions import Box
 from .stroke_raster import Spans, StrokeRaster, add_steps
 
 Sides = tuple[float, float, float, float]
 MOST_SPANS = 1 << 25
+ROWS_AT_ONCE = 64
 NOWHERE: Sides = (math.inf, math.inf, -math.inf, -math.inf)
 
 
@@ -37,19 +39,23 @@ def drawn_on(start: Tensor, document: RegionDocument, cell: int = 1) -> Tensor:
     mask = start.clone()
     frames, rows, columns = mask.shape
     height, width = rows * cell, columns * cell
-    bounded = _bound()
+    bounded, fine = _bound(), _Stretches(height, width)
+    coarse = fine if cell == 1 else _Stretches(rows, columns, cell)
     for erases, group in groupby(document.shapes, key=lambda shape: isinstance(shape, Stroke) and shape.erase):
         shapes = tuple(group)
         still = (spans for shape in shapes if not shape.moves for spans in bounded(_spans(shape, 0.0, height, width)))
         if erases:
-            gone = _union(still, 1, height, width)
-            mask &= CellGrid(1, height, width, cell).from_mask(~gone[None]) if cell > 1 else ~gone
+            for first, gone in fine.united(still, cell):
+                whole = gone.view(-1, cell, columns, cell).all(3).all(1) if cell > 1 else gone
+                mask[:, first // cell : first // cell + len(whole)] &= ~whole
             continue
-        mask |= _union(still, cell, rows, columns)
+        for first, covered in coarse.united(still):
+            mask[:, first : first + len(covered)] |= covered
         moving = [shape for shape in shapes if shape.moves]
         for frame in range(frames if moving else 0):
             time = time_of(frame, frames)
-            mask[frame] |= _union((spans for shape in moving for spans in _spans(shape, time, height, width)), cell, rows, columns)
+            for first, covered in coarse.united(spans for shape in moving for spans in _spans(shape, time, height, width)):
+                mask[frame, first : first + len(covered)] |= covered
     return mask
 
 
@@ -71,16 +77,36 @@ def _bound() -> Callable[[Iterable[Spans]], Iterator[Spans]]:
     return bounded
 
 
-def _union(spans: Iterable[Spans], cell: int, rows: int, columns: int) -> Tensor:
-    """(rows, columns) bool of cells: where any of them lies. Each is a step up and a step down, and all are summed up at once."""
-    steps = torch.zeros(rows, columns + 1, dtype=torch.int32)
-    for row, first, stop in spans:
-        if cell == 1:
-            add_steps(steps, row, first, stop)
-        else:
-            begin = first // cell
-            add_steps(steps, row // cell, begin, torch.where(stop > first, -(-stop // cell), begin))
-    return steps.cumsum_(1)[:, :columns] > 0
+class _Stretches:
+    """Unions of stretches on (rows, columns) of cells. Each is a step up and a step down, and all are summed up at once.
+
+    One memory serves all unions, and a few rows at a time are summed up, which a processor's cache holds.
+    """
+
+    def __init__(self, rows: int, columns: int, cell: int = 1) -> None:
+        self._rows, self._columns, self._cell = rows, columns, cell
+
+    @cached_property
+    def _steps(self) -> Tensor:
+        return torch.zeros(self._rows, self._columns + 1, dtype=torch.int32)
+
+    def united(self, spans: Iterable[Spans], multiple: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """(first row, (rows, columns) bool where any of them lies) of every part that they reach, a multiple of so many rows each."""
+        first, stop = self._rows, 0
+        for row, begin, end in spans:
+            if not len(row):
+                continue
+            rows, left, right = row, begin, end
+            if self._cell > 1:
+                rows, left = row // self._cell, begin // self._cell
+                right = torch.where(end > begin, -(-end // self._cell), left)
+            add_steps(self._steps, rows, left, right)
+            first, stop = min(first, int(rows.min())), max(stop, int(rows.max()) + 1)
+        at_once = max(ROWS_AT_ONCE // multiple, 1) * multiple
+        for top in range(first // multiple * multiple, stop, at_once):
+            part = self._steps[top : min(top + at_once, -(-stop // multiple) * multiple)]
+            yield top, part.cumsum(1, dtype=torch.int32)[:, : self._columns] > 0
+            part.zero_()
 
 
 def boxes_of_frames(document: RegionDocument, frames: int, height: int, width: int) -> list[list[Box]]:

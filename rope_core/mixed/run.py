@@ -44,7 +44,7 @@ class MixedRun:
     def __post_init__(self) -> None:
         bands = self.stack.find(BoundaryExpandReplace)
         if bands is not None and (bands.outer or bands.inner):
-            self.carrier.bands = Bands(self.settings.ratio)
+            self.carrier.bands = Bands(self.settings.ratio, self.carrier.adds_noise)
         if not self.settings.automatic and self.region is None:
             self.region = self.settings.region(self.grid)
 
@@ -72,7 +72,7 @@ class MixedRun:
     @property
     def reads_sigma(self) -> bool:
         """False where every step is of one stage, so that the host need not fetch sigma from the device."""
-        several = self.stages.coarse_until <= 1.0 or self.stages.fine_from > 0.0
+        several = self.stages.coarse_until < math.inf or self.stages.fine_from > 0.0
         return not self.all_high and (self.region is None or self.carrier.hand_over is not None or several)
 
     def stage(self, sigma: Callable[[], float]) -> str:
@@ -155,11 +155,11 @@ class MixedRun:
             f"a mixed step about {layout.speedup(hidden, text):.1f}x faster; {stages}"
         )
 
-    def strip(self, device: torch.device, longer_than: int) -> Strip:
-        """The strip on `device`, padded where needed to more than `longer_than` tokens."""
+    def strip(self, device: torch.device, longer_than: int, as_frames: bool = False) -> Strip:
+        """The strip on `device`, padded where needed to more than `longer_than` tokens. as_frames: see Strip."""
         key = (device, longer_than)
         if key not in self._strips:
-            self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.carrier.patch, device)
+            self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.carrier.patch, device, as_frames)
         return self._strips[key]
 
 

@@ -55,12 +55,14 @@ def _interpolated(low: Tensor, ratio: int, dimension: int) -> Tensor:
 class Strip:
     """Gathers tensors shaped like the carrier into one row of patches, and takes an answer of that shape apart.
 
-    patch: side of a token in latent pixels. The carrier is (batch, channels, [frames,] height, width).
+    patch: side of a token in latent pixels. The carrier is (batch, channels, [frames,] height, width). as_frames: each token is a frame
+    of its own, one patch large, in place of a patch in a row: for models that give each frame a time of its own.
     """
 
-    def __init__(self, layout: TokenLayout, patch: int, device: torch.device) -> None:
+    def __init__(self, layout: TokenLayout, patch: int, device: torch.device, as_frames: bool = False) -> None:
         self.layout = layout
         self.patch = patch
+        self.as_frames = as_frames
         self.low, self.high = layout.low.to(device), layout.high.to(device)
         self.frame_of_token = layout.places[:, 0].to(device)
         cells = layout.region.to(device)
@@ -69,7 +71,7 @@ class Strip:
         self.region_high = cells.repeat_interleave(side, 1).repeat_interleave(side, 2)
 
     def gather(self, carrier: Tensor, for_high: Tensor | None = None, for_low: Tensor | None = None) -> Tensor:
-        """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens). H and W may end within a cell.
+        """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens), or (B, C, tokens, patch, patch). H and W may end within a cell.
 
         for_high: what high-resolution tokens read instead, and low-resolution ones within the region. for_low: what the latter read
         instead, at low resolution.
@@ -88,6 +90,8 @@ class Strip:
         if self.layout.padding:
             parts.append(torch.zeros_like(parts[1][..., :1]).expand(*parts[1].shape[:-1], self.layout.padding))
         tokens = torch.cat(parts, dim=-1)  # (B, C, ph, pw, N)
+        if self.as_frames:
+            return tokens.movedim(-1, 2).contiguous()
         row = tokens.transpose(-1, -2).flatten(-2)
         return row.unsqueeze(2) if video else row
 
@@ -124,8 +128,11 @@ class Strip:
 
     def _canvases(self, answer: Tensor) -> tuple[Tensor, Tensor]:
         """The low- and the high-resolution latent, (B, C, T, h, w) each, zero where there is no token."""
-        row = answer if answer.dim() == 4 else answer[:, :, 0]
-        tokens = row.unflatten(-1, (-1, self.patch)).transpose(-1, -2)  # (B, C, ph, pw, N)
+        if self.as_frames:
+            tokens = answer.movedim(2, -1)  # (B, C, ph, pw, N)
+        else:
+            row = answer if answer.dim() == 4 else answer[:, :, 0]
+            tokens = row.unflatten(-1, (-1, self.patch)).transpose(-1, -2)
         low_count, high_count = len(self.low), len(self.high)
         frames, rows, columns = self.layout.region.shape
         return (

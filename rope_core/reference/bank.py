@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..active import Attend, AttentionCall, Block, QueryOrder
+from ..pairing import NEIGHBOURS, pairs_of, to_channels
 
 Key = int | tuple[Block, int]  # number of an attention call over the image; in its block, where blocks are told
 
@@ -42,12 +43,14 @@ class KeyBank:
     keep_on_cpu: bool = False
     entries: dict[Key, Entry] = field(default_factory=dict)
     calls: Counter[Block | None] = field(default_factory=Counter)
+    pairing: str = NEIGHBOURS
 
     def keep(self, number: int, q: Tensor, k: Tensor, v: Tensor, key: Key | None = None) -> None:
         """What the call of this number over the image leaves, under `key`, or under its number."""
         if self.first <= number < self.last:
             # Copies: a slice would keep the whole sequence alive, and some kernels reuse their input.
-            self.entries[number if key is None else key] = Entry(self._kept(k), self._kept(v), pair_sizes(q, (0, 2)), pair_sizes(k, (0, 2)))
+            q_size, k_size = (pair_sizes(x, (0, 2), self.pairing) for x in (q, k))
+            self.entries[number if key is None else key] = Entry(self._kept(k), self._kept(v), q_size, k_size)
 
     def _kept(self, values: Tensor) -> Tensor:
         return values.to("cpu", copy=True) if self.keep_on_cpu else values.clone()
@@ -112,7 +115,7 @@ class Recording:
         return call, attend
 
 
-def pair_sizes(x: Tensor, over: tuple[int, ...]) -> Tensor:
+def pair_sizes(x: Tensor, over: tuple[int, ...], pairing: str = NEIGHBOURS) -> Tensor:
     """Root mean square of every pair of channels of (batch, heads, tokens, channels) over the dimensions `over`, twice each."""
     squares = x.float().square().mean(over)
-    return squares.unflatten(-1, (-1, 2)).mean(-1).sqrt().repeat_interleave(2, -1)
+    return to_channels(pairs_of(squares, pairing).mean(-1).sqrt(), pairing)

@@ -121,7 +121,7 @@ class Sharing:
             image = split[rows, :, first : first + self.tokens]
             entry = reading.bank.entries[number]
             wanted = entry.q_size if which == "q" else entry.k_size
-            own = pair_sizes(image, (2,))
+            own = pair_sizes(image, (2,), reading.bank.pairing)
             factor = torch.lerp(torch.ones_like(own), wanted.to(own) / own.clamp(min=1e-6), reading.adapt)[:, :, None]
             if reading.covered is not None:
                 factor = torch.where(reading.covered.to(x.device, non_blocking=True)[:, None], factor, torch.ones_like(factor))

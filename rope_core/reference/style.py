@@ -19,12 +19,13 @@ from ..errors import RopeWorksError
 from ..extrapolate.extrapolation import check_method, check_number
 from ..layout import GridLayout, plan_table
 from ..mixed.regions import FRAMES_PER_LATENT, TokenLayout, frames_of
+from ..pairing import NEIGHBOURS, to_channels
 from ..stack import ALWAYS, INDEX, SHARED, AxisSpan, Call, Patch, Plan, Stack, Window
 from ..table import difference
 from ..tokens import Grid
 
 if TYPE_CHECKING:
-    from ..architectures import ModelFacts
+    from ..architecture import ModelFacts
 
 Branch = Literal["both", "positive"]
 KeepOn = Literal["model", "cpu"]
@@ -49,8 +50,8 @@ class KeyScale:
         ends = f"s_hf {self.fast_start:g} to {self.fast_end:g}, s_lf {self.slow_start:g} to {self.slow_end:g}, beta {self.beta:g}"
         return next((f"'{name}'" for name, preset in PRESETS.items() if preset == self), ends)
 
-    def factors(self, axes: tuple[AxisSpan, ...], progress: Tensor) -> Tensor:
-        """(channels,) float32: a factor per channel of a head, two neighbours to a pair. progress: scalar, see `schedule`.
+    def factors(self, axes: tuple[AxisSpan, ...], progress: Tensor, pairing: str = NEIGHBOURS) -> Tensor:
+        """(channels,) float32: a factor per channel of a head, one to a pair. progress: scalar, see `schedule`.
 
         The index axis is flat at s_lf. Time bends like height and width: flat, it binds a still to the clip's first frame.
         """
@@ -61,7 +62,7 @@ class KeyScale:
             rank = torch.linspace(0, 1, axis.pairs, device=progress.device) if axis.pairs > 1 else torch.ones(1, device=progress.device)
             bend = torch.ones_like(rank) if axis.role == INDEX else rank.pow(self.beta)
             parts.append(fast + (slow - fast) * bend)
-        return torch.cat(parts).float().repeat_interleave(2)
+        return to_channels(torch.cat(parts).float(), pairing)
 
 
 @dataclass(frozen=True)

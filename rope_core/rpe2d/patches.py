@@ -18,7 +18,7 @@ from .positions import even_positions, random_positions, scaled
 from .size import attention_scale
 
 if TYPE_CHECKING:
-    from ..architectures import ModelFacts
+    from ..architecture import ModelFacts
 
 Mode = Literal["integer", "normalised"]
 

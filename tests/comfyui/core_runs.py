@@ -13,7 +13,7 @@ import pytest
 from lab.cores import PACK, Core, find_cores
 
 SCRIPT = Path(__file__).parent / "run_in_core.py"
-LIMIT_SECONDS = 1200
+LIMIT_SECONDS = 1800
 POLITE = 10
 
 

@@ -49,6 +49,9 @@ a model; it says nothing about how pictures look. The same is tested on every Co
   stays as it was. Of RPE-2D training only this much: it can be put on, and sampling stays the same.
 - **–** nothing to do: pictures have no time axis.
 - **a number**: refused with a message. Below the table stands why.
+- **read, not run**: no ComfyUI with this model could be had whole. What RoPE Works meets of it was read, see *Run, and read*, and the
+  nodes were run on a stand-in that we wrote after it (`tests/comfyui/in_core/stand_ins.py`); on a ComfyUI with the model the tests take
+  the model.
 
 ## Which node works on which model
 
@@ -58,7 +61,8 @@ a model; it says nothing about how pictures look. The same is tested on every Co
 
 {rows}
 
-A model gets the first row that fits. *By position*: the order depends on ComfyUI's version, and tokens are told by their positions.
+A model gets the first row that fits. Where references stand before the picture, text may go on behind each of them. *By position*: the
+order depends on ComfyUI's version, and tokens are told by their positions.
 *Native size*: the area of a square, in shapes up to the widest trained; *by*: who says so. *Centred*: positions count from the middle
 of the picture. *Frames along*: the axis on which frames of a clip, or layers, are counted. *Heeds ScaleROPE*: ComfyUI's node of that
 name reaches this family, and patches act on top of it. `FluxTransformer2DModel` and `WanTransformer3DModel` are diffusers', all other
@@ -72,7 +76,67 @@ with what was found:
 > *found* is not supported yet. {told}
 
 {refusals}
+
+## Run, and read
+
+The tests in `tests/comfyui` run on whole copies of ComfyUI:
+
+{run}
+
+Of newer ones, up to {newest}, single files could be read, nothing run. What RoPE Works relies on in them is still so:
+
+{read}
 """
+
+# Whole copies: version, commit.
+RUN = (("0.33.0", "783545f689a0"), ("0.3.64", "a125cd84b054"))
+NEWEST_READ = "0.38.1"
+# File of github.com/Comfy-Org/ComfyUI, commit that it was read at, what holds there.
+READ = (
+    (
+        "comfy/ldm/qwen_image21/model.py",
+        "08f68f0919d2, b806797696c1 before it",
+        "`pe_embedder` is asked once, text on all three axes and on behind references, the picture last and centred; `img_in`, a token for "
+        "each latent pixel; `prefix_cache_enabled`, and no cache where `transformer_options` have `qwen_image21_cache` with `device` `off`",
+    ),
+    (
+        "comfy/model_base.py",
+        "094c74c1b7f9",
+        "arguments of `apply_model` and its wrapper; `QwenImage21`, and its cache emptied when a run begins and ends; `image_slots`",
+    ),
+    ("comfy/samplers.py", "311c01406130", "the wrapper of `outer_sample`, `latent_shapes`; `sample_sigmas`, `cond_or_uncond`, `uuids`"),
+    ("comfy/model_patcher.py", "08d0e510f4e5", "`clone`, attachments, `add_object_patch`, `get_model_object`, `rope_options`, `pre_run`"),
+    ("comfy/model_sampling.py", "2fd2083913be", "`CONST`, `percent_to_sigma`, `calculate_input`, `noise_scaling`"),
+    (
+        "comfy/ldm/modules/attention.py",
+        "05080f6022b2",
+        "`optimized_attention_override` gets plain tensors and goes before a checkpoint's own attention, `ComfyAttention.function`",
+    ),
+    ("comfy/ldm/flux/math.py", "980c56cec0e3", "`apply_rope1`; tables end in (pairs, 2, 2), float32"),
+    (
+        "comfy/ldm/lumina/model.py",
+        "617048a59f17",
+        "`rope_embedder` is asked for caption and picture apart; `x_embedder`, `pad_tokens_multiple`, `rope_options`. Ming-Image has this "
+        "transformer in a model of its own, so it is refused by name",
+    ),
+    (
+        "comfy/ldm/wan/model.py",
+        "0c9a69aefdb1",
+        "`rope_encode` asks `rope_embedder` for each clip; `patch_embedding`, `patch_size`, `context_latents`, `reference_latent`, "
+        "`block_type`, `block_index`",
+    ),
+    ("comfy/ldm/wan/model_animate2.py", "1e4169356ee7", "`rope_encode` for the pose; `animate2_cache`"),
+    (
+        "comfy/ldm/lightricks/model.py",
+        "e03185cf0810",
+        "arguments of `_precompute_freqs_cis`; `freq_grid_generator`, `split_positional_embedding`, `patchify_proj`",
+    ),
+    (
+        "comfy/ldm/cosmos/predict2.py",
+        "523fba4dbeb0",
+        "`pos_embedder` is asked with the grid, `fps`, `device`; `x_embedder`, `patch_spatial`",
+    ),
+)
 
 
 def page(outcomes: Mapping[str, Mapping[str, str]], refusals: Mapping[str, str], rows: Sequence[Any], core: str, date: str) -> str:
@@ -85,6 +149,9 @@ def page(outcomes: Mapping[str, Mapping[str, str]], refusals: Mapping[str, str],
         rows="\n".join(architecture_lines(rows)),
         told=next(iter(refusals.values())).partition(NOT_SUPPORTED)[2].lstrip(". "),
         refusals="\n".join(refusal_lines(refusals)),
+        run="\n".join([_line("version", "commit"), _line("---", "---"), *(_line(version, f"`{commit}`") for version, commit in RUN)]),
+        newest=NEWEST_READ,
+        read="\n".join(read_lines()),
     )
 
 
@@ -141,9 +208,16 @@ def refusal_lines(refusals: Mapping[str, str]) -> list[str]:
     return [*lines, *(_line(name, message.partition(NOT_SUPPORTED)[0]) for name, message in refusals.items())]
 
 
+def read_lines() -> list[str]:
+    """Files of newer versions that were read, as a table for people."""
+    lines = [_line("file", "commit", "what holds"), _line("---", "---", "---")]
+    return [*lines, *(_line(f"`{file}`", commit, what) for file, commit, what in READ)]
+
+
 def read_refusals(text: str) -> dict[str, str]:
     """Model -> how the message names it."""
-    lines = [line for line in text.partition("## Refused by name")[2].splitlines() if line.startswith("|")][2:]
+    part = text.partition("## Refused by name")[2].partition("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")][2:]
     return dict(_cells(line) for line in lines)
 
 

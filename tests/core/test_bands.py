@@ -158,3 +158,21 @@ def test_a_photographs_band_is_nearer_to_the_photograph_made_small():
         return float((found - reduced).square().mean())
 
     assert error(averaged(picture, 2)) < 0.5 * error(picture[..., ::2, ::2])
+
+
+def test_what_is_left_beside_the_content_where_noise_is_added_to_it():
+    """Latents of content + sigma noise, whose sigmas begin far above 1: each token keeps its own noise, all of the content goes."""
+    strip, sigma = strip_of(2), 5.0
+    shape = (1, 3, 24, 24)
+    carrier = Carrier(2, 2, bands=Bands(2, adds_noise=True), adds_noise=True)
+    carrier.begin(80.0 * noise(*shape), lambda: 80.0)
+    low = noise(1, 3, 12, 12, seed=1)
+    content = carrier.after_coarse(low, (24, 24), lambda: 80.0, slice(0, 1))
+    own = noise(*shape, seed=2)
+    x = content + sigma * own
+    carrier.begin(x, lambda: sigma)
+    high, coarse = carrier.for_strip(x, strip, lambda: sigma)
+    assert high is not None
+    assert coarse is not None
+    torch.testing.assert_close(high, x)
+    torch.testing.assert_close(coarse, sigma * own[..., ::2, ::2] + mean(content, 2))

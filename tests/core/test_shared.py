@@ -1,6 +1,8 @@
 """Shared attention against one softmax per query, written out, in either layout, with masks, rows, tokens and several references."""
 
 import math
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,6 +13,7 @@ from rope_core import Call, Plan
 from rope_core.active import ActivePlan, AttentionCall, grouped_attention, running
 from rope_core.errors import RopeWorksError
 from rope_core.layout import HIGH
+from rope_core.pairing import HALVES
 from rope_core.reference.bank import ImageCalls, KeyBank, Recording, pair_sizes
 from rope_core.reference.shared import Reading, Sharing
 from rope_core.stack import HEIGHT, INDEX, WIDTH, AxisSpan
@@ -299,6 +302,34 @@ def test_sizes_of_pairs():
     assert torch.equal(found[:, ::2], found[:, 1::2])
     expected = (x[..., 2].square() + x[..., 3].square()).mean((0, 2)).div(2).sqrt()
     assert torch.allclose(found[:, 2], expected)
+
+
+def test_sizes_of_pairs_half_a_head_apart():
+    """Channels 0 to 3 pair with 4 to 7."""
+    x = noise(2, HEADS, 5, CHANNELS)
+    found = pair_sizes(x, (0, 2), HALVES)
+    assert torch.equal(found[:, :4], found[:, 4:])
+    expected = (x[..., 1].square() + x[..., 5].square()).mean((0, 2)).div(2).sqrt()
+    assert torch.allclose(found[:, 1], expected)
+
+
+def test_what_runs_turns_keys_as_its_model_does():
+    """Columns of a reference, turned by one angle per pair: by hand, half a head apart."""
+    source, angle = bank(), torch.tensor([0.0, 0.4, 0.9, -1.3])
+    cos, sin = angle.cos(), angle.sin()
+    turns = torch.stack((cos, -sin, sin, cos), -1).unflatten(-1, (2, 2)).expand(1, 1, 4, 4, 2, 2)
+    shared = sharing(reading(source, turns={HIGH: turns}))
+    seen: list[torch.Tensor] = []
+
+    def attend(q, k, v, mask):
+        seen.append(k)
+        return q
+
+    with running(replace(active(shared), rotate=partial(rotate_keys, pairing=HALVES))):
+        grouped_attention(*target(), None, HEADS, True, attend)
+    k = source.entries[0].k[0]
+    expected = torch.cat([k[..., :4] * cos - k[..., 4:] * sin, k[..., :4] * sin + k[..., 4:] * cos], -1)
+    torch.testing.assert_close(seen[0][0, :, LENGTH:], expected)
 
 
 def test_adain_of_0_is_the_same_object():

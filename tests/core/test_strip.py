@@ -16,11 +16,20 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def strip_for(size: tuple[int, int], ratio: int = 2, patch: int = 2, frames: int = 1, outer: int = 0, inner: int = 0, padding: int = 0):
+def strip_for(
+    size: tuple[int, int],
+    ratio: int = 2,
+    patch: int = 2,
+    frames: int = 1,
+    outer: int = 0,
+    inner: int = 0,
+    padding: int = 0,
+    as_frames: bool = False,
+) -> Strip:
     rows, columns = (-(-length // (ratio * patch)) for length in size)
     region = noise(frames, rows, columns, seed=3) > 0.3
     region.view(-1)[:2] = torch.tensor([True, False])  # never empty, never full
-    return Strip(TokenLayout(region, ratio, outer, inner, padding), patch, CPU)
+    return Strip(TokenLayout(region, ratio, outer, inner, padding), patch, CPU, as_frames)
 
 
 def carrier(size: tuple[int, int], frames: int = 0) -> torch.Tensor:
@@ -171,3 +180,14 @@ def test_filling_up_wraps_around_and_leaves_whole_sizes_alone():
     assert padded(full, 4) is full
     # A latent smaller than what it is filled up to is repeated.
     assert padded(torch.arange(2.0).view(1, 2), 5)[0].tolist() == [0, 1, 0, 1, 0]
+
+
+def test_tokens_as_frames_are_the_same_patches_and_come_back_alike():
+    size, latent = (13, 17), carrier((13, 17), 2)
+    row, frames = (strip_for(size, frames=2, outer=1, inner=1, padding=3, as_frames=as_frames) for as_frames in (False, True))
+    in_a_row, as_frames = row.gather(latent), frames.gather(latent)
+    assert as_frames.shape == (2, 3, row.layout.tokens, 2, 2)
+    for token in range(row.layout.tokens):
+        assert torch.equal(as_frames[:, :, token], in_a_row[:, :, 0, :, 2 * token : 2 * token + 2])
+    assert torch.equal(frames.scatter(as_frames, size), row.scatter(in_a_row, size))
+    assert torch.equal(frames.low_answer(as_frames), row.low_answer(in_a_row))

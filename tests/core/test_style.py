@@ -9,6 +9,7 @@ import torch
 from rope_core import Call, KeyScale, Plan, RopeWorksError, SharedAttention
 from rope_core.extrapolate.frequencies import base_frequencies
 from rope_core.mixed.regions import TokenLayout
+from rope_core.pairing import HALVES
 from rope_core.reference.style import PRESETS, reference_turn
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH, AxisSpan
 from rope_core.table import rotate_keys
@@ -92,6 +93,13 @@ def test_presets_are_the_published_ones():
 def test_factors_of_an_axis_of_one_pair_are_those_of_the_slowest():
     found = KeyScale(0.5, 0.5, 2.0, 2.0).factors((AxisSpan(HEIGHT, 1, 1e4, 4),), torch.tensor(0.0))
     assert found.tolist() == [2.0, 2.0]
+
+
+def test_factors_of_channels_half_a_head_apart():
+    """Two axes of two pairs: channels 0 to 3 pair with 4 to 7; the fast pair of each axis is scaled by a half, the slow one by two."""
+    axes = (AxisSpan(HEIGHT, 2, 1e4, 4), AxisSpan(WIDTH, 2, 1e4, 4))
+    found = KeyScale(0.5, 0.5, 2.0, 2.0).factors(axes, torch.tensor(0.0), HALVES)
+    assert found.tolist() == [0.5, 2.0, 0.5, 2.0] * 2
 
 
 def test_scaling_before_and_after_the_rotation_agree():

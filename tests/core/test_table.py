@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rope_core.table import rotations, token_table, turn, write_grid
+from rope_core.pairing import HALVES
+from rope_core.table import difference, rotate_keys, rotations, token_table, turn, write_grid
 
 WIDTHS = (16, 56, 56)  # Flux.1: channels of the index, height and width axis
 NONE = [None] * 3
@@ -158,3 +159,31 @@ def test_turning_a_table_adds_angles_and_multiplies_magnitudes():
 def test_positions_may_be_fractions():
     table = token_table(torch.tensor([[0.0, 0.5, 12.25]]), FREQUENCIES, NONE)
     np.testing.assert_allclose(table[0, 0].numpy(), matrices(angles(torch.tensor([[0.0, 0.5, 12.25]]))), rtol=1e-6, atol=1e-7)
+
+
+# ---- channels half a head apart
+
+
+def test_keys_turn_half_a_head_apart():
+    """A head of six channels by hand: 0 turns with 3, 1 with 4, 2 with 5."""
+    keys, angle = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(1)), torch.tensor([[0.3, 1.1, -0.7]]).double()
+    table = token_table(torch.arange(4)[:, None], [angle[0]], [None])
+    found = rotate_keys(keys, table, HALVES)
+    expected = torch.empty_like(keys)
+    for token in range(4):
+        for pair in range(3):
+            cos, sin = np.cos(token * float(angle[0, pair])), np.sin(token * float(angle[0, pair]))
+            a, b = keys[:, :, token, pair], keys[:, :, token, pair + 3]
+            expected[:, :, token, pair] = a * cos - b * sin
+            expected[:, :, token, pair + 3] = a * sin + b * cos
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, rotate_keys(keys, table), atol=0.1)
+
+
+def test_keys_that_were_turned_half_a_head_apart_go_to_another_place():
+    """What the core's own kernel turned to one place, turned on, is what it would have turned to the other."""
+    keys = torch.randn(1, 2, 35, 128, generator=torch.Generator().manual_seed(2))
+    here, there = (token_table(grid_ids(1, 5, 7) * scale, FREQUENCIES, NONE) for scale in (1.0, 0.5))
+    turned = comfy_kitchen.apply_rope_split_half1(keys, here)
+    on = rotate_keys(turned, difference(there, here), HALVES)
+    torch.testing.assert_close(on, comfy_kitchen.apply_rope_split_half1(keys, there), rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rope_core.architectures import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
+from rope_core.architecture import BY_POSITION, IMAGE_ONLY, IMAGE_TEXT, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE, Architecture
 from rope_core.grids import grid_starts
 from rope_core.layout import GridLayout, MaskLayout
 from rope_core.stack import HEIGHT, INDEX, TIME, WIDTH
@@ -104,6 +104,25 @@ def test_references_in_front_of_the_picture(text, reference):
     layout = finder(dataclasses.replace(ROW, order=TEXT_REFERENCES_IMAGE))(ids)
     start = 3 + len(reference)
     assert (layout.start, layout.texts, layout.references(ids.shape[1])) == (start, ((0, 3),), [slice(3, start)])
+
+
+def test_text_goes_on_behind_a_reference():
+    """Qwen-Image 2.1: references stand within the text, each in the middle of the picture, by half a token where one of two is odd."""
+    row = dataclasses.replace(ROW, order=TEXT_REFERENCES_IMAGE, centred=True, odd_begin_earlier=True)
+    odd, even = picture(3, 6, index=3, at=(-1.5, -3.5)), picture(4, 4, index=15, at=(-2, -2.5))
+    ids = torch.cat([diagonal(3), odd, diagonal(4, 9), even, diagonal(2, 19), picture(4, 5, index=21, at=(-2, -3))])[None]
+    layout = finder(row, references=[(1, 3, 6), (1, 4, 4)])(ids)
+    assert (layout.start, layout.texts, layout.references(63)) == (43, ((0, 3), (21, 25), (41, 43)), [slice(3, 21), slice(25, 41)])
+    assert [(known.start, known.offset) for known in layout.known] == [(3, (0.0,) * 3), (25, (0.0,) * 3)]
+    at_once = torch.cat([odd, even, diagonal(2, 19), picture(4, 5, index=21, at=(-2, -3))])[None]
+    assert finder(row, references=[(1, 3, 6), (1, 4, 4)])(at_once).texts == ((0, 0), (34, 36))
+
+
+def test_what_is_no_text_behind_a_reference_stays_the_hosts():
+    row = dataclasses.replace(ROW, order=TEXT_REFERENCES_IMAGE)
+    ids = torch.cat([diagonal(3), picture(2, 3, index=3), picture(3, 3, index=8), picture(4, 5, index=9)])[None]
+    layout = finder(row, references=[(1, 2, 3)])(ids)
+    assert (layout.start, layout.texts, layout.references(38)) == (18, ((0, 3),), [slice(3, 18)])
 
 
 @pytest.mark.parametrize("text_first", [True, False])

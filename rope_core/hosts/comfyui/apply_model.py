@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -69,11 +70,11 @@ class ApplyModel:
     ) -> Tensor:
         request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
         run = run_of(request.options)
-        request, left_out = without_stale_caches(request, self.model.stack)
+        self.record = run.kept((self, "record"), RunRecord)
+        execution, left_out = without_stale_caches(self.model.execution(request, run, self.record), self.model.stack)
         if left_out:
             self._warn(run, left_out)
-        self.record = run.kept((self, "record"), RunRecord)
-        execution = self.model.execution(request, run, self.record)
+        request = execution.request
         self.record.axes = execution.planned.call.axes
         first = self._announce(execution.planned.call, run, tuple(request.picture.shape[2:]))
         answer: Answer = partial(self._executed, first=first)
@@ -82,7 +83,11 @@ class ApplyModel:
         if self._one_table_for_several(execution):
             prompts = len(kinds_of(request.options, run.guider))
             if len(x) > prompts:
-                return by_image(request, prompts, lambda alone, _: answer(self.model.execution(alone, run, self.record)))
+
+                def alone(one: ModelCall, image: int) -> Tensor:
+                    return answer(replace(self.model.execution(one, run, self.record), image=image))
+
+                return by_image(request, prompts, alone)
         return answer(execution)
 
     def _one_table_for_several(self, execution: Execution) -> bool:

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ...errors import RopeWorksError
 from ...stack import Stack
 from .call import ModelCall
+from .execution import Execution
 
 POSE_CACHE = "animate2_cache"  # of Wan Animate 2: what its pose branch makes in the first step serves all others
+# Of Qwen-Image 2.1: rotated keys of text and references, which the first step makes; the option says where they are kept.
+PREFIX_CACHE, PREFIX_CACHE_IS_ON = "qwen_image21_cache", "prefix_cache_enabled"
 BLOCKS_SO_FAR = "ar_state"  # of a causal Wan, while it draws block by block: keys of the blocks before
 
 
-def without_stale_caches(request: ModelCall, stack: Stack) -> tuple[ModelCall, str]:
-    """(the request without caches that would hold angles of another step, what to tell people; empty where nothing is left out).
+def without_stale_caches(execution: Execution, stack: Stack) -> tuple[Execution, str]:
+    """(the execution without caches that would hold angles of another step, what to tell people; empty where nothing is left out).
 
     Raises RopeWorksError where a model cannot do without them.
     """
-    if request.options.get(BLOCKS_SO_FAR) is not None:
+    options = execution.request.options
+    if options.get(BLOCKS_SO_FAR) is not None:
         _refuse_by_block(stack)
-    if request.options.get(POSE_CACHE) is None or not any(patch.turns_by_step for patch in stack.patches):
-        return request, ""
-    options = {name: value for name, value in request.options.items() if name != POSE_CACHE}
-    said = f"the cache of Wan Animate 2 is left out: {stack.nodes} changes angles with the step, and it would hold those of the first"
-    return replace(request, options=options), said
+    if options.get(POSE_CACHE) is not None and any(patch.turns_by_step for patch in stack.patches) and _changes(execution, stack):
+        kept = {name: value for name, value in options.items() if name != POSE_CACHE}
+        said = f"the cache of Wan Animate 2 is left out: {stack.nodes} changes angles with the step, and it would hold those of the first"
+        return _with_options(execution, kept), said
+    if _keeps_its_prefix(execution.request) and any(patch.turns_text_by_step for patch in stack.patches) and _changes(execution, stack):
+        off = {**(options.get(PREFIX_CACHE) or {}), "device": "off"}
+        said = (
+            f"the cache of Qwen-Image 2.1 is left out, so steps take longer: {stack.nodes} changes what it keeps of text and references "
+            "with the step, and it would hold that of the first"
+        )
+        return _with_options(execution, {**options, PREFIX_CACHE: off}), said
+    return execution, ""
+
+
+def _keeps_its_prefix(request: ModelCall) -> bool:
+    """Whether this model would take the keys of its text and references from an earlier step, or keep them for a later one."""
+    asked = request.options.get(PREFIX_CACHE) or {}
+    return bool(getattr(request.host.diffusion_model, PREFIX_CACHE_IS_ON, False)) and asked.get("device") != "off"
+
+
+def _changes(execution: Execution, stack: Stack) -> bool:
+    """Whether anything is changed at this size, of the picture, or by step of a reference, which has no magnitudes.
+
+    At native sizes a cache stays, and all is as without us.
+    """
+    if not execution.planned.plan.untouched:
+        return True
+    call, by_step = execution.planned.call, any(patch.turns_by_step for patch in stack.patches)
+    grids = dict.fromkeys(execution.finder.references) if by_step else ()
+    return any(not stack.of_reference(call.of_reference(grid)).untouched for grid in grids)
+
+
+def _with_options(execution: Execution, options: dict[str, Any]) -> Execution:
+    request = replace(execution.request, options=options)
+    return replace(execution, whole=request, request=request)
 
 
 def _refuse_by_block(stack: Stack) -> None:

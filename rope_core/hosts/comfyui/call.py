@@ -11,7 +11,7 @@ import torch
 from comfy.model_sampling import CONST
 from torch import Tensor, nn
 
-from ...architectures import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
+from ...architecture import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 from ...native import NativeSize
@@ -25,6 +25,7 @@ from .run import SamplingRun
 NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
 # Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
 REFERENCES = ("ref_latents", "context_latents", "ref_latent")
+ADAPTED_TEXT = 512  # tokens that Anima fills its text up to
 PATCH_SIZES = ("patch_size", "patch", "patch_spatial")  # what classes call it
 WAN_DANCER_RATE = 30.0  # pictures a second that its positions count
 Level = TypeVar("Level", float, Tensor)
@@ -64,6 +65,9 @@ class ModelCall:
 
     @property
     def text_tokens(self) -> int:
+        adapted = self.extra.get("t5xxl_ids")  # Anima's adapter writes its text within the model, where a LoRA trains
+        if adapted is not None:
+            return max(ADAPTED_TEXT, adapted.shape[-1])
         return self.c_crossattn.shape[1] if self.c_crossattn is not None else 0
 
     def run(self) -> Tensor:
@@ -186,10 +190,14 @@ def _alike(request: ModelCall) -> Hashable:
         if isinstance(value, Tensor):
             found.append((name, tuple(value.shape)))
         elif isinstance(value, (list, tuple)):
-            found.append((name, *(tuple(item.shape) for item in value if isinstance(item, Tensor))))
-        elif isinstance(value, (str, int, float, bool)):
+            found.append((name, *(tuple(item.shape) if isinstance(item, Tensor) else item for item in value if _tells(item))))
+        elif _tells(value):
             found.append((name, value))
     return tuple(found)
+
+
+def _tells(value: Any) -> bool:
+    return isinstance(value, (Tensor, str, int, float, bool))
 
 
 def check_latent(shape: tuple[int, ...], architecture: Architecture) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ... import coordinates
 from ...active import UNSAFE_TO_CAPTURE, ActivePlan, now_running
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...errors import RopeWorksError
 from ...stack import HEIGHT, TIME, WIDTH, Call
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...active import now_running, planned_table
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...errors import RopeWorksError
 from .coordinates import CoordinateTables, Rotary, rotary_of
 

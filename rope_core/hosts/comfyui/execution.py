@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ...active import ActivePlan, Reader, TwoGroups, running
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...inspect.record import RunRecord
 from ...layout import HIGH
+from ...pairing import NEIGHBOURS
 from ...stack import Call, Plan, Stack
+from ...table import rotate_keys
 from ...tokens import TokenFinder
 from .attention import is_compiled, preferred_attention, with_grouped_attention
 from .call import ModelCall, describe_call
@@ -52,7 +54,7 @@ class Execution:
 
     grids: by query group. groups, layout: of a step with two of them, and its tokens. shared: what looks at attention calls.
     own_attention: ours acts at some steps; a compiled graph serves several, so there it is always in place. changes: the last
-    word on the request and the plan in force.
+    word on the request and the plan in force. image: number within the batch, where its images run one by one.
     """
 
     whole: ModelCall
@@ -66,6 +68,7 @@ class Execution:
     shared: Reader | None = None
     own_attention: bool = False
     changes: tuple[Change, ...] = ()
+    image: int = 0
 
     @property
     def group(self) -> str:
@@ -78,7 +81,7 @@ class Execution:
 
     def executed(self) -> tuple[Tensor, ActivePlan]:
         """The model's answer, and what was in force."""
-        planned, request = self.planned, self.request
+        planned, request, pairing = self.planned, self.request, self.finder.row.pairing
         active = ActivePlan(
             planned.plan,
             planned.call,
@@ -88,6 +91,7 @@ class Execution:
             shared=self.shared,
             group=self.group,
             references=planned.stack.of_reference,
+            rotate=None if pairing == NEIGHBOURS else partial(rotate_keys, pairing=pairing),
         )
         host, kept = request.host, self.run.kept
         acts = self.groups is not None or self.shared is not None

@@ -10,7 +10,7 @@ import comfy.sample
 import torch
 from torch import Tensor, nn
 
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
 from ...inspect.inspection import Inspection

@@ -6,12 +6,14 @@ Coarse steps run on the low-resolution latent that the sampler's full-size one c
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 
+from comfy.model_sampling import CONST
 from torch import Tensor
 
-from ...architectures import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
+from ...architecture import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
 from ...errors import RopeWorksError
 from ...layout import HIGH, LOW
 from ...mixed.carrier import Carrier
@@ -20,12 +22,13 @@ from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip
-from ...stack import MIXED
+from ...stack import MIXED, Call
+from ...table import token_table
 from .call import ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
 from .images import by_image, by_prompt
-from .names import node_of
+from .names import name_of, node_of
 from .picture import PartOfPicture, Size, latent_size, parts_of_call
 from .positions import origins, position_steps
 from .prompt import kinds_of
@@ -33,7 +36,7 @@ from .run import SamplingRun
 
 log = logging.getLogger("ropeworks")
 # Hooks of other nodes that are handed the tokens as a grid, which a strip is not.
-GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn2_patch")
+GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn2_patch", "mlp_patch")
 
 
 class MixedPart(Part):
@@ -45,16 +48,19 @@ class MixedPart(Part):
         parts = parts_of_call(execution.request, execution.run)
         if len(set(parts)) > 1 and not self._everything(parts[0], execution):
             return by_prompt(  # an area of the picture each, with a piece of the region
-                execution.request, len(parts), lambda one: self.answer(self.model.execution(one, execution.run, execution.record), inner)
+                execution.request, len(parts), lambda one: self.answer(self._alone(execution, one), inner)
             )
         prompts = len(kinds_of(execution.request.options, execution.run.guider))
         if not self.settings.automatic or len(execution.request.x) == prompts:
-            return self._answer(execution, inner, 0)
+            return self._answer(execution, inner, execution.image)
 
         def alone(request: ModelCall, image: int) -> Tensor:
             return self._answer(self.model.execution(request, execution.run, execution.record), inner, image)
 
         return by_image(execution.request, prompts, alone)  # each has a region of its own
+
+    def _alone(self, execution: Execution, request: ModelCall) -> Execution:
+        return replace(self.model.execution(request, execution.run, execution.record), image=execution.image)
 
     def _answer(self, execution: Execution, inner: Answer, image: int) -> Tensor:
         request = execution.request
@@ -87,7 +93,7 @@ class MixedPart(Part):
                 for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
                     run.observe(sigma, answer, kind)
                 return run.carrier.after_coarse(low, size, sigma, conditional)
-        strip = run.strip(request.x.device, self._longest_other(request))
+        strip = run.strip(request.x.device, self._longest_other(request), self.model.architecture.times_by_frame)
         if image == 0:
             execution.record.region = run.region
         with execution.run.lock:
@@ -101,19 +107,28 @@ class MixedPart(Part):
         low_request = at_low(execution.request, run)
         high = Planned(execution.planned.call, self.model.stack)
         low = self.model.other(execution, low_request, LOW, float(run.settings.ratio)).planned
-        finder = finder_of(request, self.model.architecture, (1, 1, strip.layout.tokens), execution.run)
+        tokens = strip.layout.tokens
+        finder = finder_of(request, self.model.architecture, (tokens, 1, 1) if strip.as_frames else (1, 1, tokens), execution.run)
         groups = query_groups(
             run.settings,
             strip.layout,
             self._grid(execution.request, high),
             self._grid(low_request, low),
             start=finder.start,
-            base=self.model.embedder,
+            base=self._own_tables(high.call),
             base_is_plain=self.model.embedder_is_plain,
             tail_is_text=self.model.architecture.order == BY_POSITION,
             text=request.text_tokens if self.model.architecture.order == TEXT_REFERENCES_IMAGE else 0,  # refined before any table is made
         )
         return replace(execution, request=request, grids={HIGH: high, LOW: low}, finder=finder, groups=groups, layout=strip.layout)
+
+    def _own_tables(self, call: Call) -> Callable[[Tensor], Tensor]:
+        """Positions (1, tokens, axes) -> the model's own table. An embedder that is asked with a grid knows none of these places."""
+        if not self.model.architecture.asked_by_grid:
+            own: Callable[[Tensor], Tensor] = self.model.embedder
+            return own
+        frequencies = [call.base(axis) for axis in range(len(call.axes))]
+        return lambda ids: token_table(ids[0].to(call.device), frequencies, [None] * len(frequencies)).to(ids.device)
 
     def _grid(self, request: ModelCall, planned: Planned) -> GroupGrid:
         call, architecture = planned.call, self.model.architecture
@@ -157,7 +172,7 @@ class MixedPart(Part):
             raise RopeWorksError("an automatic region needs a sampler that tells its schedule. Connect a mask or regions instead.")
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
-        carrier = Carrier(settings.ratio, patch)
+        carrier = Carrier(settings.ratio, patch, adds_noise=not isinstance(request.host.model_sampling, CONST))
         grid = self._cells(latent_size(request.x.shape), patch)
         run = MixedRun(self.model.stack, stages, grid, carrier, self._region_of(part, patch))
         sigmas = request.schedule.tolist() if request.schedule is not None else []
@@ -216,6 +231,11 @@ class MixedPart(Part):
                     f"{node_of(hook)} hooks into {name!r} and expects the picture's whole token grid, which mixed resolution replaces. "
                     "Remove that node, or bypass Mixed-Res Region (CRPA)."
                 )
+        if self.model.architecture.asked_by_grid and not self.model.embedder_is_plain:
+            raise RopeWorksError(
+                f"{name_of(self.model.embedder)}, which another node put in the place of this model's rotary embedder, makes tables of "
+                "whole grids, and the tokens of a mixed-resolution step are none. Remove that node, or bypass Mixed-Res Region (CRPA)."
+            )
         if request.extra.get("guiding_frame_index") is not None:
             raise RopeWorksError(
                 "this model holds the first frame of its clip fixed ('guiding_frame_index'), which it finds by the clip's whole grid, and "

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 
-from ...architectures import ARCHITECTURES, Architecture, ModelFacts, recognise, with_text_behind
+from ...architecture import Architecture, ModelFacts
+from ...architectures import ARCHITECTURES, recognise, with_text_behind, without_attention
 from ...errors import RopeWorksError
 from ...stack import MIXED, Patch, Stack
 from .apply_model import ApplyModel
@@ -68,12 +69,22 @@ def architecture_of(model: Any) -> Architecture:
     channels = getattr(getattr(model.model, "latent_format", None), "latent_channels", None)
     width = getattr(transformer, "dim", None) or getattr(transformer, "model_dim", None)
     row = recognise(name, axes, width, channels, class_of_the_host(model.model))
-    return with_text_behind(row) if name == "HunyuanVideo" and not _begins_with_text(transformer) else row
+    if name == "HunyuanVideo" and not _begins_with_text(transformer):
+        return with_text_behind(row)
+    if name == "WanModel_S2V" and not _hands_on_options(transformer):
+        return without_attention(row)
+    return row
 
 
 def _begins_with_text(transformer: Any) -> bool:
     """Whether this core's HunyuanVideo puts its text in front: such a core tells where the picture is."""
     return "img_slice" in type(transformer).forward_orig.__code__.co_consts
+
+
+def _hands_on_options(transformer: Any) -> bool:
+    """Whether this core's forward tells its blocks, which it gives `freqs` by name, of transformer_options."""
+    told = (names for names in type(transformer).forward_orig.__code__.co_consts if isinstance(names, tuple))
+    return any({"freqs", "transformer_options"} <= {name for name in names if isinstance(name, str)} for names in told)
 
 
 def class_of_the_host(model: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...stack import HEIGHT, TIME, WIDTH, Call
 from ...tokens import Grid
 

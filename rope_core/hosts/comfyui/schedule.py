@@ -10,7 +10,7 @@ from comfy.model_sampling import CONST, ModelSamplingFlux
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...architectures import Architecture
+from ...architecture import Architecture
 from ...extrapolate.projection import token_grid
 from ...rpe2d.size import shifted
 from .call import native_size, patch_size

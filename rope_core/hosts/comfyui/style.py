@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import torch
 from torch import Tensor
 
-from ...architectures import BY_POSITION, IMAGE_ONLY, Architecture
+from ...architecture import BY_POSITION, IMAGE_ONLY, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
 from ...reference.bank import ImageCalls, KeyBank, Recording
@@ -124,7 +124,12 @@ class ReferencePart(Part):
         request = self._reference_request(patch, execution, state, at[1], row)
         reference = self.model.execution(request, execution.run, execution.record)
         tokens = image_tokens(request, architecture)
-        bank = KeyBank(*self._range(patch, request), keep_on_cpu=patch.keep_on == "cpu")
+        if architecture.asked_by_grid and reference.planned.plan.rows > 1:
+            raise RopeWorksError(
+                f"SEGA scales each of the {len(request.x)} references by its own spectrum, and {architecture.family} has one table for all "
+                "pictures of a pass. Connect one reference to each Shared-Attention Style Ref."
+            )
+        bank = KeyBank(*self._range(patch, request), keep_on_cpu=patch.keep_on == "cpu", pairing=architecture.pairing)
         recording = Recording(bank, image_calls(architecture, request, reference.finder, tokens), tokens)
         replace(reference, shared=recording, own_attention=True).executed()
         reads[weights] = Read(at, bank, reference.planned, image_index(architecture, request))
@@ -217,7 +222,7 @@ class ReadyReferences:
         piece = None if part is None or part.is_whole or part.places is None else Piece(part.whole, part.places, patch_of_model)
         return Reading(
             read.bank,
-            patch.scale.factors(read.planned.call.axes, torch.tensor(self.progress, device=request.x.device)),
+            patch.scale.factors(read.planned.call.axes, torch.tensor(self.progress, device=request.x.device), self.architecture.pairing),
             patch.column_bias if patch.strength < 1 else 0.0,
             patch.adain,
             {group: turn for group, turn in turns.items() if turn is not None},

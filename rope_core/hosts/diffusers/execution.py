@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ...active import ActivePlan, Reader, TwoGroups, running
-from ...architectures import Architecture, ModelFacts
+from ...architecture import Architecture, ModelFacts
 from ...layout import HIGH, GridLayout, Reference, ReferenceLayout
 from ...native import NativeSize
 from ...published import GENERAL_RULES

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...architectures import ModelFacts, recognise
+from ...architecture import ModelFacts
+from ...architectures import recognise
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_linear
 from ...layout import GRID_DIMENSION, Reference

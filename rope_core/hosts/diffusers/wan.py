@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...architectures import ModelFacts, recognise
+from ...architecture import ModelFacts
+from ...architectures import recognise
 from ...extrapolate.projection import probe_convolution, project
 from ...stack import Call
 from .embedders import WanEmbedder, whole_patches

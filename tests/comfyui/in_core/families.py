@@ -40,6 +40,15 @@ FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2,
 LTX_SHAPE = (1, 128, 2, 8, 8)
 HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
 GUIDED = {"guidance_embed": True}
+QWEN21 = {
+    "image_model": "qwen_image21",
+    "in_channels": 64,
+    "out_channels": 64,
+    "num_layers": 2,
+    "attention_head_dim": 128,
+    "num_attention_heads": 1,
+    "context_in_dim": 48,
+}
 KREA2 = {
     "image_model": "krea2",
     "features": 256,
@@ -230,9 +239,10 @@ class Variant:
 
     @property
     def known(self) -> bool:
-        """Whether this core has it."""
+        """Whether this core has it, or we have a stand-in for it."""
         config = {**self.base, **self.changes}
-        return models.core_knows(self.config_class) and self.reachable() and self.changes.keys() <= known_of(config).keys()
+        is_there = models.core_knows(self.config_class) or models.is_stand_in(self.config_class)
+        return is_there and self.reachable() and self.changes.keys() <= known_of(config).keys()
 
     def make(self, dtype: torch.dtype = torch.float32) -> Any:
         if self.config_class == "Anima":  # its adapter of texts is large, and idle where a prompt brings no T5
@@ -322,6 +332,11 @@ VARIANTS: tuple[Variant, ...] = (
     Variant(
         "Qwen-Image", "Layered", "QwenImage", QWEN, (1, 16, 2, 16, 16),
         {"use_additional_t_cond": True, "default_ref_method": "negative_index"},
+    ),
+    Variant("Qwen-Image 2.1", "2.1 (read, not run)", "QwenImage21", QWEN21, (1, 64, 8, 8)),
+    Variant(
+        "Qwen-Image 2.1", "with references (read, not run)", "QwenImage21", QWEN21, (1, 64, 8, 8),
+        conditions={"reference_latents": [picture(1, 64, 4, 6), picture(1, 64, 5, 5, seed=2)], "image_slots": [4, 9]},
     ),
     Variant("Krea 2", "raw, turbo", "Krea2", KREA2, (1, 16, 1, 16, 16)),
     Variant(

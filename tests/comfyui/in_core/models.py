@@ -13,6 +13,8 @@ import comfy.sample
 import comfy.supported_models
 import torch
 
+from . import stand_ins
+
 FLUX = {
     "image_model": "flux",
     "in_channels": 16,
@@ -163,7 +165,7 @@ def only_fields_of(config: dict[str, Any], params: type) -> dict[str, Any]:
 
 def build(config_class: str, config: dict[str, Any], dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """A ModelPatcher on the CPU whose weights are small random numbers."""
-    wanted = getattr(comfy.supported_models, config_class)(dict(config))
+    wanted = (getattr(comfy.supported_models, config_class, None) or stand_ins.CONFIGS[config_class])(dict(config))
     wanted.set_inference_dtype(dtype, None)
     model = wanted.get_model({}, "", device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
@@ -223,6 +225,11 @@ def wan_5b() -> Any:
 
 def core_knows(config_class: str) -> bool:
     return hasattr(comfy.supported_models, config_class)
+
+
+def is_stand_in(config_class: str) -> bool:
+    """Whether a model of this class is ours in place of one that this core does not have."""
+    return config_class in stand_ins.CONFIGS and not core_knows(config_class)
 
 
 def conditioning(tokens: int = 12, width: int = 48, pooled: int = 32, seed: int = 5, **extra: Any) -> list[Any]:

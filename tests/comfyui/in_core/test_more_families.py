@@ -24,6 +24,7 @@ from .test_style_models import check_family as check_style
 
 # Family -> how its tokens follow one another, and the latent pixels along a side of one.
 ORDERS = {
+    "Qwen-Image 2.1": (("text", "references", "image"), 1),
     "Krea 2": (("text", "image", "references"), 2),
     "Mage-Flow": (("text", "image", "references"), 1),
     "Chroma Radiance": (("text", "image"), 16),
@@ -83,6 +84,11 @@ def squeezes(variant: Variant, shape: tuple[int, ...], native: float, length: in
 
     picture, others = grid_of(shape, patch), [grid_of(x.shape, patch) for x in references_of(variant)]
     found = torch.full((length,), ratio(picture), dtype=torch.float64)
+    if slots := variant.conditions.get("image_slots"):  # references within the text, each behind so many of its tokens
+        for number, (slot, grid) in enumerate(zip(slots, others, strict=True)):
+            begin = slot + sum(prod(before) for before in others[:number])
+            found[begin : begin + prod(grid)] = ratio(grid)
+        return found
     behind = prod(picture) if order[-1] == "image" else 0
     end = length - behind
     for grid in reversed(others):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
 from ropeworks_pack.rope_core.reference.style import PRESETS, SharedAttention
@@ -88,7 +89,8 @@ class PlainSharing:
     ) -> torch.Tensor:
         noise = torch.randn(self.reference.shape, generator=torch.Generator().manual_seed(self.seed))
         row, count = options["cond_or_uncond"].index(0) * (len(x) // len(options["cond_or_uncond"])), len(self.reference)
-        noisy = t[row] * noise + (1 - t[row]) * self.reference
+        flow = isinstance(executor.class_obj.model_sampling, CONST)
+        noisy = t[row] * noise + (1 - t[row] if flow else 1) * self.reference
 
         def own(value: Any) -> Any:
             batched = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(x)
