@@ -50,13 +50,8 @@ def variants() -> Iterator[Variant]:
     return (variant for variant in VARIANTS if variant.family in ORDERS and variant.known)
 
 
-@cache
-def model_of(variant_number: int) -> Any:
-    return VARIANTS[variant_number].make()
-
-
 def model(variant: Variant) -> Any:
-    return model_of(VARIANTS.index(variant))
+    return variant.make()
 
 
 def run(patched: Any, variant: Variant, shape: tuple[int, ...] | None = None, **options: Any) -> torch.Tensor:
@@ -435,7 +430,7 @@ def test_sides_of_odd_length_begin_where_the_host_says():
         recorded, calls = with_embedder_recorder(add_patch(model(variant), Look([])), row.embedder)
         run(recorded, variant, resized(variant, 7, 10), steps=1)
         [(ids, _)] = calls
-        start = (
-            0 if ORDERS[variant.family][0][0] == "image" else ids.shape[1] - 70 - sum(prod(x.shape[-2:]) for x in references_of(variant))
-        )
+        order = ORDERS[variant.family][0]
+        behind = sum(prod(x.shape[-2:]) for x in references_of(variant)) if order[-1] == "references" else 0
+        start = 0 if order[0] == "image" else ids.shape[1] - 70 - behind
         assert ids[0, start].tolist()[1:] == [row.first_place(7), row.first_place(10)] == [-4, -5], variant.name
