@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
         default="drawn",
         help="the tiny Flux, the tiny Wan, or the LoRA on random positions, which needs a ComfyUI (default: %(default)s)",
     )
-    train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: the plan's own)")
+    train.add_argument("--steps", type=at_least_one, help="of 1024 tokens at native size (default: the plan's own)")
     train.add_argument("--minutes", type=float, help="end after so many, however many steps that is (default: never)")
     train.add_argument("--tokens", type=at_least_one, default=16, help="drawn: side of the native canvas (default: %(default)s)")
     train.add_argument("--batch", type=at_least_one, help="pictures of native size, or clips, in a step (default: the plan's own)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,7 +70,7 @@ def clip_training(plan: ClipPlan, vae: LinearVAE, seed: int = 0, device: torch.d
     tables = prompt_tables(seed)
     transformer = build_wan()
 
-    def losses(generator: torch.Generator, _: Callable[[], float]) -> Iterator[Tensor]:
+    def losses(generator: torch.Generator) -> Iterator[Tensor]:
         for batch in draw_clips(plan, vae, generator):
             yield clip_loss(transformer, batch, tables, generator)
 
