@@ -82,7 +82,7 @@ def page_of(drawn: Demo) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Larger than trained: rotary positions on a tiny Flux</title><style>{STYLE}</style></head><body>
 <h1>Larger than trained</h1>
-<p>A tiny Flux transformer of 5.7 million parameters was trained to draw what it is told, one of twelve subjects in one of five renderings
+<p>A tiny Flux transformer of 5.7 million parameters was trained to draw what it is told, one of eight subjects in one of four renderings
 before one of six backgrounds, at {NATIVE_PIXELS}×{NATIVE_PIXELS} pixels. Here it draws on larger canvases, where its rotary position
 embedding meets positions beyond those on which it learnt to lay a picture out. Each column is one way to change that embedding; weights,
 prompt, noise, the {STEPS} Euler steps and CFG {CFG:g} are the same in every column.</p>

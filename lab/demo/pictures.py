@@ -31,8 +31,8 @@ RATIO, REGION, REGION_OF = 2, "box", (Prompt("house", "engraving", "dawn"), Prom
 CORNER = (slice(112, 304), slice(112, 304))  # rows and columns of the detail: the box begins at pixel 128
 PAIRS = (
     Pair("house", "cat", "ink", "dawn"),
-    Pair("boat", "flower", "soft", "sea"),
-    Pair("umbrella", "house", "mosaic", "studio"),  # a pair that was never trained
+    Pair("boat", "flower", "mosaic", "sea"),
+    Pair("fish", "house", "mosaic", "studio"),  # a pair that was never trained
 )
 STYLES = (OPEN, "plain sharing", "keep layout", "balanced", "loose", REVERSED)
 TRUTH = "truth"

@@ -148,13 +148,13 @@ def saved_lora(_: Hand) -> Image.Image:
 
 def known(hand: Hand) -> Image.Image:
     """Every subject once, the renderings and backgrounds in turn: drawn by the model, and as they are meant."""
-    told = [Prompt(subject, RENDERING_NAMES[n % 5], BACKGROUND_OF[n % 6]) for n, subject in enumerate(SUBJECTS)]
+    told = [Prompt(subject, RENDERING_NAMES[n % 4], BACKGROUND_OF[n % 6]) for n, subject in enumerate(SUBJECTS)]
     rows, below = [], []
-    for part in (told[:6], told[6:]):
+    for part in (told[:4], told[4:]):
         drawn = [hand.draw(prompt) for prompt in part]
         rows += [[to_image(one) for one in drawn], [to_image(truth(prompt, CANVASES["1×"])) for prompt in part]]
         below += [[called(one, prompt) for one, prompt in zip(drawn, part, strict=True)], [f"{p.subject}, {p.rendering}" for p in part]]
-    return contact_sheet("What the tiny Flux is told, and draws", ["the model", "truth"] * 2, [""] * 6, rows, 170, below)
+    return contact_sheet("What the tiny Flux is told, and draws", ["the model", "truth"] * 2, [""] * 4, rows, 220, below)
 
 
 def clips(hand: Hand) -> Image.Image:

@@ -81,10 +81,10 @@ def draw_batches(plan: Plan, vae: LinearVAE, generator: torch.Generator, device:
 
 
 def draw_sigmas(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
-    """A third of them even over 0 to 1, the others more often in the upper middle, where the picture is decided."""
+    """A quarter of them even over 0 to 1, the others more often in the upper middle, where the picture is decided."""
     even, chosen = torch.rand(2, count, generator=generator)
-    middle = (torch.randn(count, generator=generator) + 1.1).sigmoid()
-    sigmas = torch.where(chosen < 1 / 3, even, middle)
+    middle = (torch.randn(count, generator=generator) + 1.3).sigmoid()
+    sigmas = torch.where(chosen < 1 / 4, even, middle)
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 

@@ -177,8 +177,8 @@ def test_the_server_draws_what_it_is_told(server: Server) -> None:
     right = 0
     for subject, rendering, background in (
         ("fish", "flat", "sea"),
-        ("pine", "ink", "studio"),
-        ("cat", "soft", "dawn"),
+        ("house", "ink", "studio"),
+        ("rocket", "engraving", "dawn"),
         ("boat", "mosaic", "sea"),
     ):
         plain["1"]["inputs"].update(subject=subject, rendering=rendering, background=background)

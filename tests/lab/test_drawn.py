@@ -145,6 +145,5 @@ def test_previews_show_the_mean_colour_of_a_patch(vae):
 
 def test_prompts_of_pairs_that_were_not_trained_can_be_asked_for():
     assert random_prompts(3, seed=2) == random_prompts(5, seed=2)[:3] != random_prompts(3, seed=3)
-    assert {(one.subject, one.rendering) for one in random_prompts(20, held_out=True)} <= {
-        ("fish", "mosaic"), ("pine", "engraving"), ("teapot", "soft"), ("cat", "engraving"), ("balloon", "ink"), ("umbrella", "mosaic"),
-    }  # fmt: skip
+    never = {("fish", "mosaic"), ("teapot", "ink"), ("cat", "engraving")}
+    assert {(one.subject, one.rendering) for one in random_prompts(20, held_out=True)} <= never

@@ -56,14 +56,14 @@ def test_a_prompt_is_its_words_rows_and_the_last_output_is_that_of_nothing():
         found = [stored[f"prompts.{part}"][number] for part, number in numbers.items()]
         return torch.cat([row[1:] for row in found])[None], (sum(row[0] for row in found) / len(found) ** 0.5)[None]
 
-    said = {"subject": SUBJECTS.index("pine"), "rendering": RENDERING_NAMES.index("ink"), "background": BACKGROUNDS.index("sea")}
+    said = {"subject": SUBJECTS.index("flower"), "rendering": RENDERING_NAMES.index("ink"), "background": BACKGROUNDS.index("sea")}
     silent = {"subject": len(SUBJECTS), "rendering": len(RENDERING_NAMES), "background": len(BACKGROUNDS)}
-    _, asked, _, nothing = RopeLabModel.execute("pine", rendering="ink", background="sea").args
+    _, asked, _, nothing = RopeLabModel.execute("flower", rendering="ink", background="sea").args
     for [[context, more]], (expected, pooled) in ((asked, rows(**said)), (nothing, rows(**silent))):
         assert torch.equal(context, expected)
         assert torch.allclose(more["pooled_output"], pooled)
     assert torch.equal(RopeLabModel.execute("open").args[1][0][0], nothing[0][0])
-    _, asked, _, nothing = RopeLabVideoModel.execute("pine", "ink", "sea", "turn").args
+    _, asked, _, nothing = RopeLabVideoModel.execute("flower", "ink", "sea", "turn").args
     assert torch.equal(asked[0][0], rows(**said, motion=MOTIONS.index("turn"))[0])
     assert torch.equal(nothing[0][0], rows(**silent, motion=len(MOTIONS))[0])
     assert asked[0][0].shape == (1, 10, 64)
