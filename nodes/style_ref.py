@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..rope_core import RopeWorksError, SharedAttention
-from ..rope_core.hosts.comfyui import add_patch, architecture_of
+from ..rope_core.hosts.comfyui import add_patch, architecture_of, picture_channels
 from ..rope_core.reference.style import PRESETS, KeyScale
 from .inputs import checked
 from .mixed_res import as_masks
@@ -159,7 +159,7 @@ def _latents(model: Any, reference: Any, image: Tensor | None, vae: Any) -> Tens
         raise RopeWorksError("the reference is an empty latent. Connect VAE Encode of a picture, or image and vae.")
     if not samples.isfinite().all():
         raise RopeWorksError("the reference holds values that are no numbers (NaN or infinite). Connect another.")
-    channels = model.model.latent_format.latent_channels
+    channels = picture_channels(model)
     if samples.shape[1] != channels:  # before the model's own constants meet them
         raise RopeWorksError(
             f"the reference has {samples.shape[1]} latent channels, and {family} reads {channels}. "

@@ -18,6 +18,7 @@ IMAGE_ONLY = "image"
 BY_POSITION = "by position"  # by the host's version; every token's ids tell what it is
 # How a layer makes tokens from a latent's patches. The letters say how a patch is flattened.
 CHANNELS_FIRST, CHANNELS_LAST = "linear, c h w", "linear, h w c"
+FLOAT32_CHANNELS_FIRST = "linear in float32, c h w"
 CONVOLUTION, FLOAT32_CONVOLUTION = "convolution", "convolution in float32"
 
 
@@ -30,10 +31,12 @@ class Architecture:
     trained aspect, longer side over shorter; native_source: who says so; native_frames: latent frames. embedder, patch_layer: paths of
     modules within the transformer. order: of a sequence with image tokens. patch: side of a token in latent pixels, where the
     transformer's attribute does not tell. by_coordinates: `embedder` is a method that makes tables from pixels and seconds;
-    native_seconds: of a clip, where these count. centred: positions count from the image's middle. odd_begin_earlier: of an odd length the
-    larger half lies before it. text_follows: text begins where the longer side ends. frames_along: the axis that frames, or layers, count
-    on. tokens_at: dimension of the tokens in its embedder's table. looks_up_by_image: it needs a row of that table for every image of a
-    batch. asked_by_grid: its embedder is asked with the picture's grid in place of positions, and gives one table for a batch.
+    native_seconds: of a clip, where these count. by_angles: `embedder` is a method that gives angles, of text, references, sound and
+    picture packed in one row. one_extent: rows and columns of a picture run over the same positions, whatever its size.
+    centred: positions count from the image's middle. odd_begin_earlier: of an odd length the larger half lies before it.
+    text_follows: text begins where the longer side ends. frames_along: the axis that frames, or layers, count on.
+    tokens_at: dimension of the tokens in its embedder's table. looks_up_by_image: it needs a row of that table for every image of a batch.
+    asked_by_grid: its embedder is asked with the picture's grid in place of positions, and gives one table for a batch.
     pairing: of the channels that it turns. times_by_frame: each frame has its own time, by its place in the latent.
     refines_text: attention over the text alone goes before the picture's. heeds_rope_options: core's own scaling and shifting of positions
     reaches this family. riflex_pair: the one whose period is nearest to the trained frames, and longer, as RIFLEx's authors identify it;
@@ -57,6 +60,8 @@ class Architecture:
     patch_kind: str = CHANNELS_FIRST
     patch: int | None = None
     by_coordinates: bool = False
+    by_angles: bool = False
+    one_extent: bool = False
     native_frames: int | None = None
     native_seconds: float | None = None
     riflex_pair: int | None = None

@@ -12,6 +12,7 @@ from .architecture import (
     BY_POSITION,
     CHANNELS_LAST,
     CONVOLUTION,
+    FLOAT32_CHANNELS_FIRST,
     FLOAT32_CONVOLUTION,
     IMAGE_ONLY,
     IMAGE_TEXT,
@@ -37,6 +38,7 @@ _LTX_REFUSALS = {
     SHARED: "each of its heads turns by frequencies of its own, which a reference's keys have not been turned by",
     TRAINING: "it has been made for token numbers, and this model counts pixels and seconds",
 }
+_H3_REFUSALS = {TRAINING: "its rows and columns run over the same positions at any size, so there are no others to learn"}
 _TEXT_BEHIND = {MIXED: "its text stands behind the picture"}
 _REFINES_IMAGE = "parts of it attend to the picture alone, which has not been told from other calls yet"
 _ONE_TABLE = {TRAINING: "its embedder gives one table for all pictures of a batch"}
@@ -227,6 +229,12 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         side_of(1920, 1088, 32), _FILMS, "its makers' list of sizes begins there; clips of 20 seconds; no size of training is published",
         pixels_per_token=32, patch=1, by_coordinates=True, schedule_by_size=True, native_frames=63, native_seconds=20.0,
         refusals=_LTX_REFUSALS,
+    ),
+    Architecture(
+        "MiniMax H3", ("MiniMaxH3Model",), ("MiniMaxH3",), _VIDEO, "rope_freqs", "video_patch_proj", TEXT_REFERENCES_IMAGE,
+        side_of(1344, 768, 32), 1344 / 768, "ComfyUI's nodes for it: at most 1344×768, trained on 124 to 362 pictures",
+        pixels_per_token=32, patch_kind=FLOAT32_CHANNELS_FIRST, native_frames=107, by_angles=True, one_extent=True, pairing=HALVES,
+        refusals=_H3_REFUSALS,
     ),
     Architecture(
         "HunyuanVideo", ("HunyuanVideo",), _HUNYUAN_MODELS, _VIDEO, "pe_embedder", "img_in", TEXT_REFERENCES_IMAGE,

@@ -21,7 +21,8 @@ HEIGHT, WIDTH, TIME, INDEX = "height", "width", "time", "index"
 class AxisSpan:
     """One rotary axis: `pairs` channel pairs at `base` (theta), `length` tokens now, `native` tokens when trained (None: never scaled).
 
-    step: distance of neighbouring tokens in the model's positions, over one of which the fastest pair turns by 1.
+    step: distance of neighbouring tokens in the model's positions, over one of which the fastest pair turns by 1. one_extent: the host
+    makes it smaller as the axis grows, so that positions end where they do in a picture of native size.
     """
 
     role: str
@@ -30,6 +31,7 @@ class AxisSpan:
     length: int
     native: float | None = None
     step: float = 1.0
+    one_extent: bool = False
 
     @property
     def spatial(self) -> bool:

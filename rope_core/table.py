@@ -99,10 +99,12 @@ def turns_otherwise(table: Tensor, plain: Tensor, weights: Tensor | None = None)
 
 
 def rotate_keys(keys: Tensor, table: Tensor, pairing: str = NEIGHBOURS) -> Tensor:
-    """Rotate keys (batch, heads, tokens, channels) by `table` (1 or batch, 1, tokens, pairs, 2, 2)."""
-    a, b = pairs_of(keys.float(), pairing).unbind(-1)
+    """Rotate keys (batch, heads, tokens, channels) by `table` (1 or batch, 1, tokens, pairs, 2, 2); channels behind the pairs stay."""
+    channels = 2 * table.shape[-3]
+    a, b = pairs_of(keys[..., :channels].float(), pairing).unbind(-1)
     turned = torch.stack((table[..., 0, 0] * a + table[..., 0, 1] * b, table[..., 1, 0] * a + table[..., 1, 1] * b), dim=-1)
-    return channels_of(turned, pairing).to(keys)
+    found = channels_of(turned, pairing).to(keys)
+    return found if channels == keys.shape[-1] else torch.cat([found, keys[..., channels:]], dim=-1)
 
 
 def _join(axes: Sequence[Tensor]) -> Tensor:

@@ -34,6 +34,7 @@ TITLES = {
     "riflex": "RIFLEx",
 }
 UltraImagePairs = Literal["published", "recursion"]
+ONE_EXTENT = "its rows and columns run over the same positions at any size, so interpolation is built in"
 WITH_TEMPERATURE = frozenset({"yarn", "yarn-bands", "dype-yarn", "dype-yarn-bands"})
 
 
@@ -157,7 +158,8 @@ def goes_by_noise(method: str) -> bool:
 
 
 def longer_spatial_axes(call: Call) -> dict[int, AxisSpan]:
-    return {i: axis for i, axis in enumerate(call.axes) if axis.spatial and axis.scale > 1.0}
+    """Those that reach beyond the positions of training."""
+    return {i: axis for i, axis in enumerate(call.axes) if axis.spatial and axis.scale > 1.0 and not axis.one_extent}
 
 
 def stretched_axes(method: str, call: Call) -> dict[int, AxisSpan]:
@@ -244,6 +246,8 @@ def why_nothing(call: Call, on_time: bool, pair: int = 0) -> str:
             f"the clip's {time.length} latent frames are no more than the period of pair {pair}, {time.period(pair):.1f}; "
             f"it acts from {math.floor(time.period(pair)) + 1} on"
         )
+    if any(axis.one_extent and axis.scale > 1.0 for axis in call.axes):
+        return ONE_EXTENT
     natives = [axis.native for axis in call.axes if axis.spatial and axis.native]
     return f"not larger than the native {'×'.join(f'{n:.4g}' for n in natives) or 'size'} tokens{assumption(call, call.axes)}"
 

@@ -14,6 +14,7 @@ from ..native import BUCKET, NATIVE_RULES
 from ..stack import ALWAYS, HEIGHT, Call, Patch, Window
 from .extrapolation import (
     METHODS,
+    ONE_EXTENT,
     TITLES,
     as_sega_counts,
     assumption,
@@ -166,6 +167,8 @@ class Sega(Patch):
         if not self._acts(counted):
             return f"{head}: nothing to do, {why_nothing(own, on_time=False)}"
         frequencies = "upstream frequencies" if self.extrapolation == KEEP else TITLES[self.extrapolation]
+        if self.extrapolation != KEEP and any(axis.one_extent for axis in counted.axes):
+            frequencies = f"frequencies untouched, {ONE_EXTENT}"
         if self.strength == 0:
             return f"{head}: strength 0, magnitudes untouched, {frequencies}{assumed}"
         ratios = list(dict.fromkeys(f"{axis.ratio:.2f}" for axis in counted.axes if axis.spatial))

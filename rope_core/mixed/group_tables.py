@@ -26,7 +26,8 @@ _COLUMN_OF_PLACE = {TIME: 0, HEIGHT: 1, WIDTH: 2}
 class GroupGrid:
     """What one query group takes for granted: its plan and call, where its grid begins, and where text begins (None: as the host says).
 
-    origin: position of the first token per axis. step: distance of neighbours per axis, in the host's positions.
+    origin: position of the first token per axis. step: distance of neighbours per axis, in the host's positions. frames: where each frame
+    stands, for hosts that set them apart unevenly; None = as origin and step say.
     """
 
     plan: Plan
@@ -34,12 +35,14 @@ class GroupGrid:
     origin: tuple[float, ...]
     step: tuple[float, ...]
     text_start: float | None = None
+    frames: Tensor | None = None
 
 
 class GroupTables:
     """What both query groups of one model call make of its positions. See QueryGroups for the arguments.
 
-    turns: by the part of the sequence that they are for, "text", "tail", "shared low", "shared high"; filled by `of`.
+    turns: by the part of the sequence that they are for, "text", "tail", "shared low", "shared high"; filled by `of`. neutral: first and
+    last + 1 of references that stand before the image and have no magnitudes.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class GroupTables:
         text_group: str,
         offset: float,
         tail_is_text: bool,
+        neutral: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.layout = layout
         self.grids = {HIGH: high, LOW: low}
@@ -60,6 +64,7 @@ class GroupTables:
         self.text_group = text_group
         self.offset = offset
         self.tail_is_text = tail_is_text
+        self.neutral = neutral
         self.turns: dict[str, Tensor] = {}
 
     def of(self, ids: Tensor, first: int | None) -> Tensor | None:
@@ -141,7 +146,7 @@ class GroupTables:
     def _built(self, ids: Tensor, frequencies: list[Tensor], first: int, tail: slice, group: str) -> Tensor:
         """Text up to `first`, the image, and the `tail`, at `frequencies`."""
         plan, where = self.grids[group].plan, ids[0].to(self.grids[group].call.device)
-        parts = [token_table(where[:first], frequencies, plan.text_magnitudes)] if first else []
+        parts = [self._text(where[:first], frequencies, plan)] if first else []
         if first < tail.start:
             parts.append(self._image_table(where[first], frequencies, plan.magnitudes, group))
         if tail.start < tail.stop:
@@ -149,6 +154,13 @@ class GroupTables:
             parts.append(token_table(where[tail], frequencies, neutral))
         batch = max(len(part) for part in parts)
         return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], dim=2).to(ids.device)
+
+    def _text(self, where: Tensor, frequencies: Sequence[Tensor], plan: Plan) -> Tensor:
+        """Of all that stands before the image."""
+        table = token_table(where, frequencies, plan.text_magnitudes)
+        for begin, end in self.neutral:
+            table[:, :, begin:end] = token_table(where[begin:end], frequencies, [None] * len(frequencies))
+        return table
 
     def _image_table(self, first_id: Tensor, frequencies: Sequence[Tensor], magnitudes: Sequence[Tensor | None], group: str) -> Tensor:
         """(1 or batch, 1, tokens, pairs, 2, 2); the trigonometry is done once per row, column and frame."""
@@ -177,7 +189,7 @@ class GroupTables:
         places, length = self.layout.places[:, column], self.layout.high_grid[column]
         index = torch.arange(length, dtype=torch.float64)
         if column == 0:
-            return grid.origin[axis] + grid.step[axis] * index, places
+            return grid.origin[axis] + grid.step[axis] * index if grid.frames is None else grid.frames.double(), places
         # High-resolution tokens first, then low-resolution ones, which an alignment by centres moves.
         places = places.clone()
         places[: len(self.layout.low)] += length

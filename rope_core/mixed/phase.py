@@ -21,7 +21,7 @@ class QueryGroups:
     start: sequence length -> first image token of such a sequence, None for sequences without image.
     base: the host's own embedder, ids (1, tokens, axes) -> table. centred: a low-resolution token stands in the centre of its places.
     tail_is_text: what follows the image is treated as text (padding), else as reference tokens, which keep the host's table.
-    text: tokens that every sequence with image has beside it at least.
+    text: tokens that every sequence with image has beside it at least. neutral: see GroupTables.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class QueryGroups:
         centred: bool = False,
         tail_is_text: bool = False,
         text: int = 0,
+        neutral: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.layout = layout
         self.text = text
@@ -44,7 +45,7 @@ class QueryGroups:
         self.start = start
         self.text_group = text_group
         offset = (layout.ratio - 1) / 2 if centred else 0.0
-        self.tables = GroupTables(layout, high, low, base, base_is_plain, text_group, offset, tail_is_text)
+        self.tables = GroupTables(layout, high, low, base, base_is_plain, text_group, offset, tail_is_text, neutral)
 
     def table(self, ids: Tensor) -> Tensor | None:
         """The table (1 or batch, 1, tokens, pairs, 2, 2) for a sequence with image tokens; None for others."""

@@ -174,6 +174,7 @@ def query_groups(
     base_is_plain: bool,
     tail_is_text: bool = False,
     text: int = 0,
+    neutral: Sequence[tuple[int, int]] = (),
 ) -> QueryGroups:
     options: dict[str, Any] = {
         "start": start,
@@ -183,6 +184,7 @@ def query_groups(
         "centred": settings.alignment == "centre",
         "tail_is_text": tail_is_text,
         "text": text,
+        "neutral": neutral,
     }
     if settings.positions == ALIGNED:
         return QueryGroups(layout, high, low, **options)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ..active import Attend, AttentionCall, Block, QueryOrder
@@ -35,7 +36,8 @@ class Entry:
 class KeyBank:
     """A reference's entries; those of calls whose number lies outside first..last are not kept.
 
-    calls: how many calls over the image each block made, None = all of them, where a host does not tell blocks.
+    calls: how many calls over the image each block made, None = all of them, where a host does not tell blocks. turned: channels of a
+    head, in front, that positions turn; None = all.
     """
 
     first: int = 0
@@ -44,12 +46,13 @@ class KeyBank:
     entries: dict[Key, Entry] = field(default_factory=dict)
     calls: Counter[Block | None] = field(default_factory=Counter)
     pairing: str = NEIGHBOURS
+    turned: int | None = None
 
     def keep(self, number: int, q: Tensor, k: Tensor, v: Tensor, key: Key | None = None) -> None:
         """What the call of this number over the image leaves, under `key`, or under its number."""
         if self.first <= number < self.last:
             # Copies: a slice would keep the whole sequence alive, and some kernels reuse their input.
-            q_size, k_size = (pair_sizes(x, (0, 2), self.pairing) for x in (q, k))
+            q_size, k_size = (pair_sizes(x, (0, 2), self.pairing, self.turned) for x in (q, k))
             self.entries[number if key is None else key] = Entry(self._kept(k), self._kept(v), q_size, k_size)
 
     def _kept(self, values: Tensor) -> Tensor:
@@ -115,7 +118,11 @@ class Recording:
         return call, attend
 
 
-def pair_sizes(x: Tensor, over: tuple[int, ...], pairing: str = NEIGHBOURS) -> Tensor:
-    """Root mean square of every pair of channels of (batch, heads, tokens, channels) over the dimensions `over`, twice each."""
+def pair_sizes(x: Tensor, over: tuple[int, ...], pairing: str = NEIGHBOURS, turned: int | None = None) -> Tensor:
+    """Root mean square of every pair of channels of (batch, heads, tokens, channels) over the dimensions `over`, twice each.
+
+    turned: channels in pairs, in front; each of the others stands for itself. None = all.
+    """
     squares = x.float().square().mean(over)
-    return to_channels(pairs_of(squares, pairing).mean(-1).sqrt(), pairing)
+    found = to_channels(pairs_of(squares[..., :turned], pairing).mean(-1).sqrt(), pairing)
+    return found if found.shape == squares.shape else torch.cat([found, squares[..., turned:].sqrt()], dim=-1)

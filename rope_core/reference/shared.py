@@ -36,9 +36,9 @@ NO_IMAGE = -1  # among numbers of image tokens: text or padding
 class Reading:
     """One reference as a target call reads it.
 
-    scale: (channels,) on the keys. bias: on their columns, 0 = none. adapt: how far the target's queries and keys take on the
-    reference's sizes, 0 to 1. turns: group of queries -> rotations (1, 1, tokens, pairs, 2, 2) from the reference's grid to that
-    group's; missing = none. rows: the part of the batch that shares, None = all. covered: (image tokens,) bool, in the order of
+    scale: (channels,) on the keys, those that positions turn. bias: on their columns, 0 = none. adapt: how far the target's queries and
+    keys take on the reference's sizes, 0 to 1. turns: group of queries -> rotations (1, 1, tokens, pairs, 2, 2) from the reference's grid
+    to that group's; missing = none. rows: the part of the batch that shares, None = all. covered: (image tokens,) bool, in the order of
     the sequence: which of them read the reference; None = all, and the text too.
     """
 
@@ -54,11 +54,16 @@ class Reading:
         """(bias, K, V), the latter (1, heads, references * tokens, channels)."""
         entry = self.bank.entries[number]
         k, v = (values.to(like.device, like.dtype, non_blocking=True) for values in (entry.k, entry.v))
-        k = k * self.scale.to(like)
+        k = k * self._scale_of(k).to(like)
         turn = self.turns.get(group)
         if turn is not None:
             k = rotate(k, turn)
         return self.bias, k.transpose(0, 1).flatten(1, 2)[None], v.transpose(0, 1).flatten(1, 2)[None]
+
+    def _scale_of(self, k: Tensor) -> Tensor:
+        """A factor per channel: what no position turns goes with the slowest pair, whose last channel is the last one."""
+        others = k.shape[-1] - len(self.scale)
+        return torch.cat([self.scale, self.scale[-1:].expand(others)]) if others else self.scale
 
 
 @dataclass
@@ -121,7 +126,7 @@ class Sharing:
             image = split[rows, :, first : first + self.tokens]
             entry = reading.bank.entries[number]
             wanted = entry.q_size if which == "q" else entry.k_size
-            own = pair_sizes(image, (2,), reading.bank.pairing)
+            own = pair_sizes(image, (2,), reading.bank.pairing, reading.bank.turned)
             factor = torch.lerp(torch.ones_like(own), wanted.to(own) / own.clamp(min=1e-6), reading.adapt)[:, :, None]
             if reading.covered is not None:
                 factor = torch.where(reading.covered.to(x.device, non_blocking=True)[:, None], factor, torch.ones_like(factor))

@@ -157,6 +157,8 @@ class SharedAttention(Patch):
                 f"the reference has shape {tuple(self.reference.shape)}, and {family} reads (references, channels{frames}, height, width). "
                 + advice
             )
+        if model.architecture.by_angles and len(self.reference) > 1:
+            return f"{len(self.reference)} references come in one, and {family} draws one clip at a time. Connect one to each {self.node}."
         if model.latent_channels is not None and self.reference.shape[1] != model.latent_channels:
             return f"the reference has {self.reference.shape[1]} latent channels, and {family} reads {model.latent_channels}. {advice}"
         return ""
@@ -201,21 +203,27 @@ class SharedAttention(Patch):
 
 
 def reference_turn(
-    ids: Tensor, grid: tuple[int, int, int], own: tuple[Call, Plan], to: tuple[Call, Plan], divisor: float, later: float = 0.0
+    ids: Tensor,
+    grid: tuple[int, int, int],
+    own: tuple[Call, Plan],
+    to: tuple[Call, Plan],
+    divisor: float,
+    later: float = 0.0,
+    along: str = INDEX,
 ) -> Tensor | None:
     """Rotations (1, 1, tokens, pairs, 2, 2) from where the reference's own pass put its keys to where a group of queries expects them.
 
     ids: (tokens, axes) of the reference's grid of (frames, rows, columns). own, to: calls and plans of the reference's pass and of the
-    group. divisor: high-resolution tokens per token of the group's grid. later: how much further along the index axis the target's
-    image stands. None = no difference. Magnitudes are left out.
+    group. divisor: high-resolution tokens per token of the group's grid. later: how much further the target's image stands, and `along`
+    which axis. None = no difference. Magnitudes are left out.
     """
     if own[1].untouched and to[1].untouched and divisor == 1 and not later:
         return None
     scaled = ids.clone()
     for axis, span in enumerate(to[0].axes):
-        if span.spatial:
+        if span.spatial and not span.one_extent:
             scaled[:, axis] = ids[:, axis] / divisor
-        elif span.role == INDEX:
+        elif span.role == along:
             scaled[:, axis] = ids[:, axis] + later
 
     def table(where: Tensor, call: Call, plan: Plan) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError, shown
-from ..extrapolate.extrapolation import check_method, check_native_size, check_number
+from ..extrapolate.extrapolation import ONE_EXTENT, check_method, check_native_size, check_number
 from ..magnitudes import Magnitudes
 from ..stack import TIME, TRAINING, Call, Patch, Stack
 from .positions import even_positions, random_positions, scaled
@@ -56,7 +56,7 @@ class Rpe2d(Patch):
             return {}
         found = {}
         for axis, span in enumerate(call.axes):
-            if span.spatial and span.native:
+            if span.spatial and span.native and not span.one_extent:
                 places = even_positions(span.length, self.max_grid, call.device)
                 found[axis] = scaled(places, self.max_grid, span.native, self.mode)[None]
         return found
@@ -80,7 +80,8 @@ class Rpe2d(Patch):
         return replace(call, axes=tuple(replace(axis, native=axis.length * share) if axis.spatial else axis for axis in call.axes))
 
     def _spreads(self, call: Call) -> bool:
-        return self.max_grid > 0 and (self.trained or any(a.spatial and a.native and a.length > a.native for a in call.axes))
+        spatial = [axis for axis in call.axes if axis.spatial and not axis.one_extent]
+        return self.max_grid > 0 and bool(spatial) and (self.trained or any(axis.native and axis.length > axis.native for axis in spatial))
 
     def magnitudes(self, call: Call) -> Magnitudes:
         factor = self._factor(call)
@@ -105,6 +106,8 @@ class Rpe2d(Patch):
         sized = self._sized(call)
         if not self.max_grid:
             grid = "no grid"
+        elif any(axis.one_extent for axis in sized.axes):
+            grid = f"no grid, for {ONE_EXTENT}"
         elif not self._spreads(sized):
             grid = "no grid, for this model names no RPE-2D training and is at or below its native size"
         else:

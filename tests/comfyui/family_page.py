@@ -47,7 +47,7 @@ a model; it says nothing about how pictures look. The same is tested on every Co
 - **✓** works: where it should change nothing (at the native size, at strength 0, with a region over everything, with the grid off) the
   result is the same bit for bit; where it should act the result is another one, and finite; and the model that was given to the node
   stays as it was. Of RPE-2D training only this much: it can be put on, and sampling stays the same.
-- **–** nothing to do: pictures have no time axis.
+- **–** nothing to do: pictures have no time axis, and MiniMax H3 lays rows and columns over the same positions at any size.
 - **a number**: refused with a message. Below the table stands why.
 - **read, not run**: no ComfyUI with this model could be had whole. What RoPE Works meets of it was read, see *Run, and read*, and the
   nodes were run on a stand-in that we wrote after it (`tests/comfyui/in_core/stand_ins.py`); on a ComfyUI with the model the tests take
@@ -130,6 +130,12 @@ READ = (
         "comfy/ldm/lightricks/model.py",
         "e03185cf0810",
         "arguments of `_precompute_freqs_cis`; `freq_grid_generator`, `split_positional_embedding`, `patchify_proj`",
+    ),
+    (
+        "comfy/ldm/minimax/model.py",
+        "01a56b76bba3",
+        "arguments of `rope_freqs`, of whose angles the table takes cos and sin and nothing else; `rope.inv_freq`; `PackedLayout`, and "
+        "`minimax_payload` with `layout`, `keyframes`, `refs`",
     ),
     (
         "comfy/ldm/cosmos/predict2.py",

@@ -37,7 +37,8 @@ def test_height_and_width_stand_once_in_every_row_and_video_has_a_time_axis():
     for row in ARCHITECTURES:
         assert row.roles.count(HEIGHT) == row.roles.count(WIDTH) == 1
         assert row.roles.index(HEIGHT) < row.roles.index(WIDTH)
-        assert (TIME in row.roles) == (row.riflex_pair is not None or row.by_coordinates) == (row.native_frames is not None)
+        has_pair = row.riflex_pair is not None or row.by_coordinates or row.by_angles
+        assert (TIME in row.roles) == has_pair == (row.native_frames is not None)
         assert not (TIME in row.roles and INDEX in row.roles)
 
 

@@ -180,6 +180,7 @@ FLOORS = [
         "tokens",
         "edit_references",
         "coordinates",
+        "packed",
     },
     {"extrapolate", "mixed", "reference", "rpe2d", "inspect"},
     {"hosts"},

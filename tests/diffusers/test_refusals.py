@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lab.model.flux import grid_ids
 from rope_core import Extrapolate, MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
@@ -256,15 +257,31 @@ def test_a_call_looks_at_blocks_and_their_parts_alone(flux, monkeypatch):
 
 
 @pytest.mark.parametrize("mesh", [{"ulysses_degree": 2}, {"ring_degree": 2}], ids=str)
-def test_context_parallelism_is_refused_before_the_block_and_in_it(flux, wan, mesh):
+def test_context_parallelism_is_refused_in_the_block_and_where_all_tokens_are_needed(flux, wan, mesh):
     """The configuration as diffusers records it; splitting itself needs several processes."""
     parallel = SimpleNamespace(context_parallel_config=diffusers.ContextParallelConfig(**mesh), tensor_parallel_config=None)
-    for model, patch in ((copy.deepcopy(flux), region()), (copy.deepcopy(flux), Sega()), (copy.deepcopy(wan), Sega())):
+    for original, patch in ((flux, Sega()), (wan, Sega())):
+        model = copy.deepcopy(original)
         with patched(model, patch):
             model._parallel_config = parallel
-            with pytest.raises(RopeWorksError, match="context parallelism is on"):
+            with pytest.raises(RopeWorksError, match=r"enable_parallelism.*before `with patched"):
                 model(hidden_states=None)
-        assert "context parallelism is on" in refused(model, patch)
+        with patched(model, patch):
+            pass
+    for patch, what in ((region(), "mixed resolution"), (style(), "shared attention")):
+        model = copy.deepcopy(flux)
+        with patched(model, patch):
+            model._parallel_config = parallel
+            with pytest.raises(RopeWorksError, match=f"context parallelism is on.*{what} needs all of them"):
+                model(hidden_states=None)
+        assert f"{what} needs all of them" in refused(model, patch)
+
+
+def test_a_transformer_sharded_by_fsdp_is_refused_by_name(flux):
+    """As FSDP2 leaves it: an instance of a class of its own making, which derives from its module and from the transformer's class."""
+    model = copy.deepcopy(flux)
+    model.__class__ = type("FSDPFluxTransformer2DModel", (FSDPModule, FluxTransformer2DModel), {})
+    assert "sharded by FSDP2" in refused(model, Sega())
 
 
 def test_hooks_that_keep_nothing_are_welcome(flux):

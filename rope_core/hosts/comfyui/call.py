@@ -11,14 +11,16 @@ import torch
 from comfy.model_sampling import CONST
 from torch import Tensor, nn
 
-from ...architecture import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CONVOLUTION, Architecture
+from ...architecture import CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CHANNELS_FIRST, FLOAT32_CONVOLUTION, Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_convolution, probe_linear, project, token_grid
 from ...native import NativeSize
+from ...packed import counted
 from ...published import GENERAL_RULES, Published
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call
 from ...tokens import Grid, TokenFinder
 from .coordinates import FRAME_RATE, Rotary, in_coordinates
+from .packed import PAYLOAD, finder_in, sizes_of
 from .positions import OWN_STEPS, origins_of, own_steps, position_steps, rope_options
 from .run import SamplingRun
 
@@ -53,7 +55,7 @@ class ModelCall:
     def picture(self) -> Tensor:
         """The latent that is drawn, (batch, channels, [frames,] height, width), also where sound is packed up with it."""
         shapes = self.extra.get("latent_shapes")
-        if shapes is None or len(shapes) < 2:
+        if shapes is None or len(shapes) < 2 or self.x.dim() > 3:
             return self.x
         first = tuple(shapes[0])[1:]  # packed in a row, the picture first
         return self.x[:, :, : prod(first)].reshape(len(self.x), *first)
@@ -107,6 +109,8 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
     call = call_on(architecture, rotary, grid, request.options, sigma, token_map, flow_times(host.model_sampling), steps)
     if architecture.by_coordinates:
         call = in_coordinates(call, architecture, transformer, request.extra.get("frame_rate", FRAME_RATE))
+    elif architecture.by_angles:
+        call = counted(call)
     elif request.extra.get("fps"):
         call = _in_time_of(call, WAN_DANCER_RATE / float(request.extra["fps"]))
     return call, finder_of(request, architecture, grid, run)
@@ -150,6 +154,8 @@ def call_on(
 
 def finder_of(request: ModelCall, architecture: Architecture, grid: Grid, run: SamplingRun) -> TokenFinder:
     """Finds the `grid` of the picture's tokens in what the model asks its embedder for during this request."""
+    if architecture.by_angles:
+        return finder_in(request.extra.get(PAYLOAD) or {}, architecture, grid, sizes_of(request), request.host.diffusion_model)
     _, rows, columns = grid
     lengths = [{HEIGHT: rows, WIDTH: columns}.get(role, 1) for role in architecture.roles]
     return TokenFinder(
@@ -219,7 +225,8 @@ def axis_spans(
     for axis, (role, theta, dim) in enumerate(zip(architecture.roles, *rotary, strict=True)):
         counts = role in lengths and role not in architecture.roles[:axis]
         length, trained = lengths[role] if counts else (1, None)
-        spans.append(AxisSpan(role, dim // 2, theta, length, trained, steps[axis] if steps else 1.0))
+        one_extent = architecture.one_extent and role in (HEIGHT, WIDTH)
+        spans.append(AxisSpan(role, dim // 2, theta, length, trained, steps[axis] if steps else 1.0, one_extent))
     return tuple(spans)
 
 
@@ -248,10 +255,13 @@ def _probe(
     transformer: nn.Module, architecture: Architecture, channels: int, patch: Grid, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     layer = transformer.get_submodule(architecture.patch_layer)
-    if architecture.patch_kind in (CHANNELS_FIRST, CHANNELS_LAST):
-        return probe_linear(layer, channels, patch, architecture.patch_kind.removeprefix("linear, "), dtype, device)
+    kind = architecture.patch_kind
+    if kind in (FLOAT32_CHANNELS_FIRST, FLOAT32_CONVOLUTION):
+        dtype = torch.float32
+    if kind in (CHANNELS_FIRST, CHANNELS_LAST, FLOAT32_CHANNELS_FIRST):
+        return probe_linear(layer, channels, patch, kind.rpartition(", ")[2], dtype, device)
     kernel: Any = getattr(layer, "proj", layer).kernel_size
-    return probe_convolution(layer, (channels, *kernel), torch.float32 if architecture.patch_kind == FLOAT32_CONVOLUTION else dtype, device)
+    return probe_convolution(layer, (channels, *kernel), dtype, device)
 
 
 def hidden_width(transformer: nn.Module, architecture: Architecture) -> int:

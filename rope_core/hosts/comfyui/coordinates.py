@@ -57,16 +57,19 @@ def in_coordinates(call: Call, architecture: Architecture, transformer: Any, fra
     )
 
 
+def of_the_model(method: Any) -> Any:
+    """`method`, which makes positions and has to be the transformer's own. Raises RopeWorksError for another pack's."""
+    if not getattr(method, "__module__", "").startswith("comfy.ldm."):
+        whose = f"{getattr(method, '__module__', '')}.{getattr(method, '__qualname__', type(method).__qualname__)}"
+        raise RopeWorksError(f"{whose}, of another node, makes this model's positions already. Remove that node, or the RoPE Works nodes.")
+    return method
+
+
 class CoordinateTables:
     """The same tables, unless the running plan says otherwise. base: the transformer's own method."""
 
     def __init__(self, base: Any) -> None:
-        if not getattr(base, "__module__", "").startswith("comfy.ldm."):
-            raise RopeWorksError(
-                f"{getattr(base, '__module__', '')}.{getattr(base, '__qualname__', type(base).__qualname__)}, of another node, makes this "
-                "model's positions already. Remove that node, or the RoPE Works nodes."
-            )
-        self.base = base
+        self.base = of_the_model(base)
         self.transformer = base.__self__
         self.number = next(_numbers)
         _tables[self.number] = self

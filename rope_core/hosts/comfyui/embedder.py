@@ -12,6 +12,7 @@ from ...active import now_running, planned_table
 from ...architecture import Architecture
 from ...errors import RopeWorksError
 from .coordinates import CoordinateTables, Rotary, rotary_of
+from .packed import PackedAngles, rotary_of_list
 
 
 def rotary_facts(embedder: Any) -> Rotary:
@@ -100,13 +101,18 @@ class GridEmbedder(StandIn):
 def rotary_of_model(model: Any, path: str) -> Rotary:
     """As `rotary_facts`, of the embedder at `path` of a MODEL's transformer, where that is a module; else the transformer tells."""
     embedder, transformer = model.get_model_object(f"diffusion_model.{path}"), model.model.diffusion_model
-    return rotary_facts(embedder) if isinstance(embedder, nn.Module) else rotary_of(transformer)
+    if isinstance(embedder, nn.Module):
+        return rotary_facts(embedder)
+    kept = getattr(getattr(transformer, "rope", None), "inv_freq", None)
+    return rotary_of(transformer) if kept is None else rotary_of_list(kept)
 
 
-def stand_in(embedder: Any, architecture: Architecture) -> StandIn | CoordinateTables:
+def stand_in(embedder: Any, architecture: Architecture) -> StandIn | CoordinateTables | PackedAngles:
     """What takes the place of a model's own `embedder`: a module, or a method."""
     if architecture.by_coordinates:
         return CoordinateTables(embedder)
+    if architecture.by_angles:
+        return PackedAngles(embedder)
     if architecture.asked_by_grid:
         return GridEmbedder(embedder)
     return RopeEmbedder(embedder, architecture.tokens_at, architecture.looks_up_by_image)

@@ -16,6 +16,7 @@ from ...mixed.strip import Strip
 from .call import ModelCall
 from .camera import CONDITION as CAMERA
 from .camera import camera_at_low, camera_on_strip
+from .packed import PAYLOAD, at_other_size
 
 # Conditionings that stand pixel by pixel on the latent, (batch, contexts, channels, frames, height, width). Others of the same size
 # may be pictures of their own, such as a reference.
@@ -37,7 +38,11 @@ def at_low(request: ModelCall, run: MixedRun) -> ModelCall:
     def camera(rays: Tensor) -> Tensor:
         return camera_at_low(rays, run.carrier.patch, ratio, request)
 
-    return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask, camera)
+    def payload(own: dict[str, Any], x: Tensor) -> dict[str, Any]:
+        """Keyframes have the whole picture's size; without any, the model lays out a small one by itself."""
+        return at_other_size(request, x) if own.get("keyframes") else own
+
+    return _gathered(request, run.carrier.patch, run.carrier.low, tokens, lambda mask: mask, camera, payload)
 
 
 def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> ModelCall:
@@ -54,7 +59,10 @@ def on_the_strip(request: ModelCall, run: MixedRun, strip: Strip, for_high: Tens
     def camera(rays: Tensor) -> Tensor:
         return camera_on_strip(rays, strip, request)
 
-    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token, camera)
+    def payload(own: dict[str, Any], x: Tensor) -> dict[str, Any]:
+        return at_other_size(request, x)
+
+    gathered = _gathered(request, run.carrier.patch, strip.gather, tokens, mask_per_token, camera, payload)
     return gathered if for_high is None else replace(gathered, x=strip.gather(request.x, for_high, for_low))
 
 
@@ -65,14 +73,19 @@ def _gathered(
     per_token: PerToken,
     frame_times: Callable[[Tensor], Tensor],
     camera: Callable[[Tensor], Tensor],
+    payload: Callable[[dict[str, Any], Tensor], dict[str, Any]],
 ) -> ModelCall:
     rows, columns = _token_rows_and_columns(request, patch)
     image_tokens = rows * columns * (request.x.shape[2] if request.x.dim() == 5 else 1)
-    size = request.x.shape[-2:]
+    size, x = request.x.shape[-2:], per_pixel(request.x)
     extra: dict[str, Any] = {}
     for name, value in request.extra.items():
-        if name == "denoise_mask" and value is not None:
-            extra[name] = frame_times(value)
+        if name == PAYLOAD:
+            extra[name] = payload(value, x)
+        elif name == "audio_denoise_mask":
+            extra[name] = value
+        elif name == "denoise_mask" and value is not None:
+            extra[name] = per_pixel(value) if PAYLOAD in request.extra else frame_times(value)
         elif name == CAMERA:
             extra[name] = camera(value)
         elif name == "attention_mask" and value is not None and value.shape[-1] >= request.text_tokens + image_tokens:
@@ -83,7 +96,7 @@ def _gathered(
             extra[name] = value
     c_concat = None if request.c_concat is None else per_pixel(request.c_concat)
     control = _control(request.control, image_tokens, per_token)
-    return replace(request, x=per_pixel(request.x), c_concat=c_concat, control=control, extra=extra)
+    return replace(request, x=x, c_concat=c_concat, control=control, extra=extra)
 
 
 def _token_rows_and_columns(request: ModelCall, patch: int) -> tuple[int, int]:

@@ -17,12 +17,14 @@ from ...inspect.inspection import Inspection
 from ...inspect.record import RunRecord
 from ...mixed.patches import MixedResolution, token_layout
 from ...mixed.regions import CellGrid, TokenLayout
+from ...packed import counted
 from ...stack import Stack
 from .attention import OVERRIDE
 from .call import call_on, check_latent, flow_times, hidden_width, native_size, patch_size
 from .coordinates import FRAME_RATE, CoordinateTables, in_coordinates
 from .embedder import StandIn, rotary_of_model
 from .names import name_of
+from .packed import PackedAngles
 from .patching import architecture_of, stack_of, wrapper_of
 from .positions import own_steps
 
@@ -49,6 +51,8 @@ def inspected(model: Any, latent: dict[str, Any] | None) -> Inspection:
     call = call_on(architecture, rotary, grid, options, sigma, _no_picture, flow_times(sampling), steps)
     if architecture.by_coordinates:
         call = in_coordinates(call, architecture, transformer, FRAME_RATE)
+    elif architecture.by_angles:
+        call = counted(call)
     record = wrapper.record if wrapper else RunRecord()
     layout, example = _layout(stack, record.region, grid[0] if latent is not None else None, pixels, architecture)
     return Inspection(
@@ -67,13 +71,14 @@ def _shape(model: Any, architecture: Architecture, latent: dict[str, Any]) -> tu
     """The latent's as samplers see it."""
     samples = latent["samples"]
     if samples.is_nested:
-        if not architecture.by_coordinates:
+        if not (architecture.by_coordinates or architecture.by_angles):
             raise RopeWorksError("the latent is one of several streams (video with sound); expected one of pictures only.")
         return tuple(samples.unbind()[0].shape)
     check_latent(tuple(samples.shape), architecture)
     taken = inspect.signature(comfy.sample.fix_empty_latent_channels).parameters
     ratios = {name: latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in taken and name in latent}
-    return tuple(comfy.sample.fix_empty_latent_channels(model, samples, **ratios).shape)
+    found = comfy.sample.fix_empty_latent_channels(model, samples, **ratios)  # which may put silence beside it
+    return tuple((found.unbind()[0] if found.is_nested else found).shape)
 
 
 def _layout(
@@ -94,7 +99,7 @@ def _others(embedder: Any, patched: bool, options: dict[str, Any]) -> list[str]:
     """What other packs and core's own nodes did to positions and attention, a line each."""
     found = []
     modules = embedder.modules() if isinstance(embedder, nn.Module) else [embedder]
-    ours = next((module for module in modules if isinstance(module, (StandIn, CoordinateTables))), None)
+    ours = next((module for module in modules if isinstance(module, (StandIn, CoordinateTables, PackedAngles))), None)
     if patched and ours is None:
         found.append(f"{name_of(embedder)} replaced the rotary embedder after RoPE Works, so the RoPE patches have no effect")
     elif patched and ours is not embedder:

@@ -22,13 +22,16 @@ from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip
+from ...packed import PackedFinder, check_masks
 from ...stack import MIXED, Call
 from ...table import token_table
+from ...tokens import TokenFinder
 from .call import ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .gather import at_low, on_the_strip
 from .images import by_image, by_prompt
 from .names import name_of, node_of
+from .packed import without_sound
 from .picture import PartOfPicture, Size, latent_size, parts_of_call
 from .positions import origins, position_steps
 from .prompt import kinds_of
@@ -45,6 +48,8 @@ class MixedPart(Part):
     needs = MIXED
 
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
+        if self.model.architecture.by_angles and execution.request.x is not execution.request.picture:
+            return without_sound(execution, self.answer, inner)
         parts = parts_of_call(execution.request, execution.run)
         if len(set(parts)) > 1 and not self._everything(parts[0], execution):
             return by_prompt(  # an area of the picture each, with a piece of the region
@@ -106,32 +111,37 @@ class MixedPart(Part):
         request = on_the_strip(execution.request, run, strip, for_high, for_low)
         low_request = at_low(execution.request, run)
         high = Planned(execution.planned.call, self.model.stack)
-        low = self.model.other(execution, low_request, LOW, float(run.settings.ratio)).planned
+        low = self.model.other(execution, low_request, LOW, float(run.settings.ratio))
         tokens = strip.layout.tokens
         finder = finder_of(request, self.model.architecture, (tokens, 1, 1) if strip.as_frames else (1, 1, tokens), execution.run)
         groups = query_groups(
             run.settings,
             strip.layout,
-            self._grid(execution.request, high),
-            self._grid(low_request, low),
+            self._grid(execution.request, high, execution.finder),
+            self._grid(low_request, low.planned, low.finder),
             start=finder.start,
             base=self._own_tables(high.call),
-            base_is_plain=self.model.embedder_is_plain,
+            base_is_plain=self.model.embedder_is_plain or isinstance(finder, PackedFinder),
             tail_is_text=self.model.architecture.order == BY_POSITION,
             text=request.text_tokens if self.model.architecture.order == TEXT_REFERENCES_IMAGE else 0,  # refined before any table is made
+            neutral=finder.beside if isinstance(finder, PackedFinder) else (),
         )
-        return replace(execution, request=request, grids={HIGH: high, LOW: low}, finder=finder, groups=groups, layout=strip.layout)
+        return replace(execution, request=request, grids={HIGH: high, LOW: low.planned}, finder=finder, groups=groups, layout=strip.layout)
 
     def _own_tables(self, call: Call) -> Callable[[Tensor], Tensor]:
         """Positions (1, tokens, axes) -> the model's own table. An embedder that is asked with a grid knows none of these places."""
-        if not self.model.architecture.asked_by_grid:
+        if not (self.model.architecture.asked_by_grid or self.model.architecture.by_angles):
             own: Callable[[Tensor], Tensor] = self.model.embedder
             return own
         frequencies = [call.base(axis) for axis in range(len(call.axes))]
         return lambda ids: token_table(ids[0].to(call.device), frequencies, [None] * len(frequencies)).to(ids.device)
 
-    def _grid(self, request: ModelCall, planned: Planned) -> GroupGrid:
+    def _grid(self, request: ModelCall, planned: Planned, finder: TokenFinder) -> GroupGrid:
         call, architecture = planned.call, self.model.architecture
+        if isinstance(finder, PackedFinder):
+            places = finder.places[finder.picture].view(*finder.grid, -1)
+            begin, steps = tuple(places[0, 0, 0].tolist()), tuple(axis.step for axis in call.axes)
+            return GroupGrid(planned.plan, call, begin, steps, frames=places[:, 0, 0, 0])
         text_start = float(max(axis.length // 2 for axis in call.axes if axis.spatial)) if architecture.text_follows else None
         origin, steps = origins(architecture, call, request.options), position_steps(architecture, request.options)
         return GroupGrid(planned.plan, call, origin, steps, text_start)
@@ -168,6 +178,10 @@ class MixedPart(Part):
     def _new_run(self, request: ModelCall, part: PartOfPicture | None, within: SamplingRun, image: int, first: bool) -> MixedRun:
         self._refuse(request)
         settings = self.settings
+        if self.model.architecture.by_angles:
+            frames = latent_size(request.x.shape)[0] if part is None else part.whole[0]
+            counts = [box.of[1] for box in settings.boxes or () if box.of] + ([] if settings.mask is None else [len(settings.mask)])
+            check_masks(counts, frames, self.model.architecture.family)
         if settings.automatic and part is None:
             raise RopeWorksError("an automatic region needs a sampler that tells its schedule. Connect a mask or regions instead.")
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]

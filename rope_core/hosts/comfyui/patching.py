@@ -29,7 +29,7 @@ def add_patch(model: Any, patch: Patch) -> Any:
     architecture = architecture_of(model)
     latent = model.model.latent_format
     stack = stack_of(model).with_patch(patch)
-    stack.check(ModelFacts(architecture, latent.latent_channels, latent.latent_dimensions))
+    stack.check(ModelFacts(architecture, picture_channels(model), latent.latent_dimensions))
     clone = model.clone()
     path = f"diffusion_model.{architecture.embedder}"
     embedder = clone.get_model_object(path)
@@ -98,6 +98,12 @@ def facts_of(model: Any) -> tuple[Architecture, int, float]:
     architecture = architecture_of(model)
     native = native_size(architecture, model.model_options.get("transformer_options", {})).side * architecture.pixels_per_token
     return architecture, hidden_width(model.model.diffusion_model, architecture), native
+
+
+def picture_channels(model: Any) -> int | None:
+    """Of a MODEL's latent. Where sound is packed up with the picture, the format names the most that one of them has."""
+    channels: int | None = getattr(model.model.diffusion_model, "latents_dim", None) or model.model.latent_format.latent_channels
+    return channels
 
 
 def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:

@@ -91,8 +91,8 @@ def parts_of_call(request: ModelCall, run: SamplingRun) -> list[PartOfPicture | 
     if run.size is None:
         return [None] * prompts
     window = request.options.get("context_window")
-    window = None if window is None else _window(window, request.x.dim())
-    whole, size = latent_size((0, 0, *run.size)), latent_size(request.x.shape)
+    window = None if window is None else _window(window, request.picture.dim())
+    whole, size = latent_size((0, 0, *run.size)), latent_size(request.picture.shape)
     seen = list(whole)  # what areas are counted in
     if window is not None and window.dimension is not None:
         seen[window.dimension] = len(window.places)

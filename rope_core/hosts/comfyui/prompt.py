@@ -20,12 +20,13 @@ OTHER = UNCONDITIONAL + 1
 # What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
 TEXT_KEYS = (
     "cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights",
-    "conditioning_llama3", "conditioning_byt5small",
+    "conditioning_llama3", "conditioning_byt5small", "minimax_token_tags",
 )  # fmt: skip
 TARGET_ONLY = (
     "ref_latents", "ref_latent", "reference_latent", "context_latents", "denoise_mask", "vace_context", "vace_strength", "time_dim_concat",
     "clip_fea", "camera_conditions", "pose_latents", "sam_latents", "ref_mask_latents", "ref_mask_flag", "face_pixel_values",
     "control_video", "reference_motion", "audio_embed", "guiding_frame_index", "clip_fea_pose", "context_pose", "clip_fea_ref",
+    "audio_denoise_mask",
 )  # fmt: skip
 
 
@@ -67,11 +68,19 @@ def positive_chunks(options: dict[str, Any], guider: Any) -> list[bool]:
     return [kind == CONDITIONAL for kind in kinds_of(options, guider)]
 
 
-def encoded(host: Any, prompt: Any, clean: Tensor) -> Prompt:
-    """A CONDITIONING, or one already taken up by a guider, encoded for the reference `clean` (references, C, [T,] h, w)."""
+def encoded(host: Any, prompt: Any, clean: Tensor, shapes: Any = None) -> Prompt:
+    """A CONDITIONING, or one already taken up by a guider, encoded for the reference `clean` (references, C, [T,] h, w).
+
+    shapes: of picture and sound, where `clean` is both of them packed up.
+    """
     taken = prompt if isinstance(prompt, dict) else comfy.sampler_helpers.convert_cond(prompt[:1])[0]
     kept = {name: taken[name] for name in TEXT_KEYS if name in taken}
-    options = {"latent_image": torch.zeros_like(clean), "denoise_mask": None, "seed": None}  # no picture is given beside it
+    options = {
+        "latent_image": torch.zeros_like(clean),
+        "denoise_mask": None,
+        "seed": 0,
+        "latent_shapes": shapes,
+    }  # no picture is given beside it
     [found] = comfy.samplers.encode_model_conds(host.extra_conds, [{**kept, "model_conds": {}}], clean, clean.device, "positive", **options)
     values = {name: value.process_cond(batch_size=len(clean), area=None).concat([]) for name, value in found["model_conds"].items()}
     moved = {name: value.to(clean.device) if isinstance(value, Tensor) else value for name, value in values.items()}

@@ -18,7 +18,7 @@ class SamplingRun:
     """What one run keeps; nothing outlives it but what is handed on. Threads of several devices share it: `lock` is for what only
     one of them may do.
 
-    guider: who runs it, for its prompts. size: of the latent, [frames,] height, width. Both are None for a model that is called
+    guider: who runs it, for its prompts. size: of the picture's latent, [frames,] height, width. Both are None for a model that is called
     outside of a sampler, where every call is a run of its own. latent, noise: what the sampler begins with.
     """
 
@@ -75,7 +75,8 @@ def begin_run(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **
     """The OUTER_SAMPLE wrapper: hands a run to all model calls of one sampler."""
     options = executor.class_obj.model_options.setdefault("transformer_options", {})
     around = options.get(KEY)
-    run = options[KEY] = SamplingRun(executor.class_obj, tuple(noise.shape[2:]), latent_image, noise)
+    shapes = kwargs.get("latent_shapes") or [noise.shape]  # of picture and sound, packed up in one
+    run = options[KEY] = SamplingRun(executor.class_obj, tuple(shapes[0][2:]), latent_image, noise)
     try:
         result = executor(noise, latent_image, *args, **kwargs)
         run.ended(result)

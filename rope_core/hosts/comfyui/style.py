@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from math import ceil
 from typing import Any
 from uuid import UUID, uuid4
 
 import torch
 from torch import Tensor
 
-from ...architecture import BY_POSITION, IMAGE_ONLY, Architecture
+from ...architecture import Architecture
 from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
-from ...reference.bank import ImageCalls, KeyBank, Recording
+from ...packed import check_masks
+from ...reference.bank import KeyBank, Recording
 from ...reference.shared import Reading, Sharing
 from ...reference.style import Piece, SharedAttention, reference_turn
 from ...schedule import progress_of_levels, share_of
@@ -25,10 +25,11 @@ from .call import ModelCall, image_tokens, patch_size
 from .execution import Answer, Execution, Part, Planned
 from .images import by_prompt
 from .own_pass import alone, weights_in_force
+from .packed import alone_in, with_silence
 from .picture import parts_of_call
-from .positions import image_positions
 from .prompt import Blank, Prompt, blank_for, encoded, positive_chunks, positive_of, prompt_of_row
 from .run import SamplingRun
+from .standing import image_calls, image_index, image_places
 
 # Lists of blocks whose attention holds the whole image, once a block: those with two streams, with one after them, and others.
 DOUBLE, SINGLE = ("double_blocks", "double_stream_blocks"), ("single_blocks", "single_stream_blocks")
@@ -37,12 +38,13 @@ BLOCKS = (*DOUBLE, *SINGLE, "blocks", "transformer_blocks", "layers")
 
 @dataclass(frozen=True)
 class Read:
-    """What one pass of a reference left, with the (step, sigma) it was made at. index: where its image stood along the index axis."""
+    """What one pass of a reference left, with the (step, sigma) it was made at. index: see `image_index`."""
 
     at: tuple[int, float]
     bank: KeyBank
     planned: Planned
-    index: int
+    finder: TokenFinder
+    index: float
 
 
 @dataclass
@@ -129,23 +131,28 @@ class ReferencePart(Part):
                 f"SEGA scales each of the {len(request.x)} references by its own spectrum, and {architecture.family} has one table for all "
                 "pictures of a pass. Connect one reference to each Shared-Attention Style Ref."
             )
-        bank = KeyBank(*self._range(patch, request), keep_on_cpu=patch.keep_on == "cpu", pairing=architecture.pairing)
+        turned = 2 * sum(axis.pairs for axis in reference.planned.call.axes)
+        bank = KeyBank(*self._range(patch, request), keep_on_cpu=patch.keep_on == "cpu", pairing=architecture.pairing, turned=turned)
         recording = Recording(bank, image_calls(architecture, request, reference.finder, tokens), tokens)
         replace(reference, shared=recording, own_attention=True).executed()
-        reads[weights] = Read(at, bank, reference.planned, image_index(architecture, request))
+        reads[weights] = Read(at, bank, reference.planned, reference.finder, image_index(architecture, request, reference.finder))
         return reads[weights]
 
     def _reference_request(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int) -> ModelCall:
         """The reference, noised to the step's sigma, with its own prompt or the target's."""
         request = execution.whole
-        clean = patch.reference.to(request.x)
+        clean, shapes = patch.reference.to(request.x), None
+        if self.model.architecture.by_angles:
+            clean, shapes = with_silence(request.host, clean)
         if patch.key not in state.noise:
             generator = torch.Generator().manual_seed(patch.seed)
             state.noise[patch.key] = torch.randn(clean.shape, generator=generator).to(clean)
         noise = state.noise[patch.key].to(clean)
         sigma = request.t[row].reshape(-1, *[1] * (clean.dim() - 1))[:1]
-        prompt = self._prompt(patch, execution, state, now, row, clean)
+        prompt = self._prompt(patch, execution, state, now, row, clean, shapes)
         extra = {name: _on(clean.device, value) for name, value in prompt.extra.items() if name != "c_concat"}
+        if shapes is not None:
+            extra = alone_in(extra, shapes)
         if patch.key not in state.blanks:
             state.blanks[patch.key] = blank_for(request, clean, patch_size(request.host.diffusion_model, self.model.architecture))
         blank = state.blanks[patch.key]
@@ -158,14 +165,16 @@ class ReferencePart(Part):
             extra={**extra, **{name: _on(clean.device, value) for name, value in blank.extra.items()}},
         )
 
-    def _prompt(self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int, clean: Tensor) -> Prompt:
+    def _prompt(
+        self, patch: SharedAttention, execution: Execution, state: StyleRun, now: float, row: int, clean: Tensor, shapes: Any
+    ) -> Prompt:
         request = execution.whole
         number, found = (0, patch.conditioning) if patch.conditioning else positive_of(execution.run.guider, now)
         if found is None:
             return prompt_of_row(request, row, len(clean))
         key = (patch.key, number)
         if key not in state.prompts:
-            state.prompts[key] = encoded(request.host, found, clean)
+            state.prompts[key] = encoded(request.host, found, clean, shapes)
         return state.prompts[key]
 
     def _range(self, patch: SharedAttention, request: ModelCall) -> tuple[int, int]:
@@ -209,16 +218,19 @@ class ReadyReferences:
 
     def _reading(self, patch: SharedAttention, read: Read, execution: Execution, rows: slice | None) -> Reading:
         request = execution.request
-        ids, grid = image_positions(self.architecture, read.planned.call, request.options)
+        ids, grid, along = image_places(self.architecture, read.planned.call, read.finder, request.options)
         ids = ids.to(request.x.device)
-        own, later = (read.planned.call, read.planned.plan), image_index(self.architecture, request) - read.index
+        own = read.planned.call, read.planned.plan
+        later = image_index(self.architecture, request, execution.finder) - read.index
         turns = {
-            group: reference_turn(ids, grid, own, (planned.call, planned.plan), planned.divisor, later)
+            group: reference_turn(ids, grid, own, (planned.call, planned.plan), planned.divisor, later, along)
             for group, planned in execution.grids.items()
         }
         shown = request if execution.layout is None else execution.whole  # a strip's own grid says nothing of the picture
         patch_of_model = patch_size(request.host.diffusion_model, self.architecture)
         part = parts_of_call(execution.whole, execution.run)[0]
+        if self.architecture.by_angles and patch.mask is not None:
+            check_masks([len(patch.mask)], shown.picture.shape[2] if part is None else part.whole[0], self.architecture.family)
         piece = None if part is None or part.is_whole or part.places is None else Piece(part.whole, part.places, patch_of_model)
         return Reading(
             read.bank,
@@ -227,36 +239,8 @@ class ReadyReferences:
             patch.adain,
             {group: turn for group, turn in turns.items() if turn is not None},
             rows,
-            patch.covered(token_grid(tuple(shown.x.shape), patch_of_model), execution.layout, piece),
+            patch.covered(token_grid(tuple(shown.picture.shape), patch_of_model), execution.layout, piece),
         )
-
-
-def caption_tokens(request: ModelCall) -> int:
-    """Lumina: tokens in front of the image, whose place along the index axis counts on from them."""
-    transformer = request.host.diffusion_model
-    if not hasattr(transformer, "pad_tokens_multiple"):  # older cores cut off what the mask hides
-        return int(request.extra.get("num_tokens", request.text_tokens))
-    multiple = transformer.pad_tokens_multiple or 1
-    return ceil(request.text_tokens / multiple) * multiple
-
-
-def image_index(architecture: Architecture, request: ModelCall) -> int:
-    """Where the image stands along the index axis, up to a constant of the family."""
-    return caption_tokens(request) if architecture.order == BY_POSITION else 0
-
-
-def image_calls(architecture: Architecture, request: ModelCall, finder: TokenFinder, tokens: int) -> ImageCalls:
-    """Tells the attention calls over the `tokens` of a request's picture from others that look like them.
-
-    On Wan, prompts as long as the clip look like the clip.
-    """
-    if architecture.order != IMAGE_ONLY:
-        return ImageCalls(finder.joint_start, longer_keys=architecture.order != BY_POSITION)
-    lengths = [request.text_tokens]
-    if getattr(request.host.diffusion_model, "img_emb", None) is not None:
-        vision = request.extra.get("clip_fea")
-        lengths.append(request.text_tokens if vision is None else vision.shape[-2])  # without one it reads the text in its place
-    return ImageCalls(finder.start, 1 + lengths.count(tokens))
 
 
 def _on(device: torch.device, value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from .embedders import PlannedEmbedder
+from .parallel import cuts_of, hand_on_hooks
 
 log = logging.getLogger("ropeworks")
 Forward = Callable[..., Any]
@@ -26,7 +27,8 @@ setting_up = threading.RLock()  # one thread at a time changes what stands on a 
 class Door:
     """Calls what the calling thread has entered with, else the transformer's own forward.
 
-    base, original: the transformer's own embedder and forward. It stands while somebody is inside.
+    base, original: the transformer's own embedder and forward. cuts: what cuts the sequence behind it. It stands while somebody is
+    inside.
     """
 
     def __init__(self, transformer: nn.Module, attribute: str) -> None:
@@ -38,6 +40,7 @@ class Door:
         self._told = False
         self.base = getattr(transformer, attribute)
         self.original: Forward = getattr(transformer, self._place)
+        self.cuts = cuts_of(transformer, self.base)
         self.__signature__ = inspect.signature(self.original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -50,6 +53,10 @@ class Door:
                 "A transformer that one thread has patched is called by another, for which it runs as it is: patch it in that thread too"
             )
         return self.original(*args, **kwargs)
+
+    def cuts_now(self, transformer: nn.Module) -> tuple[Any, ...]:
+        standing = getattr(transformer, self._attribute)
+        return cuts_of(transformer, self.base, *(() if standing is self.base else (standing,)))
 
     @property
     def entered(self) -> bool:
@@ -72,6 +79,7 @@ class Door:
             self._removed(transformer)
 
     def _removed(self, transformer: nn.Module) -> None:
+        hand_on_hooks(getattr(transformer, self._attribute), self.base)
         setattr(transformer, self._attribute, self.base)
         if vars(transformer).get(self._place) is not self:
             return  # somebody hooked in front of it since, whose chain ends here and goes on to the original

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...active import now_running
+from .parallel import cut_like_answer, cut_like_ids, ids_before_cuts, uncut
 
 if TYPE_CHECKING:
     from .door import Door
@@ -27,8 +28,9 @@ class FluxEmbedder(PlannedEmbedder):
         active = now_running()
         if active is None or (active.plan.untouched and active.groups is None and active.references is None):
             return self.base(ids)
-        table = active.table(ids[None], lambda tokens: as_table(*self.base(ids[tokens]))[None, None], True)
-        return as_cos_sin(table[0, 0])
+        whole = ids_before_cuts(ids)
+        table = active.table(whole[None], lambda tokens: as_table(*uncut(self.base, whole[tokens]))[None, None], True)
+        return cut_like_answer(self.base, cut_like_ids(as_cos_sin(table[0, 0])))
 
 
 class WanEmbedder(PlannedEmbedder):
@@ -39,9 +41,11 @@ class WanEmbedder(PlannedEmbedder):
         grid = whole_patches(hidden_states, tuple(self.base.patch_size))
         axes = [torch.arange(n, device=hidden_states.device, dtype=torch.float32) for n in grid]
         ids = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
-        table = active.table(ids, lambda tokens: as_table(*(part[0, tokens, 0] for part in self.base(hidden_states)))[None, None], True)
+        table = active.table(
+            ids, lambda tokens: as_table(*(part[0, tokens, 0] for part in uncut(self.base, hidden_states)))[None, None], True
+        )
         cos, sin = as_cos_sin(table[:, 0])
-        return cos.unsqueeze(2), sin.unsqueeze(2)
+        return cut_like_answer(self.base, (cos.unsqueeze(2), sin.unsqueeze(2)))
 
 
 def whole_patches(latent: Tensor, patch: tuple[int, ...]) -> tuple[int, int, int]:

@@ -137,6 +137,13 @@ class PatchedTransformer:
         self.upsampler = upsampler
         self.sigmas = tuple(sigmas)
 
+    @property
+    def itself(self) -> nn.Module:
+        found = self._itself()
+        if found is None:
+            raise RuntimeError("the patched transformer is gone")
+        return found
+
     def schedule(self, sigma: float) -> Schedule | None:
         """That of the run in which the transformer is being called at `sigma`; asked once a run."""
         return schedule_of(self.sigmas, self._itself(), sigma)

@@ -19,6 +19,7 @@ from ...stack import Call
 from ...tokens import find_references
 from .embedders import FluxEmbedder, as_table
 from .execution import Arguments, Execution, Grid, PatchedTransformer
+from .parallel import whole_ids
 
 PATCH = 2  # a packed token is 2 x 2 latent pixels
 
@@ -77,6 +78,11 @@ class Flux(PatchedTransformer):
         known = find_references(positions, behind, [other for other in others if other], along, None, (grid, 0))
         self._read = (weakref.ref(ids), grid, known)
         return grid, known
+
+    def executed(self, execution: Execution) -> Any:
+        text, image = (without_batch(execution.arguments[name]) for name in ("txt_ids", "img_ids"))
+        with whole_ids(self.itself, txt_ids=text, img_ids=image):
+            return super().executed(execution)
 
     def start(self, arguments: Arguments) -> int:
         return arguments["encoder_hidden_states"].shape[1]

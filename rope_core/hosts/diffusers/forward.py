@@ -18,9 +18,10 @@ from torch import nn
 from ...errors import RopeWorksError
 from ...extrapolate.extrapolation import check_native_size
 from ...stack import Call, Patch, Plan, Stack
-from .door import door_of, setting_up
+from .door import Door, door_of, setting_up
 from .execution import Answer, Grid, Part, PatchedTransformer
 from .flux import Flux
+from .parallel import refuse_cuts
 from .parts import FLUX_PARTS, WAN_PARTS, parts_of
 from .wan import Wan
 
@@ -52,9 +53,15 @@ def patched(
     that do not interpolate well, see `handover`. sigmas: of all steps, largest first; where they are not given, those of the scheduler
     in use where the transformer is called, so that no pipeline needs them.
     Raises RopeWorksError for transformers that are not supported or patched already, for patches that cannot act on them or beside
-    others, for context parallelism, and for step caches where patches call the transformer more than once a step.
+    others, for step caches where patches call the transformer more than once a step, and for context parallelism that begins inside the
+    block or where a patch needs the whole sequence in one process.
     """
     name = type(transformer).__name__
+    if any(kind.__name__ == "FSDPModule" for kind in type(transformer).__mro__):
+        raise RopeWorksError(
+            f"this {name} is sharded by FSDP2: between calls every process holds a part of the weights alone, and RoPE Works' patches read "
+            "them whole. Split the picture by transformer.enable_parallelism(ContextParallelConfig(...)) instead, or leave the patches out."
+        )
     if name not in _KNOWN:
         raise RopeWorksError(f"found a {name}; expected one of {', '.join(_KNOWN)}. Pass the pipeline's transformer.")
     check_native_size(native_pixels)
@@ -69,7 +76,7 @@ def patched(
         model = adapter(transformer, door.base, door.original, stack, native_pixels, native_widest, latent_upsampler, sigmas)
         parts = parts_of(model, kinds)  # asked first, for a part says what does not fit in diffusers' terms
         stack.check(model.facts)
-        forward = Forward(model, parts, on_plan)
+        forward = Forward(model, door, parts, on_plan)
         forward.refuse_others(everywhere=True)
         door.enter(transformer, adapter.embedder, forward)
     try:
@@ -84,8 +91,9 @@ def patched(
 class Forward:
     """Stands in the place of `transformer.forward`: resolves the stack, then hands the call through the parts to the original."""
 
-    def __init__(self, model: PatchedTransformer, parts: Sequence[Part], on_plan: Callable[[Call, Plan], None] | None) -> None:
+    def __init__(self, model: PatchedTransformer, door: Door, parts: Sequence[Part], on_plan: Callable[[Call, Plan], None] | None) -> None:
         self.model = model
+        self.door = door
         self.signature = inspect.signature(model.original)
         self.on_plan = on_plan
         self.answer: Answer = model.executed
@@ -95,8 +103,9 @@ class Forward:
 
     def refuse_others(self, everywhere: bool = False) -> None:
         """Raises RopeWorksError where what else is on the transformer cannot be combined with the patches."""
-        needs = [patch.needs for patch in self.model.stack.patches if patch.needs]
-        self.model.others.refuse(" and ".join(needs), everywhere)
+        needs = " and ".join(patch.needs for patch in self.model.stack.patches if patch.needs)
+        refuse_cuts(self.door.cuts, self.door.cuts_now(self.model.itself), needs)
+        self.model.others.refuse(needs, everywhere)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.refuse_others()  # they may have come since the block began

@@ -45,7 +45,6 @@ class Others:
         if len(blocks) != len(self._blocks) or any(now is not before for now, before in zip(blocks, self._blocks, strict=True)):
             self._blocks, self._watched = blocks, self._found_watched()
         modules = self._everything if everywhere else self._watched
-        self._refuse_context_parallelism(modules)
         if several_calls_for:
             self.refuse_step_cache(several_calls_for, modules)
 
@@ -85,15 +84,6 @@ class Others:
                 home, name = ("torch", "") if code is None else _home(code)
                 if home.partition(".")[0] not in WELCOME:
                     yield place, f"{home}.{name}"
-
-    def _refuse_context_parallelism(self, modules: tuple[nn.Module, ...]) -> None:
-        config = getattr(self._transformer, "_parallel_config", None)
-        parallel = getattr(config, "context_parallel_config", None) is not None or type(config).__name__ == "ContextParallelConfig"
-        if parallel or any(name.startswith("cp_") for name, _ in _hooks(modules)):
-            raise RopeWorksError(
-                "context parallelism is on for this transformer, so every process holds a part of the tokens alone, which RoPE Works' "
-                "patches cannot place. Load the transformer without it, or leave the patches out."
-            )
 
 
 def _hooks(modules: tuple[nn.Module, ...]) -> Iterator[tuple[str, Any]]:

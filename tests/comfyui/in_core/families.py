@@ -38,6 +38,7 @@ LUMINA, Z_IMAGE = ({**base, "n_layers": 1} for base in (models.LUMINA, models.Z_
 WAN = {**models.WAN, "dim": 128, "num_heads": 1, "ffn_dim": 128, "num_layers": 1}
 FLUX_SHAPE, FLUX2_SHAPE, WAN_SHAPE = (1, 16, 16, 16), (1, 128, 8, 8), (1, 16, 2, 16, 16)
 LTX_SHAPE = (1, 128, 2, 8, 8)
+H3_SHAPE, H3_SOUND = (1, 24, 2, 8, 8), (1, 32, 2, 8)
 HUNYUAN15_SHAPE = (1, 32, 2, 8, 8)
 GUIDED = {"guidance_embed": True}
 QWEN21 = {
@@ -217,7 +218,8 @@ class Variant:
     """config_class: of comfy.supported_models. changes: of `base`, for this variant. shape: of its latent, `side` pixels a side.
 
     conditions: what its conditioning brings beside text; beside: more of it, made for a latent of a shape. text: width of
-    its text. reachable: whether this core's classes can be patched at all.
+    its text. reachable: whether this core's classes can be patched at all. sound: shape of the sound that its latent brings beside the
+    picture. long_clip: so many latent frames that RIFLEx acts.
     """
 
     family: str
@@ -231,11 +233,18 @@ class Variant:
     text: int = 48
     reachable: Callable[[], bool] = lambda: True
     beside: Callable[[tuple[int, ...]], Mapping[str, Any]] | None = None
+    sound: tuple[int, ...] | None = None
+    long_clip: int = 80  # the pairs that RIFLEx slows make a turn in 50 and 51, on LTX in 63
 
     @property
     def given(self) -> dict[str, Any]:
         """All that its conditioning brings."""
         return {**self.conditions, **(self.beside(self.shape) if self.beside else {})}
+
+    @property
+    def latent(self) -> Any:
+        """An empty one."""
+        return torch.zeros(self.shape) if self.sound is None else models.nested(torch.zeros(self.shape), torch.zeros(self.sound))
 
     @property
     def known(self) -> bool:
@@ -258,6 +267,10 @@ def _wan(name: str, config_class: str, changes: Mapping[str, Any], **conditions:
 def _hunyuan(name: str, config_class: str, changes: Mapping[str, Any], family: str = "HunyuanVideo") -> Variant:
     shape = WAN_SHAPE if family == "HunyuanVideo" else HUNYUAN15_SHAPE
     return Variant(family, name, config_class, HUNYUAN, shape, changes)
+
+
+def _h3(name: str, beside: Any = None) -> Variant:
+    return Variant("MiniMax H3", name, "MiniMaxH3", models.MINIMAX_H3, H3_SHAPE, beside=beside, sound=H3_SOUND, long_clip=112)
 
 
 def _referring(*shape: int) -> dict[str, Any]:
@@ -294,6 +307,21 @@ def for_s2v(shape: tuple[int, ...]) -> dict[str, Any]:
     batch, channels, _, height, width = shape
     moves = {"reference_motion": picture(batch, channels, 19, height, width, seed=4)} if height >= 8 else {}
     return {**with_reference(shape), **moves}
+
+
+def with_keyframes(shape: tuple[int, ...]) -> dict[str, Any]:
+    """First and last frame of a MiniMax H3 clip, and sound from its third picture on, as ComfyUI's nodes give them."""
+    first, last = (picture(1, 24, 1, *(side + side % 2 for side in shape[3:]), seed=seed) for seed in (2, 3))
+    guide = {"resolved_frame_index": 2, "audio_latent": picture(1, 32, 2, 3, seed=4)}
+    return {"minimax_keyframes": [{"resolved_frame_index": 0, "latent": first}, guide, {"resolved_frame_index": 4, "latent": last}]}
+
+
+def with_minimax_references(shape: tuple[int, ...]) -> dict[str, Any]:
+    """A picture, a clip with its sound, and sound alone."""
+    still = {"kind": "image", "latent_h": 4, "latent_w": 6, "latent": picture(1, 24, 1, 4, 6, seed=2)}
+    clip = {"kind": "video_audio", "latent_t": 2, "latent_h": 6, "latent_w": 4, "latent": picture(1, 24, 2, 6, 4, seed=3)}
+    clip |= {"ref_audio_t": 7, "audio_latent": picture(1, 32, 2, 7, seed=4)}
+    return {"minimax_refs": [still, clip, {"kind": "audio", "ref_audio_t": 5, "audio_latent": picture(1, 32, 2, 5, seed=5)}]}
 
 
 def ltx_is_reachable() -> bool:
@@ -387,6 +415,9 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("Wan 2.2 5B", "TI2V 5B", "WAN22_T2V", WAN, (1, 48, 2, 16, 16), {"in_dim": 48, "out_dim": 48}, side=256),
     Variant("LTX-Video", "0.9", "LTXV", models.LTX, LTX_SHAPE, side=256, conditions=_CAPTION, reachable=ltx_is_reachable),
     Variant("LTX-2", "LTX-2, 2.3", "LTXAV", models.LTX2, LTX_SHAPE, side=256, text=96, conditions=_CAPTION, reachable=ltx_is_reachable),
+    _h3("text to video"),
+    _h3("first and last frame", with_keyframes),
+    _h3("with references", with_minimax_references),
     _hunyuan("1.0 T2V", "HunyuanVideo", {}),
     _hunyuan("1.0 I2V", "HunyuanVideoI2V", {"in_channels": 33}),
     _hunyuan("SkyReels I2V", "HunyuanVideoSkyreelsI2V", {"in_channels": 32}),

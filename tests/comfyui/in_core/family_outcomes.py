@@ -24,7 +24,6 @@ from .families import VARIANTS, Variant, picture
 
 STEPS = 2
 WHOLE_RUN = {"start_percent": 0.0, "end_percent": 1.0}
-LONG_CLIP = 80  # latent frames: the pairs that RIFLEx slows make a turn in 50 and 51, on LTX in 63
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class Trial:
 
 def sampled(model: Any, variant: Variant) -> torch.Tensor:
     positive, negative = models.conditioning(width=variant.text, **variant.given), models.conditioning(seed=6, width=variant.text)
-    return models.sample(model, variant.shape, steps=STEPS, positive=positive, negative=negative)
+    found = models.sample(model, variant.shape, steps=STEPS, positive=positive, negative=negative, latent=variant.latent)
+    return torch.cat([part.flatten() for part in found.unbind()]) if variant.sound else found
 
 
 def put(node: type, model: Any, **settings: Any) -> Any:
@@ -78,6 +78,9 @@ def sega(trial: Trial) -> str:
 def extrapolate(trial: Trial) -> str:
     settings = {"method": "yarn", **WHOLE_RUN}
     trial.same(RopePatchExtrapolate, native_size=trial.variant.side, **settings)
+    if architecture_of(trial.model).one_extent:
+        trial.same(RopePatchExtrapolate, native_size=trial.variant.side // 2, **settings)
+        return NOTHING
     trial.differs(RopePatchExtrapolate, native_size=trial.variant.side // 2, **settings)
     return WORKS
 
@@ -90,7 +93,7 @@ def riflex(trial: Trial) -> str:
     batch, channels, _, *sides = trial.variant.shape
     height, width = (side // 4 for side in sides)
     references = {name: _cropped(value, height, width) for name, value in trial.variant.conditions.items()}
-    long = replace(trial.variant, shape=(batch, channels, LONG_CLIP, height, width), conditions=references)
+    long = replace(trial.variant, shape=(batch, channels, trial.variant.long_clip, height, width), conditions=references)
     Trial(long, trial.model, sampled(trial.model, long)).differs(RopePatchExtrapolate, **settings)
     return WORKS
 

@@ -155,6 +155,20 @@ LTX2 = {
     "connector_num_attention_heads": 2,
     "connector_num_layers": 1,
 }
+MINIMAX_H3 = {
+    "image_model": "minimax_h3",
+    "hidden_size": 256,
+    "num_layers": 2,
+    "token_refiner_num_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 128,
+    "ffn_hidden_size": 128,
+    "text_dim": 48,
+    "timestep_input_dim": 64,
+    "time_embed_hidden_size": 64,
+    "time_embed_dim": 32,
+    "rope_inv_freq_len": 16,
+}
 
 
 def only_fields_of(config: dict[str, Any], params: type) -> dict[str, Any]:
@@ -175,6 +189,9 @@ def build(config_class: str, config: dict[str, Any], dtype: torch.dtype = torch.
             scale = 0.1 if parameter.dim() > 1 else 0.02
             is_norm = "norm" in name and parameter.dim() == 1 and not name.endswith("bias")
             parameter.copy_(noise * scale + (1.0 if is_norm else 0.0))
+        for name, buffer in model.named_buffers():
+            if name.endswith("rope.inv_freq"):  # checkpoints bring it
+                buffer.copy_(1e4 ** (-torch.arange(len(buffer), dtype=torch.float64) / len(buffer)))
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
@@ -236,6 +253,13 @@ def conditioning(tokens: int = 12, width: int = 48, pooled: int = 32, seed: int 
     generator = torch.Generator().manual_seed(seed)
     context = torch.randn(1, tokens, width, generator=generator)
     return [[context, {"pooled_output": torch.randn(1, pooled, generator=generator), **extra}]]
+
+
+def nested(*tensors: torch.Tensor) -> Any:
+    """Picture and sound, as newer cores have them."""
+    import comfy.nested_tensor
+
+    return comfy.nested_tensor.NestedTensor(tensors)
 
 
 def sample(

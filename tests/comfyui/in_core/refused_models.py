@@ -38,20 +38,6 @@ _COSMOS1 = {
     "rope_t_extrapolation_ratio": 1.0,
 }
 _TWO_HEADS = {"num_layers": 1, "num_attention_heads": 2}
-_MINIMAX = {
-    "image_model": "minimax_h3",
-    "hidden_size": 256,
-    "num_layers": 1,
-    "token_refiner_num_layers": 1,
-    "num_attention_heads": 2,
-    "attention_head_dim": 128,
-    "ffn_hidden_size": 128,
-    "text_dim": 48,
-    "timestep_input_dim": 64,
-    "time_embed_hidden_size": 64,
-    "time_embed_dim": 32,
-    "rope_inv_freq_len": 16,
-}
 _COGVIDEO = {
     "image_model": "cogvideox",
     **_TWO_HEADS,
@@ -87,7 +73,6 @@ REFUSED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "HunyuanImage 2.1 Refiner": ("HunyuanImage21Refiner", {**models.HUNYUAN, **HUNYUAN_15, "in_channels": 128}),
     "Ideogram 4": ("Ideogram4", {**_IDEOGRAM, "image_model": "ideogram4", "llm_features_dim": 48}),
     "JoyImage": ("JoyImage", {**_TWO_HEADS, "image_model": "joyimage", "hidden_size": 256, "text_dim": 48}),
-    "MiniMax H3": ("MiniMaxH3", _MINIMAX),
     "Mochi": ("GenmoMochi", _MOCHI),
     "PixelDiT": ("PixelDiTT2I", {"image_model": "pixeldit_t2i"}),
     "SeedVR2": (

@@ -1,0 +1,178 @@
+"""diffusers' context parallelism on two processes: the picture of one, or a refusal."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig, FluxTransformer2DModel, WanTransformer3DModel
+from diffusers.models import attention_dispatch
+from torch import Tensor, nn
+
+from lab.model.flux import grid_ids
+from rope_core import Extrapolate, Patch, RopeWorksError, Rpe2d, Sega
+from rope_core.hosts.diffusers import patched
+
+NATIVE, TEXT, PROCESSES = 64, 6, 2
+MODES: dict[str, dict[str, Any]] = {  # gloo gathers parts of one size alone, so "anything" goes its own way here with even ones
+    "ulysses": {"ulysses_degree": 2},
+    "ring": {"ring_degree": 2},
+    "anything": {"ulysses_degree": 2, "ulysses_anything": True},
+}
+PATCHES: dict[str, list[Patch]] = {"yarn": [Extrapolate("yarn")], "sega": [Sega()], "rpe2d": [Rpe2d(96, trained=True), Sega()]}
+
+
+def flux() -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=64, num_attention_heads=2,
+        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)
+
+
+def wan() -> WanTransformer3DModel:
+    torch.manual_seed(0)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=128, in_channels=16, out_channels=16,
+        text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=64,
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)
+
+
+def flux_call(images: int = 1) -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {
+        "hidden_states": torch.randn(images, 64, 64), "encoder_hidden_states": torch.randn(images, TEXT, 64),
+        "pooled_projections": torch.randn(images, 64), "timestep": torch.full((images,), 0.6), "img_ids": grid_ids(8, 8),
+        "txt_ids": torch.zeros(TEXT, 3), "return_dict": False,
+    }  # fmt: skip
+
+
+def wan_call() -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {
+        "hidden_states": torch.randn(1, 16, 2, 16, 16), "encoder_hidden_states": torch.randn(1, TEXT, 16),
+        "timestep": torch.full((1,), 600.0), "return_dict": False,
+    }  # fmt: skip
+
+
+def attention_for_ring(
+    ctx: Any, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False, return_lse: bool = False, _save_ctx: bool = True, _parallel_config: Any = None,
+) -> Any:  # fmt: skip
+    """diffusers' native attention, which does not tell the sums that ring joins parts by; torch's kernel for CPUs does."""
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, sums = kernel(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    return (out.transpose(1, 2), sums.transpose(1, 2)) if return_lse else out.transpose(1, 2)
+
+
+def enable(model: nn.Module, mode: str) -> None:
+    model.enable_parallelism(config=ContextParallelConfig(**MODES[mode]))
+
+
+def run(model: nn.Module, call: dict[str, Any], patches: list[Patch]) -> Tensor:
+    with patched(model, *patches, native_pixels=NATIVE):
+        return model(**call)[0]
+
+
+class Picture:
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+
+    def save(self, path: str) -> None:
+        torch.save(self.tokens + 0, path)  # which waits for what the processes gather
+
+
+class Pipeline:
+    """Stands in for Flux's: one step of a tiny transformer, beyond Flux's trained size."""
+
+    def __init__(self) -> None:
+        self.transformer = flux()
+
+    @classmethod
+    def from_pretrained(cls, *_: Any, **__: Any) -> Pipeline:
+        return cls()
+
+    def to(self, _: str) -> Pipeline:
+        return self
+
+    def __call__(self, *_: Any, generator: torch.Generator, **__: Any) -> SimpleNamespace:
+        grid = (72, 64)
+        call = flux_call() | {"img_ids": grid_ids(*grid), "hidden_states": torch.randn(1, math.prod(grid), 64, generator=generator)}
+        return SimpleNamespace(images=[Picture(self.transformer(**call)[0])])
+
+
+def readme_example() -> str:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    return next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "enable_parallelism" in block)
+
+
+@torch.inference_mode()
+def example(rank: int, store: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.accelerator.device_count = lambda: 1
+    start = dist.init_process_group
+    dist.init_process_group = lambda _: start("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    diffusers.FluxPipeline = Pipeline
+    os.chdir(folder)
+    exec(readme_example(), {})  # noqa: S102
+    dist.destroy_process_group()
+
+
+@torch.inference_mode()
+def process(rank: int, store: str) -> None:
+    """What each of the two does; an assertion that fails ends both."""
+    torch.set_num_threads(1)
+    torch.accelerator.device_count = lambda: 1  # diffusers counts a machine's devices, and a CPU is none
+    attention_dispatch._native_attention_forward_op = attention_for_ring
+    logging.Logger.warning_once = logging.Logger.debug  # which transformers brings, and diffusers calls without it
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    for mode in MODES:
+        kinds = [(flux(), flux_call()), (flux(), flux_call(2)), (wan(), wan_call())]
+        for model, call in kinds:
+            plain = model(**call)[0]
+            expected = {name: run(model, call, patches) for name, patches in PATCHES.items()}
+            inside = copy.deepcopy(model)
+            enable(model, mode)
+            for name, patches in PATCHES.items():
+                assert (expected[name] - plain).abs().max() > 1e-4, f"{name} does something"
+                torch.testing.assert_close(run(model, call, patches), expected[name], rtol=0, atol=1e-5)
+            torch.testing.assert_close(model(**call)[0], plain, rtol=0, atol=1e-5)
+            # Begun in the block: refused there, and whole after it.
+            with patched(inside, *PATCHES["yarn"], native_pixels=NATIVE):
+                enable(inside, mode)
+                with pytest.raises(RopeWorksError, match="before `with patched"):
+                    inside(**call)
+            torch.testing.assert_close(inside(**call)[0], plain, rtol=0, atol=1e-5)
+            torch.testing.assert_close(run(inside, call, PATCHES["yarn"]), expected["yarn"], rtol=0, atol=1e-5)
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
+def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(process, (str(tmp_path / "store"),), nprocs=PROCESSES)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
+@torch.inference_mode()
+def test_the_readmes_example_draws_what_one_process_draws(tmp_path: Path) -> None:
+    pipe = Pipeline()
+    plain = pipe(generator=torch.Generator().manual_seed(0)).images[0].tokens
+    with patched(pipe.transformer, Sega()):
+        expected = pipe(generator=torch.Generator().manual_seed(0)).images[0].tokens
+    assert (expected - plain).abs().max() > 1e-4
+    torch.multiprocessing.spawn(example, (str(tmp_path / "store"), str(tmp_path)), nprocs=PROCESSES)
+    torch.testing.assert_close(torch.load(tmp_path / "cat.png"), expected, rtol=0, atol=1e-5)
