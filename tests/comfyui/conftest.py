@@ -15,6 +15,7 @@ def waits_for_cores(item: pytest.Item) -> bool:
     return item.path.name == "test_in_core.py"
 
 
+@pytest.hookimpl(trylast=True)  # pytest itself groups tests by their core first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=waits_for_cores)
 
