@@ -46,7 +46,7 @@ class RopeLabModel(io.ComfyNode):
             display_name="RoPE Lab: Tiny Flux",
             category=CATEGORY,
             description=(
-                "A real Flux of 5.7 million parameters that draws 12 subjects in 5 renderings before 6 backgrounds, at 256×256 pixels. "
+                "A real Flux of 5.7 million parameters that draws 8 subjects in 4 renderings before 6 backgrounds, at 256×256 pixels. "
                 "It comes with the pack and runs in seconds on a CPU: for trying the RoPE nodes and for tests, not for art."
             ),
             search_aliases=["rope", "lab", "tiny", "test model", "flux"],

@@ -11,14 +11,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..data.clips import MOTIONS, NATIVE_FRAMES, clip, frame, phases, told
+from ..data.clips import NATIVE_FRAMES, clip, frame, phases, told
 from ..data.world import SUBJECTS
 from ..model.drawn import Drawn
 from ..model.files import CLIP_WEIGHTS_FILE
 from ..model.wan import load_wan
 from ..pictures.charts import contact_sheet, to_image
-from ..sampling.clips import CFG, METHODS, STEPS, Story, draw_clips
-from ..sampling.draw import random_prompts
+from ..sampling.clips import CFG, METHODS, STEPS, Story, draw_clips, random_stories
 from ..sampling.methods import PLAIN
 from .extrapolation import case_of
 from .record import Record, setting, within
@@ -92,9 +91,8 @@ def evaluate(
     """Writes clips.md and .json into `out`, and with `pictures` a strip of frames for every length; returns the page's path."""
     lab, transformer = Drawn.load(folder), load_wan(folder)
     record = Record(out, "clips", setting(folder / CLIP_WEIGHTS_FILE, steps, CFG, command))
-    for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=9))), "clip"):
-        story = Story(prompt, MOTIONS[seed % len(MOTIONS)])
-        case = f"{story.motion}: {case_of(prompt, seed)}"
+    for seed, story in within(minutes, list(enumerate(random_stories(count, seed=9))), "clip"):
+        case = f"{story.motion}: {case_of(story.prompt, seed)}"
         for length in LENGTHS:
             frames, shown = length * NATIVE_FRAMES, {}
             for name in record.missing(part_of(length), (SAME_SPEED, SLOWED, *(m for m in METHODS if due(m, length))), case):

@@ -63,7 +63,8 @@ def test_a_prompt_is_its_words_rows_and_the_last_output_is_that_of_nothing():
         assert torch.equal(context, expected)
         assert torch.allclose(more["pooled_output"], pooled)
     assert torch.equal(RopeLabModel.execute("open").args[1][0][0], nothing[0][0])
-    _, asked, _, nothing = RopeLabVideoModel.execute("flower", "ink", "sea", "turn").args
+    said |= {"background": BACKGROUNDS.index("night")}
+    _, asked, _, nothing = RopeLabVideoModel.execute("flower", "ink", "night", "turn").args
     assert torch.equal(asked[0][0], rows(**said, motion=MOTIONS.index("turn"))[0])
     assert torch.equal(nothing[0][0], rows(**silent, motion=len(MOTIONS))[0])
     assert asked[0][0].shape == (1, 10, 64)
