@@ -24,7 +24,7 @@ TIME_SCALE = 1000.0  # of sigma in the timestep
 @dataclass(frozen=True)
 class ClipPlan(Schedule):
     steps: int = 4000
-    batch: int = 4
+    batch: int = 2
     all_open: float = 0.1
     left_open: float = 0.06
 
