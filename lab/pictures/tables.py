@@ -1,4 +1,4 @@
-"""Tables of README and docs/lab.md, from the files in lab/results. What stands between two marks is written here:
+"""Tables of docs/lab.md, from the files in lab/results. What stands between two marks is written here:
 
 <!-- lab: extrapolation -->
 <!-- end -->
@@ -18,7 +18,7 @@ from ..sampling.methods import METHODS, PLAIN
 from .hand import MissingError
 from .study import RESULTS, results
 
-PAGES = (PACK / "README.md", PACK / "docs" / "lab.md")
+PAGES = (PACK / "docs" / "lab.md",)
 MARKED = re.compile(r"(<!-- lab: ([a-z0-9 ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 SHORT = (extrapolation.EMPTY, extrapolation.ENLARGED, extrapolation.TRUTH, *(name for name in METHODS if "dype" not in name))
 
