@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..lab.data.clips import CLIP_BACKGROUNDS, CLIP_RENDERINGS, MOTIONS
-from ..lab.data.world import OPEN, SUBJECTS
+from ..lab.data.clips import CLIP_BACKGROUNDS, CLIP_RENDERINGS, CLIP_SUBJECTS, MOTIONS
+from ..lab.data.world import OPEN
 from ..lab.model.decoder import decoder_of
 from ..lab.model.files import CLIP_WEIGHTS_FILE, COMPANIONS_FILE, WEIGHTS
 from ..lab.model.prompts import numbers_of, prompts
@@ -35,13 +35,13 @@ class RopeLabVideoModel(io.ComfyNode):
             display_name="RoPE Lab: Tiny Wan",
             category=CATEGORY,
             description=(
-                "A real Wan text-to-video model of 4.9 million parameters that draws 8 subjects which cross, bounce or turn, 29 pictures "
+                "A real Wan text-to-video model of 4.9 million parameters that draws 4 subjects which cross, bounce or turn, 29 pictures "
                 "of 128×128 pixels. It comes with the pack and runs on a CPU: for trying the RoPE nodes and for tests, not for art."
             ),
             search_aliases=["rope", "lab", "tiny", "test model", "wan", "video"],
             inputs=[
                 io.Combo.Input(
-                    "subject", options=[*SUBJECTS, OPEN],
+                    "subject", options=[*CLIP_SUBJECTS, OPEN],
                     tooltip="What moves. This, rendering, background and motion stand in for a prompt; each may be left open.",
                 ),
                 word("rendering", CLIP_RENDERINGS, "How it is drawn. Open leaves it to the model, or to a style reference."),

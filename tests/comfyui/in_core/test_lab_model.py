@@ -63,8 +63,8 @@ def test_a_prompt_is_its_words_rows_and_the_last_output_is_that_of_nothing():
         assert torch.equal(context, expected)
         assert torch.allclose(more["pooled_output"], pooled)
     assert torch.equal(RopeLabModel.execute("open").args[1][0][0], nothing[0][0])
-    said |= {"background": BACKGROUNDS.index("night")}
-    _, asked, _, nothing = RopeLabVideoModel.execute("flower", "ink", "night", "turn").args
+    said |= {"subject": SUBJECTS.index("butterfly"), "background": BACKGROUNDS.index("night")}
+    _, asked, _, nothing = RopeLabVideoModel.execute("butterfly", "ink", "night", "turn").args
     assert torch.equal(asked[0][0], rows(**said, motion=MOTIONS.index("turn"))[0])
     assert torch.equal(nothing[0][0], rows(**silent, motion=len(MOTIONS))[0])
     assert asked[0][0].shape == (1, 10, 64)
@@ -194,7 +194,7 @@ def draw_clip(model: Any, asked: Any, vae: Any, nothing: Any, steps: int = 8) ->
 def test_every_motion_draws_a_clip_of_its_own_that_moves():
     clips = []
     for motion in MOTIONS:
-        clip = draw_clip(*RopeLabVideoModel.execute("house", "flat", "studio", motion).args)
+        clip = draw_clip(*RopeLabVideoModel.execute("boat", "flat", "studio", motion).args)
         assert clip.shape == (29, 128, 128, 3)
         assert 0 <= clip.min() <= clip.max() <= 1
         assert (clip[0] - clip[13]).abs().mean() > 0.02
@@ -203,7 +203,7 @@ def test_every_motion_draws_a_clip_of_its_own_that_moves():
 
 
 def test_the_lab_video_vae_keeps_a_clip():
-    vae = RopeLabVideoModel.execute("cat").args[2]
+    vae = RopeLabVideoModel.execute("fish").args[2]
     shown = torch.cat([a_picture(128).roll(8 * step, 2) for step in range(3)])
     clip = shown[[0, 1, 1, 1, 1, 2, 2, 2, 2]]
     latent = nodes.VAEEncode().encode(vae, clip)[0]
