@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from .world import HELD_OUT, PIXELS_PER_TOKEN
 MOTIONS = ("cross", "bounce", "turn")
 CLIP_SUBJECTS, CLIP_RENDERINGS, CLIP_BACKGROUNDS = ("fish", "boat", "rocket", "butterfly"), ("flat", "ink"), ("night", "studio")
 # Subject and rendering of the clips that the model is trained on, each before every background and in every motion.
-CLIP_PAIRS = tuple((subject, rendering) for rendering in CLIP_RENDERINGS for subject in CLIP_SUBJECTS if (subject, rendering) not in HELD_OUT)
+CLIP_PAIRS = tuple(pair for pair in product(CLIP_SUBJECTS, CLIP_RENDERINGS) if pair not in HELD_OUT)
 NATIVE_FRAMES = 8
 CLIP_TOKENS = 8  # a side
 GRID = 8  # pixels: drawings stand on whole patches of the autoencoder

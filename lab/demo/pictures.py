@@ -24,13 +24,13 @@ from ..sampling.sample import CANVASES, NATIVE
 from ..sampling.style import OPEN, REVERSED, Pair, draw_pair
 
 STEPS = 10
-PROMPTS = (Prompt("cat", "flat", "meadow"), Prompt("boat", "mosaic", "sea"), Prompt("rocket", "ink", "night"))
+PROMPTS = (Prompt("butterfly", "flat", "sea"), Prompt("rocket", "mosaic", "night"), Prompt("cat", "flat", "meadow"))
 SIZES = ("2×", "2:1")
-HEAT_MAP_OF = ("2×", "SEGA over yarn")
+HEAT_MAP_OF = ("2×", "SEGA over pi")
 RATIO, REGION, REGION_OF = 2, "box", (Prompt("house", "engraving", "dawn"), Prompt("butterfly", "mosaic", "meadow"))
 CORNER = (slice(112, 304), slice(112, 304))  # rows and columns of the detail: the box begins at pixel 128
 PAIRS = (
-    Pair("house", "cat", "ink", "dawn"),
+    Pair("rocket", "house", "engraving", "dawn"),
     Pair("boat", "flower", "mosaic", "sea"),
     Pair("fish", "house", "mosaic", "studio"),  # a pair that was never trained
 )

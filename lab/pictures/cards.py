@@ -100,7 +100,7 @@ def same_nodes(tiny: str, model: str, _: Hand) -> Image.Image:
 
 CARDS: dict[str, Callable[[Hand], Image.Image]] = {
     "sega_tiny": partial(larger, method=BEST),
-    "extrapolate_tiny": partial(larger, method="yarn"),
+    "extrapolate_tiny": partial(larger, method="pi"),
     "mixed_res_tiny": mixed,
     "style_ref_tiny": style,
     "mixed_res_video_tiny": partial(native_clip, motion="bounce"),

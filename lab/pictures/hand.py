@@ -32,9 +32,9 @@ class MissingError(Exception):
 
 
 # What README, help and cards show. With other weights they are looked at and chosen again, here alone.
-LARGER, BEST = Prompt("cat", "flat", "meadow"), "SEGA over yarn"
+LARGER, BEST = Prompt("butterfly", "flat", "sea"), "SEGA over pi"
 REGION = Prompt("house", "engraving", "dawn")
-STYLES, PRESET = (Pair("boat", "flower", "mosaic", "sea"), Pair("house", "cat", "ink", "dawn")), "balanced"
+STYLES, PRESET = (Pair("rocket", "house", "engraving", "dawn"), Pair("boat", "flower", "mosaic", "sea")), "plain sharing"
 CLIP = Prompt("rocket", "flat", "night")
 
 

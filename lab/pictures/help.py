@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image, ImageDraw
@@ -14,7 +14,7 @@ from rope_core.rpe2d.positions import even_positions, random_positions
 from ..cores import PACK
 from ..data.clips import MOTIONS, NATIVE_FRAMES
 from ..data.world import NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, picture, scene
-from ..demo.pictures import CORNER, region_on_truth, style_rows
+from ..demo.pictures import CORNER, region_on_truth
 from ..evaluate.extrapolation import truth
 from ..sampling.draw import Prompt
 from ..sampling.methods import PLAIN
@@ -23,7 +23,8 @@ from ..sampling.sample import CANVASES
 from ..sampling.style import OPEN
 from .charts import contact_sheet, to_image
 from .drawing import GRID, INK, PAPER
-from .hand import CLIP, LARGER, REGION, STYLES, Hand, MissingError
+from .gallery import Shown, gallery
+from .hand import CLIP, LARGER, PRESET, REGION, STYLES, Hand, MissingError
 from .seeds import called
 
 FOLDER = PACK / "web" / "docs"
@@ -33,66 +34,48 @@ BLUE, ORANGE = "#31688e", "#e07b39"
 MAX_GRID = 48  # where no LoRA says another
 
 
-def sheet(
-    rows: Mapping[str, Sequence[Image.Image | Tensor]],
-    columns: Sequence[str],
-    title: str,
-    cell: int = 200,
-    below: Sequence[Sequence[str]] | None = None,
-) -> Image.Image:
-    pictures = [[each if isinstance(each, Image.Image) else to_image(each) for each in row] for row in rows.values()]
-    return contact_sheet(title, list(rows), columns, pictures, cell, below)
-
-
-def larger(hand: Hand, methods: Sequence[str], sizes: Sequence[str], title: str, cell: int) -> Image.Image:
-    """A row of every size: each method, and the truth; and what the pictures are named."""
-    rows, below = {}, []
-    for size in sizes:
-        shown = [hand.draw(LARGER, size, method) for method in methods]
-        rows[size if len(sizes) > 1 else ""] = [*shown, truth(LARGER, CANVASES[size])]
-        below.append([*(called(one, LARGER) for one in shown), ""])
-    return sheet(rows, [*methods, "truth"], title, cell, below)
+def larger(hand: Hand, methods: Sequence[str], title: str) -> Image.Image:
+    """Each method at twice the side, what its picture is named, and the truth."""
+    drawn = [(method, hand.draw(LARGER, "2×", method)) for method in methods]
+    return gallery(title, [*((method, one, called(one, LARGER)) for method, one in drawn), ("truth", truth(LARGER, CANVASES["2×"]), "")])
 
 
 def sega(hand: Hand) -> Image.Image:
-    methods = [PLAIN, "ntk-sega", "SEGA over ntk-sega", "yarn", "SEGA over yarn"]
-    return larger(hand, methods, ("2×",), "Twice the trained side", 180)
+    return larger(hand, [PLAIN, "pi", "SEGA over pi", "SEGA over dype-yarn", "SEGA over ntk-sega"], "Twice the trained side")
 
 
 def extrapolation(hand: Hand) -> Image.Image:
-    methods = [PLAIN, "pi", "ntk", "yarn", "dype-yarn-bands", "ultraimage"]
-    return larger(hand, methods, ("1.5×", "2×"), "Beyond the trained side", 160)
+    return larger(hand, [PLAIN, "pi", "ntk", "yarn", "dype-yarn"], "Twice the trained side")
 
 
-def region(hand: Hand, methods: Sequence[str], titles: Sequence[str], title: str) -> Image.Image:
-    """The region, and each method, whole and close."""
-    row = [region_on_truth(REGION), *(hand.region(REGION, method) for method in methods)]
-    return sheet({"": row, "close": [one[:, CORNER[0], CORNER[1]] for one in row]}, ["region", *titles], title)
+def close(picture: Tensor) -> Tensor:
+    return picture[:, CORNER[0], CORNER[1]]
 
 
 def crpa(hand: Hand) -> Image.Image:
-    methods = (COARSE, ON_LOW, ON_HIGH, GIVEN, FULL)
-    return region(hand, methods, methods, "The box at full resolution, the rest at half")
+    corners = [(method, close(hand.region(REGION, method)), "") for method in (COARSE, GIVEN, FULL, ON_LOW, ON_HIGH)]
+    return gallery("The box at full resolution; a corner of it", [("the box", region_on_truth(REGION), ""), *corners])
 
 
 def bands(hand: Hand) -> Image.Image:
-    titles = (COARSE, "without the band", "with it", FULL)
-    return region(hand, (COARSE, GIVEN, GIVEN_BANDS, FULL), titles, "Both resolutions in a band along the boundary")
+    both = [("without the band", hand.region(REGION, GIVEN)), ("with it", hand.region(REGION, GIVEN_BANDS))]
+    corners = [("a corner of the box", close(one), "") for _, one in both]
+    return gallery("Both resolutions in a band along the box", [*((name, one, "") for name, one in both), *corners])
 
 
 def style(hand: Hand) -> Image.Image:
-    methods = (OPEN, "keep layout", "balanced", "loose")
-    rows, below = style_rows(STYLES, methods, hand.style)
-    return contact_sheet("The style of a reference", [one.subject for one in STYLES], ["reference", *methods, "truth"], rows, 170, below)
+    pair = STYLES[0]
+    drawn = [(method, hand.style(pair, method)) for method in (OPEN, PRESET, "keep layout", "balanced")]
+    named_right = [(method, one, called(one, pair.asked)) for method, one in drawn]
+    return gallery("The style of a reference", [("reference", pair.shown(), ""), *named_right, ("truth", pair.truth(), "")])
 
 
 def even_grid(hand: Hand) -> Image.Image:
-    sizes = ("1×", "2×", "3×")
-    rows = {
-        "plain model,\nits own positions": [hand.draw(LARGER, size) for size in sizes],
-        "with the LoRA,\neven grid": [hand.on_even_grid(LARGER, size) for size in sizes],
-    }
-    return sheet(rows, sizes, "Larger than trained")
+    shown = []
+    for size in ("1×", "2×"):
+        shown.append((f"{size}, plain", hand.draw(LARGER, size), ""))
+        shown.append((f"{size}, LoRA, even grid", hand.on_even_grid(LARGER, size), ""))
+    return gallery("Larger than trained", shown)
 
 
 def tokens(rows: Tensor, columns: Tensor, colour: str, grid: int, side: int = 400) -> Image.Image:
@@ -120,21 +103,21 @@ def random_places(hand: Hand) -> Image.Image:
     draws = [random_positions(NATIVE_TOKENS, grid, 2, generator) for _ in range(2)]
     shown = ((own, own, INK), *((rows, columns, BLUE) for rows, columns in draws), (even, even, ORANGE))
     captions = ["plain training, every step", "RPE-2D, one step", "RPE-2D, another step", "drawing at twice the side"]
-    return sheet({"": [tokens(*one, grid) for one in shown]}, captions, f"Rows and columns of tokens on a grid of {grid}")
+    panels = [(caption, tokens(*one, grid), "") for caption, one in zip(captions, shown, strict=True)]
+    return gallery(f"Rows and columns of tokens, grid of {grid}", panels)
 
 
 def crops(_: Hand) -> Image.Image:
-    side, cut = 512, 200
+    side = 512
     whole = picture(scene("house", "flat", "meadow"), 32, 32)[0]
     chosen = random_crops(3, 0.5, 0.0, torch.Generator().manual_seed(3)).tolist()
     marked = to_image(whole)
-    parts, captions = [], []
+    parts: list[Shown] = []
     for colour, crop in zip((BLUE, ORANGE, INK), chosen, strict=True):
         top, left, height, width = (round(side * share) for share in crop)
         ImageDraw.Draw(marked).rectangle([left, top, left + width - 1, top + height - 1], outline=colour, width=6)
-        parts.append(to_image(whole[:, top : top + height, left : left + width]).resize((cut, cut)))
-        captions.append(in_words(crop))
-    return sheet({"": [marked, *parts]}, ["picture", *captions], "Crops, and what their captions say")
+        parts.append((in_words(crop), whole[:, top : top + height, left : left + width], ""))
+    return gallery("Crops, and what their captions say", [("picture", marked, ""), *parts])
 
 
 def saved_lora(_: Hand) -> Image.Image:
@@ -143,7 +126,7 @@ def saved_lora(_: Hand) -> Image.Image:
     if not file.is_file():
         raise MissingError(f"there is no {file.name}: python -m tests.browser.draw_pictures draws it")
     with Image.open(file) as shown:
-        return sheet({"": [shown.convert("RGB")]}, ["rpe2d_train_tiny, at twice the native side"], "Drawn with the saved LoRA", 420)
+        return gallery("", [("rpe2d_train_tiny, at twice the native side", shown.convert("RGB"), "")], 1, 480)
 
 
 def known(hand: Hand) -> Image.Image:
@@ -158,9 +141,10 @@ def known(hand: Hand) -> Image.Image:
 
 
 def clips(hand: Hand) -> Image.Image:
-    rows = {motion: list(hand.clip(CLIP, motion, NATIVE_FRAMES).unbind(1)) for motion in MOTIONS}
-    title = f"Clips of the tiny Wan: {CLIP.subject}, {CLIP.rendering}, {CLIP.background}"
-    return sheet(rows, [str(n + 1) for n in range(NATIVE_FRAMES)], title, 110)
+    frames = range(0, NATIVE_FRAMES, 2)
+    shown = {motion: hand.clip(CLIP, motion, NATIVE_FRAMES) for motion in MOTIONS}
+    told = [(f"{motion}, {n + 1}", clip[:, n], "") for motion, clip in shown.items() for n in frames]
+    return gallery(f"{CLIP.subject}, {CLIP.rendering}, {CLIP.background}", told, len(frames), 180)
 
 
 HELP: dict[str, Callable[[Hand], Image.Image]] = {
