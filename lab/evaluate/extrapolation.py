@@ -76,7 +76,7 @@ def due(method: str, size: str, number: int) -> bool:
     if size == NATIVE.name:
         return method == PLAIN
     if method.startswith("SEGA over") or method == FLAT:
-        every = max(every, 2 if method in OFTENER else 4)
+        every = max(every, 1 if method in OFTENER else 4)
     return number % every == 0
 
 

@@ -20,7 +20,7 @@ from .record import Record, fingerprint, model_file, setting, within
 from .tables import Result, differences, markdown
 
 STEPS = 10
-SIZES = ("1×", "1.5×", "2×", "3×")
+SIZES = ("1×", "2×")
 PI = "pi"
 GRID, SHARPER, SHIFTED = "LoRA, even grid", "LoRA, even grid, attention scaled", "LoRA, even grid, both and time shifted"
 OWN, WITH_PI = "LoRA, its own positions", "LoRA, pi"

@@ -65,9 +65,8 @@ def bands(hand: Hand) -> Image.Image:
 
 def style(hand: Hand) -> Image.Image:
     pair = STYLES[0]
-    drawn = [(method, hand.style(pair, method)) for method in (OPEN, PRESET, "keep layout", "balanced")]
-    named_right = [(method, one, called(one, pair.asked)) for method, one in drawn]
-    return gallery("The style of a reference", [("reference", pair.shown(), ""), *named_right, ("truth", pair.truth(), "")])
+    drawn = [(method, hand.style(pair, method), "") for method in (OPEN, PRESET, "keep layout", "balanced")]
+    return gallery("The style of a reference", [("reference", pair.shown(), ""), *drawn, ("truth", pair.truth(), "")])
 
 
 def even_grid(hand: Hand) -> Image.Image:

@@ -129,7 +129,7 @@ def test_the_cores_previews_have_the_pictures_colours():
     picture = a_picture()
     colours = avg_pool2d(picture.movedim(-1, 1), 8)[0].movedim(0, -1)
     for node, shared in ((RopeLabModel, comfy.latent_formats.Flux()), (RopeLabVideoModel, comfy.latent_formats.Wan21())):
-        model, _, vae, _ = node.execute("cat").args
+        model, _, vae, _ = node.execute("fish").args
         assert (preview(model, vae.encode(picture)) - colours).abs().mean() < 0.02
         assert shared.latent_rgb_factors != model.model.latent_format.latent_rgb_factors, "the core's own stays as it was"
         assert model.model.latent_format.taesd_decoder_name is None
