@@ -1,4 +1,4 @@
-"""Command line of the lab: python -m lab train | demo | evaluate | bench | gpu."""
+"""Command line of the lab: python -m lab demo | evaluate | pictures | train | bench | gpu."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ import shlex
 import sys
 from pathlib import Path
 
+from .model.files import CLIP_WEIGHTS_FILE, RPE2D_FILE, WEIGHTS, WEIGHTS_FILE
+
 FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "model" / "weights"
 OWN_PACKAGES = ("lab", "rope_core")
+EVALUATIONS = {
+    "mixed": "mixed resolution",
+    "style": "style references",
+    "rpe2d": "RPE-2D's LoRA",
+    "clips": "the length of clips",
+}
 
 
 def at_least_one(text: str) -> int:
@@ -20,48 +27,52 @@ def at_least_one(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m lab", description="The tiny Flux: demonstration, measurements, benchmark, training.")
+    top = argparse.ArgumentParser(
+        prog="python -m lab", description="The tiny models: demonstration, measurements, pictures, training, benchmark."
+    )
     commands = top.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="draw contact sheets and a page that shows every method (a few minutes)")
     demo.add_argument("--out", type=Path, default=Path("demo_output"), help="folder to write to (default: %(default)s)")
-    demo.add_argument("--subjects", nargs="+", metavar="NAME", help="which of the photographs (default: a few of them)")
 
-    evaluate = commands.add_parser("evaluate", help="measure every method against the photographs (about half an hour)")
-    evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
-    evaluate.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/model/weights; /detail or /style in it)")
-    evaluate.add_argument("--seeds", type=at_least_one, default=3, help="pictures per subject, size and method (default: %(default)s)")
-    evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="which canvases, for example 2x 2:1 (default: 1.5x 2x 3x 2:1)")
-    evaluate.add_argument("--drawn", action="store_true", help="measure the model that draws what it is told")
-    evaluate.add_argument("--clips", action="store_true", help="drawn: measure the length of clips")
-    evaluate.add_argument("--prompts", type=at_least_one, default=24, help="drawn: how many (default: %(default)s)")
-    evaluate.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help="drawn: which, for example plain pi 'SEGA over yarn' (default: all)"
+    evaluate = commands.add_parser(
+        "evaluate", help="measure every method against the truth (a quarter of an hour; goes on where it was left)"
     )
-    evaluate.add_argument("--mixed", action="store_true", help="measure mixed resolution instead of extrapolation")
-    evaluate.add_argument("--style", action="store_true", help="measure style references instead of extrapolation")
-    evaluate.add_argument("--rpe2d", action="store_true", help="measure training with random positions against extrapolation")
-    evaluate.add_argument("--quick", action="store_true", help="two subjects, one seed, two sizes: to see that it works")
+    evaluate.add_argument("--out", type=Path, default=FOLDER / "results", help="folder to write to (default: lab/results)")
+    evaluate.add_argument(
+        "--prompts", type=at_least_one, help="how many pictures a row, at most (default: what takes a quarter of an hour)"
+    )
+    evaluate.add_argument("--minutes", type=float, default=0.0, help="leave after about so many; the same command goes on (default: never)")
+    evaluate.add_argument("--sizes", nargs="+", metavar="SIZE", help="extrapolation: which canvases, for example 2x 2:1 (default: all)")
+    evaluate.add_argument("--methods", nargs="+", metavar="METHOD", help="extrapolation: which, for example plain pi 'SEGA over yarn'")
+    evaluate.add_argument("--sheets", type=Path, metavar="FOLDER", help="contact sheets of what is drawn go there")
+    instead = evaluate.add_mutually_exclusive_group()
+    for name, what in EVALUATIONS.items():
+        instead.add_argument(f"--{name}", action="store_const", const=name, dest="what", help=f"measure {what} instead of extrapolation")
 
-    train = commands.add_parser("train", help="train a tiny model anew (hours on two cores; drawn and clips go on where they were left)")
-    train.add_argument("--out", type=Path, help="folder for the weights (default: where the lab looks for them)")
+    pictures = commands.add_parser("pictures", help="draw what README, help pages, template cards and docs show (a few minutes)")
+    pictures.add_argument("names", nargs="*", metavar="NAME", help="a group or a single picture of it (default: all; see --list)")
+    pictures.add_argument("--list", action="store_true", help="name all pictures and stop")
+    pictures.add_argument("--missing", action="store_true", help="only those that are older than the weights")
+
+    for command in (demo, evaluate, pictures):
+        command.add_argument("--weights", type=Path, help="folder of the trained model (default: lab/model/weights)")
+
+    train = commands.add_parser("train", help="train a tiny model anew (hours on two cores; goes on where it was left)")
+    train.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the weights (default: where the lab looks for them)")
     train.add_argument("--work", type=Path, default=Path("training"), help="folder for checkpoints and pictures (default: %(default)s)")
-    train.add_argument("--steps", type=at_least_one, help="of 2048 tokens at native size (default: the plan's own)")
-    train.add_argument("--minutes", type=float, default=0.0, help="end after so many, however many steps that is (default: never)")
-    train.add_argument("--tokens", type=at_least_one, default=16, help="side of the native canvas (default: %(default)s)")
-    train.add_argument("--batch", type=at_least_one, help="pictures of native size in a step (default: 8)")
-    train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument(
         "--model",
-        choices=("drawn", "clips", "flux", "detail", "style", "rpe2d", "wan"),
+        choices=("drawn", "clips", "rpe2d"),
         default="drawn",
-        help="the others: those on photographs",
+        help="the tiny Flux, the tiny Wan, or the LoRA on random positions, which needs a ComfyUI (default: %(default)s)",
     )
-    train.add_argument("--rpe2d", action="store_const", const="rpe2d", dest="model", help="flux, from scratch with random positions")
-    train.add_argument("--bf16", action="store_true", help="rpe2d: products in bfloat16, faster on a CPU with AMX and slower on others")
+    train.add_argument("--steps", type=at_least_one, help="of 1024 tokens at native size (default: the plan's own)")
+    train.add_argument("--minutes", type=float, help="end after so many, however many steps that is (default: never)")
+    train.add_argument("--tokens", type=at_least_one, default=16, help="drawn: side of the native canvas (default: %(default)s)")
+    train.add_argument("--batch", type=at_least_one, help="pictures of native size, or clips, in a step (default: the plan's own)")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
-    train.add_argument("--theta", type=float, help="flux: rotary base (default: Flux's own)")
-    train.add_argument("--stages", type=int, choices=(1, 2), help="flux: 1 stops before the windows of larger pictures")
 
     commands.add_parser("bench", help="time the hosts and the methods (own options: bench --help)", add_help=False)
     commands.add_parser("gpu", help="measure on a GPU that is had for half an hour (own options: gpu --help)", add_help=False)
@@ -82,111 +93,81 @@ def run(arguments: list[str]) -> None:
         return
     commands = parser()
     options = commands.parse_args(arguments)
-    if options.command == "demo":
-        from .data.subjects import SHOWN_SUBJECTS, SUBJECTS
-
-        subjects = tuple(options.subjects or SHOWN_SUBJECTS)
-        unknown = [subject for subject in subjects if subject not in SUBJECTS]
-        if unknown:
-            commands.error(f"unknown subject {unknown[0]!r}: choose from {', '.join(SUBJECTS)}")
+    if options.command == "train":
+        run_training(options)
+        return
+    folder = options.weights or WEIGHTS
+    if options.command == "evaluate":
+        print(f"Tables: {run_evaluation(commands, options, folder, shlex.join(['python', '-m', 'lab', *arguments])).resolve()}")
+    elif options.command == "demo":
+        expect(commands, folder, WEIGHTS_FILE)
         from .demo.page import demo
 
-        print(f"Page: {demo(options.out, subjects).resolve()}")
-    elif options.command == "evaluate" and options.drawn:
-        page = evaluate_drawings(commands, options, shlex.join(["python", "-m", "lab", *arguments]))
-        print(f"Tables: {page.resolve()}")
-    elif options.command == "evaluate" and options.mixed:
-        from .evaluate.mixed import WEIGHTS, evaluate_mixed
+        print(f"Page: {demo(options.out, folder).resolve()}")
+    elif options.command == "pictures":
+        from .pictures.command import draw_all, listed
 
-        command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate_mixed(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
-    elif options.command == "evaluate" and options.style:
-        from .evaluate.style import evaluate_style
-        from .sampling.style import STYLE_WEIGHTS
-
-        command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate_style(options.out, options.weights or STYLE_WEIGHTS, options.seeds, options.quick, command).resolve()}")
-    elif options.command == "evaluate" and options.rpe2d:
-        from .evaluate.rpe2d import WEIGHTS, evaluate_rpe2d
-
-        command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate_rpe2d(options.out, options.weights or WEIGHTS, options.seeds, options.quick, command).resolve()}")
-    elif options.command == "evaluate":
-        from .evaluate.extrapolation import evaluate, scope
-
+        if options.list:
+            print(listed())
+            return
         try:
-            what = scope(options.seeds, options.quick, options.sizes)
+            draw_all(options.names, folder, options.missing)
         except ValueError as error:
             commands.error(str(error))
-        command = shlex.join(["python", "-m", "lab", *arguments])
-        print(f"Tables: {evaluate(options.out, options.weights or WEIGHTS, what, command).resolve()}")
-    elif options.command == "train":
-        run_training(commands, options)
 
 
-def evaluate_drawings(commands: argparse.ArgumentParser, options: argparse.Namespace, command: str) -> Path:
-    from .model.drawn import DRAWN
-    from .model.flux import WEIGHTS_FILE
-
-    folder = options.weights or DRAWN
-    if not (folder / WEIGHTS_FILE).exists():
-        commands.error(f"no weights of the model that draws in {folder}: train them with python -m lab train")
-    if options.mixed:
-        from .evaluate.drawn_mixed import evaluate_drawn_mixed
-
-        return evaluate_drawn_mixed(options.out, options.weights, options.prompts, command)
-    if options.style:
-        from .evaluate.drawn_style import evaluate_drawn_style
-
-        return evaluate_drawn_style(options.out, options.weights, options.prompts, options.seeds, command)
-    if options.clips:
-        from .evaluate.clips import evaluate_clips
-
-        return evaluate_clips(options.out, options.weights, options.prompts)
-    from .evaluate.drawn import evaluate_drawn
-
-    return evaluate_drawn(options.out, options.weights, options.prompts, options.sizes, command, options.methods)
+def expect(commands: argparse.ArgumentParser, folder: Path, *files: str) -> None:
+    for file in files:
+        if not (folder / file).is_file():
+            commands.error(f"no {file} in {folder}: train it with python -m lab train, or say where it is with --weights")
 
 
-def run_training(commands: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.model != "flux" and (options.theta is not None or options.stages is not None):
-        commands.error(f"--theta and --stages are for --model flux, found {options.model}")
-    if options.model in ("drawn", "clips"):
-        from .model.drawn import DRAWN
-        from .train.clips import ClipPlan
-        from .train.command import train as train_drawn
-        from .train.command import train_clips
-        from .train.drawings import Plan
+def run_evaluation(commands: argparse.ArgumentParser, options: argparse.Namespace, folder: Path, command: str) -> Path:
+    if options.what and (options.sizes or options.methods):
+        commands.error(f"--sizes and --methods are for extrapolation, found --{options.what}")
+    needed = {"clips": (CLIP_WEIGHTS_FILE,), "rpe2d": (RPE2D_FILE,)}
+    expect(commands, folder, WEIGHTS_FILE, *needed.get(options.what, ()))
+    told = {"command": command, "pictures": options.sheets, "minutes": options.minutes}
+    if options.what == "mixed":
+        from .evaluate import mixed
 
-        told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
-        if options.model == "clips":
-            train_clips(options.out or DRAWN, options.work, ClipPlan(**told), options.seed, options.device)
-            return
-        told["tokens"] = options.tokens
-        train_drawn(options.out or DRAWN, options.work, Plan(**told), options.seed, options.device)
+        return mixed.evaluate(options.out, folder, options.prompts or 20, **told)
+    if options.what == "style":
+        from .evaluate import style
+
+        return style.evaluate(options.out, folder, options.prompts or 36, **told)
+    if options.what == "clips":
+        from .evaluate import clips
+
+        return clips.evaluate(options.out, folder, options.prompts or 9, **told)
+    if options.what == "rpe2d":
+        from .evaluate import rpe2d
+
+        return rpe2d.evaluate(options.out, folder, folder / RPE2D_FILE, options.prompts or 8, **told)
+    from .evaluate import extrapolation
+
+    try:
+        chosen = extrapolation.Chosen.of(options.sizes, options.methods)
+    except ValueError as error:
+        commands.error(str(error))
+    return extrapolation.evaluate(options.out, folder, options.prompts or 6, chosen=chosen, **told)
+
+
+def run_training(options: argparse.Namespace) -> None:
+    from .train.clips import ClipPlan
+    from .train.command import train, train_clips
+    from .train.drawings import Plan
+
+    if options.model == "rpe2d":
+        from .train.rpe2d import STEPS, train_rpe2d
+
+        train_rpe2d(options.out, options.steps or STEPS, options.seed)
         return
-    options.out = options.out or WEIGHTS
-    weights = WEIGHTS
-    if options.model == "wan":
-        from .train.wan import train_wan
-
-        train_wan(options.out, options.seed)
-    elif options.model == "detail":
-        from .train.detail import train_detail
-
-        train_detail(options.out, weights, options.seed)
-    elif options.model == "style":
-        from .train.style import train_style
-
-        train_style(options.out, weights, options.seed)
-    elif options.model == "rpe2d":
-        from .train.rpe2d import train_rpe2d
-
-        train_rpe2d(options.out, weights, options.seed, bf16=options.bf16)
+    told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
+    if options.model == "clips":
+        train_clips(options.out, options.work, ClipPlan(**told), options.seed, options.device)
     else:
-        from .train.flux import FLUX_THETA, STAGES, train
-
-        train(options.out, options.seed, STAGES[: options.stages], options.theta or FLUX_THETA)
+        train(options.out, options.work, Plan(tokens=options.tokens, **told), options.seed, options.device)
 
 
 def main() -> None:

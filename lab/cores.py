@@ -34,6 +34,10 @@ def find_cores() -> list[Core]:
     return [Core(path, _python(path)) for path in candidates if _is_core(path)]
 
 
+def newest(cores: list[Core]) -> Core:
+    return max(cores, key=lambda core: [int(part) for part in core.version.split(".")])
+
+
 def _is_core(path: Path) -> bool:
     return (path / "main.py").is_file() and (path / "comfy" / "model_patcher.py").is_file()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import comfy.model_patcher
 import comfy.supported_models
 import torch
 from comfy_api.latest import io
@@ -14,11 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..lab.data.subjects import SUBJECTS
-from ..lab.model.vae import LinearVAE
-from ..rope_core.hosts.comfyui import set_latent_upsampler, set_native_pixels
+from ..lab.data.clips import CLIP_BACKGROUNDS, CLIP_RENDERINGS, CLIP_SUBJECTS, MOTIONS
+from ..lab.data.world import OPEN
+from ..lab.model.decoder import decoder_of
+from ..lab.model.files import CLIP_WEIGHTS_FILE, COMPANIONS_FILE, WEIGHTS
+from ..lab.model.prompts import numbers_of, prompts
+from ..rope_core.hosts.comfyui import set_native_pixels
 from .inputs import checked
-from .lab_model import WEIGHTS, LabVAE
+from .lab_model import OPEN_OUTPUT, LabVAE, as_patcher, word
 from .schema import CATEGORY, known
 
 PICTURES_PER_LATENT = 4
@@ -34,30 +35,40 @@ class RopeLabVideoModel(io.ComfyNode):
             display_name="RoPE Lab: Tiny Wan",
             category=CATEGORY,
             description=(
-                "A real Wan text-to-video model of 4.9 million parameters that pans over six photographs, 9 pictures of 256×256 pixels. "
-                "It comes with the pack and runs on a CPU: for trying the RoPE nodes and for tests, not for art."
+                "A real Wan text-to-video model of 4.9 million parameters that draws 4 subjects which cross, bounce or turn, 29 pictures "
+                "of 128×128 pixels. It comes with the pack and runs on a CPU: for trying the RoPE nodes and for tests, not for art."
             ),
             search_aliases=["rope", "lab", "tiny", "test model", "wan", "video"],
-            inputs=[io.Combo.Input("subject", options=list(SUBJECTS), tooltip="The photograph to pan over; stands in for a prompt.")],
-            outputs=[
-                io.Model.Output(tooltip="The tiny Wan, native at 9 pictures of 256×256 pixels. Best at 12-20 Euler steps and CFG 1."),
-                io.Conditioning.Output(tooltip="The subject."),
-                io.Vae.Output(tooltip="Its linear autoencoder: 16 channels at 1/8 of the side and 1/4 of the pictures, like Wan's."),
+            inputs=[
+                io.Combo.Input(
+                    "subject", options=[*CLIP_SUBJECTS, OPEN],
+                    tooltip="What moves. This, rendering, background and motion stand in for a prompt; each may be left open.",
+                ),
+                word("rendering", CLIP_RENDERINGS, "How it is drawn. Open leaves it to the model, or to a style reference."),
+                word("background", CLIP_BACKGROUNDS, "What stands behind it. Open leaves it to the model."),
+                word("motion", MOTIONS, "How it moves, once in a clip of 29 pictures. Open leaves it to the model."),
             ],
-        )
+            outputs=[
+                io.Model.Output(tooltip="The tiny Wan, native at 29 pictures of 128×128 pixels. Best at 16 Euler steps and CFG 2."),
+                io.Conditioning.Output(tooltip="The prompt."),
+                io.Vae.Output(tooltip="Its autoencoder: 16 channels at 1/8 of the side and 1/4 of the pictures, like Wan's."),
+                io.Conditioning.Output(display_name="open", tooltip=OPEN_OUTPUT),
+            ],
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls, subject: str) -> io.NodeOutput:
-        model = load_video_model(WEIGHTS / "tiny_wan.safetensors")
-        companions = load_file(WEIGHTS / "tiny_flux_vae_and_subjects.safetensors")
-        context = companions["subjects.context"][SUBJECTS.index(subject)][None]
-        linear = LinearVAE.from_tensors(companions)
-        vae = LabVideoVAE(linear, model.model.latent_format)
-        return io.NodeOutput(set_latent_upsampler(model, linear.enlarged), [[context, {}]], vae)
+    def execute(cls, subject: str, rendering: str = OPEN, background: str = OPEN, motion: str = OPEN) -> io.NodeOutput:
+        model = load_video_model(WEIGHTS)
+        companions = load_file(WEIGHTS / COMPANIONS_FILE)
+        both = (numbers_of(subject, rendering, background, motion), numbers_of(motion=OPEN))
+        asked, nothing = ([[prompts(companions, words)[0], {}]] for words in both)
+        return io.NodeOutput(model, asked, LabVideoVAE(decoder_of(companions), model.model.latent_format), nothing)
 
 
-def load_video_model(path: Path, **_: Any) -> Any:
+@torch.inference_mode(False)  # a core's trainer saves these tensors for backward
+def load_video_model(folder: Path, **_: Any) -> Any:
     """A MODEL from the tiny Wan's weights, in float32 on any device."""
+    path = folder / CLIP_WEIGHTS_FILE
     with safe_open(path, "pt") as file:
         facts = file.metadata()
     config = {
@@ -79,20 +90,13 @@ def load_video_model(path: Path, **_: Any) -> Any:
     }
     wanted = comfy.supported_models.WAN21_T2V(config)
     wanted.sampling_settings = {"shift": 1.0}
-    wanted.set_inference_dtype(torch.float32, None)
-    model = wanted.get_model({}, "", device=comfy.model_management.unet_offload_device())
-    model.load_model_weights({name: value.float() for name, value in load_file(path).items()}, "")
-    patcher = comfy.model_patcher.ModelPatcher(
-        model,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-    patcher.cached_patcher_init = (load_video_model, (path,))  # how a core makes the copy that it trains on
+    patcher = as_patcher(wanted, path, folder / COMPANIONS_FILE)
+    patcher.cached_patcher_init = (load_video_model, (folder,))  # how a core makes the copy that it trains on
     return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]), widest=1.0)
 
 
 class LabVideoVAE(LabVAE):
-    """The picture autoencoder on every fourth picture; those between are blended in the latent."""
+    """The picture autoencoder on every fourth picture, which stands for the three before it as well."""
 
     latent_dim = 3
 
@@ -102,12 +106,9 @@ class LabVideoVAE(LabVAE):
 
     def decode(self, samples: Tensor, *_: Any, **__: Any) -> Tensor:
         latents = self.latent_format.process_in(samples.float().cpu())  # (B, 16, frames, h, w)
-        share = torch.linspace(0, 1, PICTURES_PER_LATENT + 1)[1:].view(1, 1, 1, -1, 1, 1)
-        before, after = latents[:, :, :-1, None], latents[:, :, 1:, None]
-        between = (before * (1 - share) + after * share).flatten(2, 3)
-        clip = torch.cat([latents[:, :, :1], between], dim=2)
-        pictures = self.linear.decode(clip.transpose(1, 2).flatten(0, 1))
-        return pictures.movedim(1, -1).unflatten(0, (len(clip), -1))
+        frames = latents.shape[2]
+        pictures = self.decoder.decode(latents.transpose(1, 2).flatten(0, 1)).movedim(1, -1).unflatten(0, (-1, frames))
+        return pictures.repeat_interleave(torch.tensor([1] + [PICTURES_PER_LATENT] * (frames - 1)), dim=1)
 
     def temporal_compression_decode(self) -> int:
         return PICTURES_PER_LATENT

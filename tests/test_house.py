@@ -67,6 +67,11 @@ def test_ci_runs_the_commands_that_the_readme_gives() -> None:
     assert command.replace(" -q", "") in readme
 
 
-def test_links_in_the_readme_lead_to_files() -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "web" / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#|/)([^)#]+)[^)]*\)", text) + re.findall(r'<img src="(?!https?:)([^"]+)"', text):
+        assert (page.parent / target).exists(), target

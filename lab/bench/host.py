@@ -1,10 +1,9 @@
-"""What the benchmarks of step times share: the worker under ComfyUI's interpreter, both ends of it, and the head of a page."""
+"""What the benchmarks of step times share: the worker under ComfyUI's interpreter, what it says of its machine, and the head of a page."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -22,22 +21,6 @@ def in_comfyui(core: Core, worker: Path, turns: int, tokens: Sequence[int]) -> d
         command = [str(core.python), str(worker), str(core.path), str(PACK), str(answer), str(turns), *map(str, tokens)]
         subprocess.run(command, check=True)  # noqa: S603 (our own script, the user's own checkout)
         return json.loads(answer.read_text())
-
-
-def opened(core: str, pack: str, *options: str) -> Any:
-    """Inside a worker: starts ComfyUI, with these options of its command line; the device it computes on."""
-    sys.argv = ["main.py", "--use-pytorch-cross-attention", *options]
-    sys.path[:0] = [core, pack]
-    import torch
-
-    if not torch.cuda.is_available():
-        sys.argv.append("--cpu")
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    import comfy.model_management
-
-    return comfy.model_management.get_torch_device()
 
 
 def machine_facts(device: Any) -> dict[str, Any]:

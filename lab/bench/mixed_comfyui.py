@@ -27,9 +27,10 @@ JOINING, GATHERING, REST = "turning and joining", "gather and scatter", "rest of
 def main(core: str, pack: str, answer: str, pairs: int, sides: list[int]) -> None:
     import torch
 
-    from lab.bench.host import machine_facts, opened
+    from lab.bench.host import machine_facts
     from lab.bench.mixed import CASES, PROFILED
     from lab.bench.table_comfyui import EMBEDDER
+    from lab.inside import opened
 
     device = opened(core, pack)
     kind = "cuda" if device.type == "cuda" else "cpu"

@@ -19,10 +19,11 @@ COUNTED_SIDE, COUNTED_TEXT = 8, 16
 def main(core: str, pack: str, answer: str, turns: int, sides: list[int]) -> None:
     import torch
 
-    from lab.bench.host import machine_facts, opened
+    from lab.bench.host import machine_facts
     from lab.bench.mixed_comfyui import FLUX, SMALL, TEXT, flux
     from lab.bench.style import PROFILED, cases_on
     from lab.bench.table_comfyui import EMBEDDER
+    from lab.inside import opened
 
     device = opened(core, pack)
     kind = "cuda" if device.type == "cuda" else "cpu"

@@ -1,5 +1,6 @@
 """Drawings that move: short clips in which a drawing crosses the canvas, hops over it or turns around.
 
+Clips are of fewer subjects, renderings and backgrounds than pictures: each of them is eight pictures and their order to learn.
 A clip of native length tells its story once. A longer one may tell it slower, or once more from the beginning: both have a truth.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -16,9 +17,12 @@ from torch.nn import functional
 from .backgrounds import BACKGROUNDS, backgrounds
 from .drawings import DRAWINGS
 from .painting import FRAME, RENDERINGS, drawing, pixels_of
-from .world import PIXELS_PER_TOKEN
+from .world import HELD_OUT, PIXELS_PER_TOKEN
 
 MOTIONS = ("cross", "bounce", "turn")
+CLIP_SUBJECTS, CLIP_RENDERINGS, CLIP_BACKGROUNDS = ("fish", "boat", "rocket", "butterfly"), ("flat", "ink"), ("night", "studio")
+# Subject and rendering of the clips that the model is trained on, each before every background and in every motion.
+CLIP_PAIRS = tuple(pair for pair in product(CLIP_SUBJECTS, CLIP_RENDERINGS) if pair not in HELD_OUT)
 NATIVE_FRAMES = 8
 CLIP_TOKENS = 8  # a side
 GRID = 8  # pixels: drawings stand on whole patches of the autoencoder

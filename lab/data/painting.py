@@ -1,6 +1,6 @@
 """The renderings: what the roles of a drawing look like, as SVG text, and the text as pixels.
 
-Outlines and softness belong to the frame and grow with it. Hatching and tiles have a size in pixels: a larger picture holds finer ones,
+Outlines belong to the frame and grow with it. Hatching and tiles have a size in pixels: a larger picture holds finer ones,
 which no enlarged picture has.
 """
 
@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from .drawings import DRAWINGS, SUBJECTS
 
-SOFT_SIDE = 448  # pixels beyond which a blurred drawing shows nothing new; it is slow to draw
 HATCH, STONE = 8, 16  # pixels from line to line, and from stone to stone; whole patches of the autoencoder and whole tokens
 FRAME = 100  # units of a drawing's side
 
@@ -62,26 +60,11 @@ def mosaic(paths: tuple[tuple[str, str], ...], pixel: float) -> str:
     return _defs(defined) + _filled(paths, {role: f"url(#{role})" for role in colour})
 
 
-def soft(paths: tuple[tuple[str, str], ...], _: float) -> str:
-    """Pastel shades that run into each other."""
-    colour = {"a": ("#f7a8c0", "#d4608f"), "b": ("#fde6a4", "#f3bb6b"), "c": ("#b9c6f2", "#6f86d6"), "d": ("#ffffff", "#e8dcf4")}
-    colour["e"] = ("#8f7bb5", "#59427f")
-    defined = [
-        f'<linearGradient id="{role}" gradientUnits="userSpaceOnUse" x1="20" y1="0" x2="80" y2="100">'
-        f'<stop offset="0" stop-color="{light}"/><stop offset="1" stop-color="{dark}"/></linearGradient>'
-        for role, (light, dark) in colour.items()
-    ]
-    blur = '<filter id="blur" x="-10%" y="-10%" width="120%" height="120%"><feGaussianBlur stdDeviation="1.300"/></filter>'
-    body = _filled(paths, {role: f"url(#{role})" for role in colour})
-    return _defs([*defined, blur]) + f'<g filter="url(#blur)">{body}</g>'
-
-
 RENDERINGS: dict[str, Callable[[tuple[tuple[str, str], ...], float], str]] = {
     "flat": flat,
     "ink": ink,
     "engraving": engraving,
     "mosaic": mosaic,
-    "soft": soft,
 }
 
 
@@ -101,9 +84,6 @@ def pixels_of(text: str) -> Tensor:
 
 def drawing(subject: str, rendering: str, side: int) -> Tensor:
     """(4, side, side): red, green, blue and opacity."""
-    if rendering == "soft" and side > SOFT_SIDE:
-        small = pixels_of(svg(subject, rendering, SOFT_SIDE))
-        return functional.interpolate(small[None], (side, side), mode="bilinear", align_corners=False)[0]
     return pixels_of(svg(subject, rendering, side))
 
 

@@ -1,85 +1,77 @@
-"""What is measured on a picture. Pure functions of pictures (3, H, W) with values in [0, 1]; each returns one number."""
+"""What is measured on a picture beside what it shows. Pure functions of pictures (3, H, W) with values in [0, 1]."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from scipy.fft import dctn, idctn
+from skimage.metrics import structural_similarity
 from torch import Tensor
+from torch.nn import functional
 
-# Outlines lie between two Gaussian blurs whose sigmas are shares of the longer side. Finer than DETAIL (a quarter of a
-# token at native size) is texture, whose place no model can guess; coarser than SHADING, unlike pictures look alike.
+# Outlines lie between two Gaussian blurs whose sigmas are shares of the longer side: finer is texture, coarser is shading.
 DETAIL, SHADING = 1 / 64, 1 / 8
-# Moves of a picture that `repetition` looks at leave at least this share of it on itself.
-OVERLAP = 0.25
+BLOCK = 4  # pixels on either side of a boundary whose means are compared: finer than that is texture
+ASIDE = 16  # pixels from the boundary to the lines that serve as reference
 
 
-def psnr(picture: Tensor, photograph: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    with np.errstate(divide="ignore"):
-        return float(peak_signal_noise_ratio(_array(photograph), _array(picture), data_range=1.0))
+def luminance(picture: Tensor) -> Tensor:
+    return torch.tensordot(torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64), picture.double(), dims=1)
 
 
-def ssim(picture: Tensor, photograph: Tensor) -> float:
-    """Structural similarity over the three channels, 1 for equal pictures."""
-    return float(structural_similarity(_array(photograph), _array(picture), data_range=1.0, channel_axis=0))
+def coarse(picture: Tensor, ratio: float) -> Tensor:
+    """The part of a picture, (3, H, W), that one `ratio` times smaller can show: its cosine transform's lower 1 / ratio per axis."""
+    height, width = picture.shape[-2:]
+    waves = dctn(picture.double().numpy(), axes=(-2, -1), norm="ortho")
+    waves[:, int(height / ratio) :] = waves[:, :, int(width / ratio) :] = 0
+    return torch.from_numpy(idctn(waves, axes=(-2, -1), norm="ortho")).to(picture)
 
 
-def whole(picture: Tensor, photograph: Tensor) -> float:
-    """Correlation of outlines with the photograph's over the whole canvas: 1 = the same layout, about 0 = another."""
-    return _correlation(outlines(picture), outlines(photograph))
+def fine(picture: Tensor, ratio: float) -> Tensor:
+    """Brightness that a picture `ratio` times smaller cannot show, (H, W)."""
+    if ratio <= 1:
+        raise ValueError(f"detail is what a larger picture holds beyond a smaller one; got a ratio of {ratio:g}")
+    light = luminance(picture)
+    return light - coarse(light[None], ratio)[0]
 
 
-def corner(picture: Tensor, small: Tensor) -> float:
-    """`whole` between the native-size photograph `small` and the top left corner of the picture.
+def detail(picture: Tensor, truth: Tensor, ratio: float, region: Tensor | None = None) -> float:
+    """Energy of what a picture at 1 / ratio could not hold, against the truth's, in decibels: 0 as much, below it too little.
 
-    High on a larger canvas: the model drew the picture at its native size into the corner, not the canvas.
+    region: (H, W) bool, in which it is counted.
     """
-    height, width = small.shape[-2:]
-    return whole(picture[:, :height, :width], small)
+    found, wanted = (_within(fine(one, ratio), region).square().mean() for one in (picture, truth))
+    return float(10 * (found / wanted).log10())
 
 
-def repetition(picture: Tensor, nearest: int) -> float:
-    """Largest correlation of the picture's outlines with themselves, moved by `nearest` pixels or more along an axis.
+def likeness(picture: Tensor, truth: Tensor, ratio: float, region: Tensor | None = None) -> float:
+    """Correlation of what a picture `ratio` times smaller cannot show, within `region`, (H, W) bool. 0 = none of the truth's detail."""
+    pair = torch.stack([_within(fine(one, ratio), region) for one in (picture, truth)])
+    # A flat picture correlates with nothing; the floor makes that 0 instead of NaN or of rounding noise.
+    pair = pair - pair.mean(1, keepdim=True)
+    sizes = pair.norm(dim=1).clamp(min=1e-6)
+    return float((pair[0] * pair[1]).sum() / sizes.prod())
 
-    1 = tiled, with whatever period. Every picture resembles itself a little: compare with the photograph's own value.
+
+def psnr_within(picture: Tensor, reference: Tensor, region: Tensor) -> float:
+    """PSNR in dB over the pixels of `region`, (H, W) bool."""
+    error = (picture.double() - reference.double())[:, region].square().mean()
+    return float(-10 * torch.log10(error)) if error > 0 else math.inf
+
+
+def ssim_within(picture: Tensor, reference: Tensor, region: Tensor) -> float:
+    """Mean of the structural-similarity map over `region`."""
+    _, full = structural_similarity(reference.double().numpy(), picture.double().numpy(), data_range=1.0, channel_axis=0, full=True)
+    return float(full[:, region.numpy()].mean())
+
+
+def seam(picture: Tensor, reference: Tensor, region: Tensor) -> float:
+    """How much brightness jumps across the region's boundary, against the same jump aside of it, over the reference's own ratio.
+
+    1 = the boundary is like any other line; above 1 = a visible edge.
     """
-    lines = outlines(picture)[::2, ::2]  # band-limited, so every other pixel tells all
-    height, width = lines.shape
-    size = (2 * height, 2 * width)  # padding, so that nothing wraps around
-    ones, values = torch.ones_like(lines), lines - lines.mean()
-    spectra = [torch.fft.rfft2(plane, size) for plane in (ones, values, values.square())]
-
-    def against(left: Tensor, right: Tensor) -> Tensor:
-        return torch.fft.irfft2(left * right.conj(), size)
-
-    area, product = against(spectra[0], spectra[0]), against(spectra[1], spectra[1])
-    energy, other_energy = against(spectra[2], spectra[0]), against(spectra[0], spectra[2])
-    found = product / (energy.clamp(min=1e-6) * other_energy.clamp(min=1e-6)).sqrt()
-    down, right = (torch.minimum(torch.arange(2 * n), 2 * n - torch.arange(2 * n)) for n in (height, width))
-    far = 2 * torch.maximum(down[:, None], right[None, :]) >= nearest
-    return float(found[far & (area >= OVERLAP * height * width)].max())
-
-
-def sharpness(picture: Tensor, photograph: Tensor) -> float:
-    """Variance of the Laplacian, divided by the photograph's: below 1 = blurred, above 1 = noisy or over-sharp."""
-    return _laplacian_variance(picture) / _laplacian_variance(photograph)
-
-
-def measure(picture: Tensor, photograph: Tensor, small: Tensor, stretched: Tensor | None = None) -> dict[str, float]:
-    """All metrics that apply, by name. `photograph` has the picture's size, `small` the model's native size.
-
-    `stretched`, for canvases that are not square, is the whole photograph squeezed into the canvas.
-    """
-    found: dict[str, float] = {
-        "psnr": psnr(picture, photograph),
-        "ssim": ssim(picture, photograph),
-        "whole": whole(picture, photograph),
-        "corner": corner(picture, small),
-        "repetition": repetition(picture, small.shape[-1] // 4),
-        "sharpness": sharpness(picture, photograph),
-    }
-    return found if stretched is None else found | {"stretched": whole(picture, stretched)}
+    return _jump_ratio(picture, region) / _jump_ratio(reference, region)
 
 
 def outlines(picture: Tensor) -> Tensor:
@@ -87,6 +79,29 @@ def outlines(picture: Tensor) -> Tensor:
     light = luminance(picture)
     blurred = _blur(light, DETAIL * max(light.shape))
     return blurred - _blur(light, SHADING * max(light.shape))
+
+
+def copied_share(picture: Tensor, own: Tensor, reference: Tensor) -> float:
+    """The reference's part of the picture's outlines, taken as a sum of those of its `own` truth and the `reference`'s.
+
+    By least squares on maps of unit variance: 1 means "these outlines and no others", 0 "none of them". Pictures (3, H, W) of one size.
+    """
+    found, *parts = (_standard(outlines(one)).flatten() for one in (picture, own, reference))
+    return float(torch.linalg.lstsq(torch.stack(parts, 1), found[:, None]).solution[1, 0])
+
+
+def around(picture: Tensor, other: Tensor, reach: int = 4) -> Tensor:
+    """Where two pictures (3, H, W) differ, and up to `reach` pixels beside: (H, W) bool."""
+    differs = ((picture - other).abs().amax(0) > 0).float()
+    return functional.max_pool2d(differs[None], 2 * reach + 1, stride=1, padding=reach)[0] > 0
+
+
+def _within(plane: Tensor, region: Tensor | None) -> Tensor:
+    return plane.flatten() if region is None else plane[region]
+
+
+def _standard(plane: Tensor) -> Tensor:
+    return (plane - plane.mean()) / plane.std().clamp(min=1e-6)
 
 
 def _blur(plane: Tensor, sigma: float) -> Tensor:
@@ -100,21 +115,16 @@ def _blur_matrix(length: int, sigma: float) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def luminance(picture: Tensor) -> Tensor:
-    return torch.tensordot(torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64), picture.double(), dims=1)
-
-
-def _laplacian_variance(picture: Tensor) -> float:
+def _jump_ratio(picture: Tensor, region: Tensor) -> float:
     light = luminance(picture)
-    centre = light[1:-1, 1:-1]
-    return float((light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:] - 4 * centre).var())
-
-
-def _correlation(left: Tensor, right: Tensor) -> float:
-    left, right = left - left.mean(), right - right.mean()
-    # A flat picture correlates with nothing; the floor makes that 0 instead of NaN or of rounding noise.
-    return float((left * right).sum() / (left.norm().clamp(min=1e-6) * right.norm().clamp(min=1e-6)))
-
-
-def _array(picture: Tensor) -> np.ndarray:
-    return picture.double().numpy()
+    means = functional.avg_pool2d(light[None, None], BLOCK, stride=1)[0, 0]
+    at_boundary, aside = [], []
+    for plane, where in ((means, region), (means.T, region.T)):
+        jumps = (plane[:, BLOCK:] - plane[:, :-BLOCK]).abs()  # column x: across the line before pixel x + BLOCK
+        rows, columns = (where[:, 1:] != where[:, :-1]).nonzero(as_tuple=True)
+        columns = columns + 1 - BLOCK
+        for shift, found in ((0, at_boundary), (-ASIDE, aside), (ASIDE, aside)):
+            there = columns + shift
+            valid = (rows < jumps.shape[0]) & (there >= 0) & (there < jumps.shape[1])
+            found.append(jumps[rows[valid], there[valid]])
+    return float(torch.cat(at_boundary).mean() / torch.cat(aside).mean().clamp(min=1e-9))

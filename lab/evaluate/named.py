@@ -1,12 +1,12 @@
 """Named right: which truth of the drawn world a picture is nearest to, over every subject, rendering, place and size.
 
 The distance is the mean square between the picture and a truth, both averaged over small squares, on the whole canvas. All
-places of a drawing are compared at once: the square of a difference is a sum of correlations.
+places of a drawing are compared at once: the square of a difference is a sum of correlations. Truths of native size stand on whole tokens;
+on larger canvases half tokens are tried too, for a picture that is the native one scaled stands there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +19,10 @@ from ..data.drawings import SUBJECTS
 from ..data.painting import drawings
 from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN, RENDERING_NAMES, drawing_tokens
 
-FINE, COARSE = 4, 8  # pixels a side of the squares, on canvases up to and from twice the native size
+# Pixels a side of the squares, on canvases whose shorter side is native or below, and on larger ones. Of a larger canvas hatching has to be
+# averaged: an enlarged drawing has wider lines than its truth and is the same drawing.
+FINE, COARSE = 4, 8
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Named:
     subject: str
     rendering: str
     size: int
-    top: int
-    left: int
+    top: float
+    left: float
     error: float
 
 
@@ -43,7 +46,13 @@ def sizes(height: int, width: int) -> tuple[int, ...]:
 
 def square(picture: Tensor) -> int:
     """Pixels a side of the squares that a picture is compared in."""
-    return FINE if min(picture.shape[-2:]) < 2 * NATIVE_TOKENS * PIXELS_PER_TOKEN else COARSE
+    return FINE if min(picture.shape[-2:]) <= NATIVE_TOKENS * PIXELS_PER_TOKEN else COARSE
+
+
+def step(picture: Tensor) -> int:
+    """Pixels between the places of a drawing that are tried."""
+    native = (NATIVE_TOKENS * PIXELS_PER_TOKEN) ** 2
+    return PIXELS_PER_TOKEN if picture.shape[-2] * picture.shape[-1] <= native else PIXELS_PER_TOKEN // 2
 
 
 @cache
@@ -56,32 +65,46 @@ def templates(side: int, pool: int) -> tuple[Tensor, Tensor]:
 
 def seen(picture: Tensor, background: str) -> tuple[Tensor, Tensor]:
     """The picture less its background, and the background, both averaged over squares: (3, h, w) each."""
-    pool = square(picture)
-    behind = functional.avg_pool2d(backgrounds(*picture.shape[-2:])[BACKGROUNDS.index(background)].float(), pool)
-    return functional.avg_pool2d(picture.float(), pool) - behind, behind
+    behind = _behind(background, *picture.shape[-2:], square(picture))
+    return functional.avg_pool2d(picture.float(), square(picture)) - behind, behind
 
 
-def against_drawings(gap: Tensor, behind: Tensor, colour: Tensor, opacity: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """At every place of every drawing, (drawings, rows, columns): the sum of the picture's gap times the drawing's own, and of the
-    drawing's own squared. A drawing's gap to its background is colour - opacity * behind."""
+@cache
+def _behind(background: str, height: int, width: int, pool: int) -> Tensor:
+    return functional.avg_pool2d(backgrounds(height, width)[BACKGROUNDS.index(background)].float(), pool)
 
-    def against(maps: Tensor, kernels: Tensor) -> Tensor:
-        return functional.conv2d(maps[None], kernels, stride=stride)[0]
 
-    cross = against(gap, colour) - against((gap * behind).sum(0, keepdim=True), opacity)
-    own = (
+def against(maps: Tensor, kernels: Tensor, stride: int) -> Tensor:
+    """Sums of products at every place: (drawings, rows, columns)."""
+    return functional.conv2d(maps[None], kernels, stride=stride)[0]
+
+
+@cache
+def _own(background: str, height: int, width: int, pool: int, stride: int, side: int) -> Tensor:
+    """At every place of every drawing of `side` pixels, the sum of its gap to the background squared."""
+    behind, (colour, opacity) = _behind(background, height, width, pool), templates(side, pool)
+    return (
         colour.square().sum((1, 2, 3))[:, None, None]
-        - 2 * against(behind, colour * opacity)
-        + against(behind.square().sum(0, keepdim=True), opacity.square())
+        - 2 * against(behind, colour * opacity, stride)
+        + against(behind.square().sum(0, keepdim=True), opacity.square(), stride)
     )
-    return cross, own
+
+
+def against_drawings(picture: Tensor, background: str, size: int, some: slice = ALL) -> tuple[Tensor, Tensor]:
+    """At every place of every drawing of `size` tokens, (drawings, rows, columns): the sum of the picture's gap to the background times
+    the drawing's own, and of the drawing's own squared. A drawing's gap is colour - opacity * background."""
+    gap, behind = seen(picture, background)
+    pool, side = square(picture), size * PIXELS_PER_TOKEN
+    stride = step(picture) // pool
+    colour, opacity = (part[some] for part in templates(side, pool))
+    cross = against(gap, colour, stride) - against((gap * behind).sum(0, keepdim=True), opacity, stride)
+    return cross, _own(background, *picture.shape[-2:], pool, stride, side)[some]
 
 
 def distances(picture: Tensor, background: str, size: int) -> Tensor:
-    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every whole-token place: (60, rows, columns)."""
-    gap, behind = seen(picture, background)
-    pool = square(picture)
-    cross, own = against_drawings(gap, behind, *templates(size * PIXELS_PER_TOKEN, pool), PIXELS_PER_TOKEN // pool)
+    """Mean square distances of a picture (3, H, W) to every drawing of `size` tokens at every place that is tried: (60, rows, columns)."""
+    gap, _ = seen(picture, background)
+    cross, own = against_drawings(picture, background, size)
     return (gap.square().sum() - 2 * cross + own) / gap.numel()
 
 
@@ -96,15 +119,8 @@ def named(picture: Tensor, background: str) -> Named:
         if best is None or error < best.error:
             drawing, top, left = (int(n) for n in torch.unravel_index(torch.tensor(index), found.shape))
             subject, rendering = divmod(drawing, len(RENDERING_NAMES))
-            best = Named(SUBJECTS[subject], RENDERING_NAMES[rendering], size, top, left, error)
+            share = step(picture) / PIXELS_PER_TOKEN
+            best = Named(SUBJECTS[subject], RENDERING_NAMES[rendering], size, top * share, left * share, error)
     if best is None:
         raise ValueError(f"no drawing fits on {columns}x{rows} tokens (width x height)")
     return best
-
-
-def rates(found: Sequence[Named], subjects: Sequence[str], renderings: Sequence[str]) -> tuple[float, float]:
-    """Shares of pictures whose subject, and whose rendering, is the one that was asked for."""
-    count = len(found)
-    subject = sum(one.subject == asked for one, asked in zip(found, subjects, strict=True)) / count
-    rendering = sum(one.rendering == asked for one, asked in zip(found, renderings, strict=True)) / count
-    return subject, rendering

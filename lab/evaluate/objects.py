@@ -1,4 +1,4 @@
-"""How many of the thing that was asked for stand in a picture, how large the best of them is, and how much detail it has."""
+"""How many of the thing that was asked for stand in a picture, and how large the best of them is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..data.drawings import SUBJECTS
 from ..data.world import PIXELS_PER_TOKEN, RENDERING_NAMES
-from .metrics import luminance
-from .metrics_mixed import coarse
-from .named import against_drawings, seen, sizes, square, templates
+from .named import against, against_drawings, seen, sizes, square, step, templates
 
 # A drawing is there where it explains this share of what tells it from the background. Between a perfect one, 1, and none, 0.
 THERE = 0.45
@@ -25,8 +22,8 @@ class Found:
 
     rendering: str
     size: int
-    top: int
-    left: int
+    top: float
+    left: float
     explained: float
 
     def overlap(self, other: Found) -> float:
@@ -36,17 +33,17 @@ class Found:
 
 
 def explained(picture: Tensor, background: str, subject: str, size: int) -> Tensor:
-    """Of a picture (3, H, W), for every rendering and whole-token place of a drawing of `size` tokens: (renderings, rows, columns).
+    """Of a picture (3, H, W), for every rendering and place of a drawing of `size` tokens: (renderings, rows, columns).
 
     1 minus the squared distance to the drawing, over that of drawing and background, both where the drawing is.
     """
-    gap, behind = seen(picture, background)
+    gap, _ = seen(picture, background)
     pool = square(picture)
     first = SUBJECTS.index(subject) * len(RENDERING_NAMES)
-    colour, opacity = (part[first : first + len(RENDERING_NAMES)] for part in templates(size * PIXELS_PER_TOKEN, pool))
-    stride = PIXELS_PER_TOKEN // pool
-    cross, own = against_drawings(gap, behind, colour, opacity, stride)
-    energy = functional.conv2d(gap.square().sum(0, keepdim=True)[None], opacity, stride=stride)[0]
+    some = slice(first, first + len(RENDERING_NAMES))
+    cross, own = against_drawings(picture, background, size, some)
+    _, opacity = templates(size * PIXELS_PER_TOKEN, pool)
+    energy = against(gap.square().sum(0, keepdim=True), opacity[some], step(picture) // pool)
     # With e the drawing's gap and d the picture's: the sum of d² - (d - e)². What is there beyond the drawing's own energy counts
     # against it: a canvas full of strong colours is not full of drawings.
     return (2 * cross - own) / torch.maximum(own, energy)
@@ -60,20 +57,10 @@ def find(picture: Tensor, background: str, subject: str) -> list[Found]:
         shares = explained(picture, background, subject, size)
         for number in (shares > THERE).flatten().nonzero().flatten().tolist():
             rendering, top, left = (int(n) for n in torch.unravel_index(torch.tensor(number), shares.shape))
-            candidates.append(Found(RENDERING_NAMES[rendering], size, top, left, float(shares.flatten()[number])))
+            sure, share = float(shares.flatten()[number]), step(picture) / PIXELS_PER_TOKEN
+            candidates.append(Found(RENDERING_NAMES[rendering], size, top * share, left * share, sure))
     kept: list[Found] = []
     for candidate in sorted(candidates, key=lambda found: -found.explained):
         if all(candidate.overlap(other) < OVERLAP for other in kept):
             kept.append(candidate)
     return kept
-
-
-def detail(picture: Tensor, truth: Tensor, ratio: float) -> float:
-    """Energy of what a picture at 1 / ratio could not hold, against the truth's, in decibels: 0 as much, below it too little."""
-    if ratio <= 1:
-        raise ValueError(f"detail is what a larger picture holds beyond a smaller one; got a ratio of {ratio:g}")
-
-    def energy(one: Tensor) -> Tensor:
-        return (luminance(one) - luminance(coarse(one, ratio))).square().mean()
-
-    return float(10 * (energy(picture) / energy(truth)).log10())

@@ -1,118 +1,102 @@
-"""Measures a model trained on random positions against extrapolation of one that was not, at native size and beyond."""
+"""Measures a LoRA that was trained on random positions against the plain model with PI, at native size and beyond."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from PIL import Image
 
-from rope_core import Extrapolate, Rpe2d, Sega
+from rope_core import Extrapolate, Rpe2d
 
-from ..data.subjects import SUBJECTS
-from ..model.flux import WEIGHTS as PLAIN_WEIGHTS
+from ..model.drawn import Drawn
+from ..pictures.charts import small
+from ..sampling.draw import CFG, draw, random_prompts
+from ..sampling.lora import merged, read
 from ..sampling.methods import PLAIN, Patches
-from ..sampling.sample import CANVASES, STEPS, Canvas, Lab
-from ..train.flux import NATIVE_TOKENS
-from ..train.rpe2d import MAX_GRID
-from .extrapolation import QUICK_SUBJECTS, Result, ceiling, picture_seed, setting, table, values_of
+from ..sampling.sample import canvases
+from .extrapolation import ANCHORS, COLUMNS, case_of, save_sheets, shown_with, values_of
+from .record import Record, fingerprint, model_file, setting, within
+from .tables import Result, differences, markdown
 
-WEIGHTS = PLAIN_WEIGHTS / "rpe2d"
-CANVASES_SHOWN = ("1×", "1.5×", "2×", "3×")
-QUICK_CANVASES = ("1×", "1.5×")
-
-HOW_TO_READ = """Two models of one shape. *Plain training*: native size at positions 0..15, then windows of larger pictures at their own
-places and low noise. *RPE-2D*: native size alone, rows and columns at random places of a grid of 48, random crops with the crop as a
-condition.
-The columns are those of extrapolation.md: **PSNR** and **SSIM** against the photograph at the size of the canvas, **whole**: outlines
-of the whole photograph, **corner**: a small picture in the corner, **repetition**, **sharpness**.
-
-RPE-2D is the even grid; *attention* adds logits times sqrt(ln N' / ln N), *shift* the schedule for N' tokens. The rows "RPE-2D training,
-..." without an even grid show what the training alone is worth to the methods that are meant for models without it."""
+STEPS = 10
+SIZES = ("1×", "2×")
+PI = "pi"
+GRID, SHARPER, SHIFTED = "LoRA, even grid", "LoRA, even grid, attention scaled", "LoRA, even grid, both and time shifted"
+OWN, WITH_PI = "LoRA, its own positions", "LoRA, pi"
+COMPARED = [(GRID, PI), (SHARPER, PI), (SHIFTED, PI), (WITH_PI, PI), (GRID, PLAIN), (SHARPER, GRID), (SHIFTED, SHARPER), (GRID, OWN)]
+HOW_TO_READ = """The plain model beside the same one with a LoRA that was trained at native size on rows and columns at random places of a
+larger grid. *Even grid* spreads any size over that grid; *attention scaled*: logits times sqrt(ln N' / ln N); *time shifted*: the schedule
+bent for N' tokens. What the columns mean stands in extrapolation.md."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """patches on a model; shifted: with the schedule for more tokens."""
+    """with_lora: on which model. shifted: with the schedule for more tokens."""
 
     patches: Patches = ()
+    with_lora: bool = True
     shifted: bool = False
 
 
-EXTRAPOLATED = {
-    PLAIN: Row(),
-    "PI": Row((Extrapolate("pi"),)),
-    "NTK": Row((Extrapolate("ntk"),)),
-    "YaRN 1/32": Row((Extrapolate("yarn"),)),
-    "SEGA": Row((Sega(),)),
-    "SEGA on PI": Row((Sega(extrapolation="pi"),)),
-}
-EVEN = Rpe2d(max_grid=MAX_GRID, trained=True)
-SCALED = Rpe2d(max_grid=MAX_GRID, trained=True, scale_attention=True)
-RANDOMISED = {
-    "RPE-2D": Row((EVEN,)),
-    "RPE-2D, attention": Row((SCALED,)),
-    "RPE-2D, shift": Row((EVEN,), shifted=True),
-    "RPE-2D, attention, shift": Row((SCALED,), shifted=True),
-    "RPE-2D training, plain": Row(),
-    "RPE-2D training, PI": Row((Extrapolate("pi"),)),
-    "RPE-2D training, SEGA on PI": Row((Sega(extrapolation="pi"),)),
-}
+def rows(max_grid: int, mode: str = "integer") -> dict[str, Row]:
+    even = Rpe2d(max_grid=max_grid, mode=mode, trained=True)
+    sharper = Rpe2d(max_grid=max_grid, mode=mode, trained=True, scale_attention=True)
+    return {
+        PLAIN: Row(with_lora=False),
+        PI: Row((Extrapolate("pi"),), with_lora=False),
+        GRID: Row((even,)),
+        SHARPER: Row((sharper,)),
+        SHIFTED: Row((sharper,), shifted=True),
+        OWN: Row(),
+        WITH_PI: Row((Extrapolate("pi"),)),
+    }
 
 
-def measure_rows(
-    lab: Lab, rows: Mapping[str, Row], canvases: tuple[Canvas, ...], subjects: tuple[str, ...], seeds: int, progress: tqdm
-) -> list[Result]:
-    results = []
-    for canvas in canvases:
-        for name, row in rows.items():
-            progress.set_description(f"{canvas.name}, {name}")
-            shift = (canvas.tokens**0.5 / NATIVE_TOKENS) if row.shifted else 1.0
-            for seed in range(seeds):
-                drawn = [picture_seed(subject, seed) for subject in subjects]
-                pictures = lab.draw(subjects, canvas, row.patches, seeds=drawn, shift=shift, progress=progress)
-                results += [
-                    Result(canvas.name, name, subject, seed, values_of(picture, subject, canvas))
-                    for subject, picture in zip(subjects, pictures, strict=True)
-                ]
-    return results
+def evaluate(
+    out: Path,
+    folder: Path,
+    lora: Path,
+    count: int,
+    command: str,
+    pictures: Path | None = None,
+    minutes: float = 0.0,
+    steps: int = STEPS,
+) -> Path:
+    """Writes rpe2d.md and .json into `out`, and with `pictures` contact sheets; returns the page's path."""
+    plain = Drawn.load(folder)
+    tensors, trained = read(lora)
+    if trained is None:
+        raise ValueError(f"{lora} does not say how it was trained: expected a file saved by RPE-2D Save LoRA")
+    told_of = {"lora": f"{lora.name}, sha256 {fingerprint(lora)}", "trained": f"grid {trained.max_grid}, {trained.mode}"}
+    where = {**setting(model_file(folder), steps, CFG, command), **told_of}
+    where["weights"] += f", {told_of['lora']}"  # results of another LoRA are not gone on with
+    record = Record(out, "rpe2d", where)
+    adapted, methods = merged(plain, tensors), rows(trained.max_grid, trained.mode)
+    sheets: dict[str, dict[str, list[Image.Image]]] = {}
+    for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=13))), "prompt"):
+        for canvas in canvases(SIZES):
+            case = case_of(prompt, seed)
+            for method, shown in shown_with(plain, prompt, seed, canvas, record.missing(canvas.name, ANCHORS, case), steps):
+                record.add(canvas.name, method, case, values_of(shown, prompt, canvas))
+            for method in record.missing(canvas.name, methods, case):
+                row = methods[method]
+                lab, shift = (adapted if row.with_lora else plain), (canvas.ratio if row.shifted else 1.0)
+                shown = draw(lab, [prompt], canvas, row.patches, seeds=[seed], steps=steps, shift=shift)[0]
+                record.add(canvas.name, method, case, values_of(shown, prompt, canvas))
+                sheets.setdefault(canvas.name, {}).setdefault(method, []).append(small(shown))
+            record.save()
+    if pictures is not None and sheets:
+        save_sheets(sheets, pictures)
+    return record.page("RPE-2D's LoRA on the tiny Flux", HOW_TO_READ, parts(record.results))
 
 
-def training_curve(folder: Path) -> str:
-    """The log of a training as a line of mean losses."""
-    stage = json.loads((folder / "training.json").read_text())["stages"][0]
-    losses = stage["mean_loss_per_50_steps"]
-    shown = ", ".join(f"{losses[i]:.2f}" for i in range(1, len(losses), max(len(losses) // 12, 1)))
-    return f"{stage['steps']} steps in {stage['seconds'] / 60:.0f} min; mean loss of 50 steps, from beginning to end: {shown}"
-
-
-def evaluate_rpe2d(out: Path, weights: Path, seeds: int, quick: bool, command: str) -> Path:
-    """Writes rpe2d.md and rpe2d.json into `out`; returns the page's path."""
-    canvases = tuple(CANVASES[name] for name in (QUICK_CANVASES if quick else CANVASES_SHOWN))
-    subjects = QUICK_SUBJECTS if quick else SUBJECTS
-    seeds = 1 if quick else seeds
-    work = sum(canvas.tokens for canvas in canvases) * (len(EXTRAPOLATED) + len(RANDOMISED)) * seeds * len(subjects) * STEPS
-    plain, randomised = Lab.load(PLAIN_WEIGHTS), Lab.load(weights)
-    with tqdm(total=work, unit="token", unit_scale=True) as progress:
-        results = [
-            result
-            for lab, rows in ((plain, EXTRAPOLATED), (randomised, RANDOMISED))
-            for result in measure_rows(lab, rows, canvases, subjects, seeds, progress)
-        ]
-    results += [ceiling(plain, subject, canvas) for canvas in canvases for subject in subjects]
-    where = {**setting(weights, randomised, command), "plain weights": setting(PLAIN_WEIGHTS, plain, command)["weights"]}
-    facts = "\n".join(f"- {name}: {f'`{value}`' if name == 'command' else value}" for name, value in where.items())
-    facts += f"\n- subjects: {', '.join(subjects)}; seeds: {seeds}; Euler steps: {STEPS}"
-    facts += f"\n- training of RPE-2D: {training_curve(weights)}"
-    parts = ["# Training with random positions on the tiny Flux", facts, HOW_TO_READ]
-    for canvas in canvases:
-        parts.append(f"## {canvas.name} ({canvas.pixels}, {len(subjects) * seeds} pictures per method)")
-        parts.append(table(result for result in results if result.size == canvas.name))
-    out.mkdir(parents=True, exist_ok=True)
-    page = out / "rpe2d.md"
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    data = {"setting": where, "results": [asdict(result) for result in results]}
-    (out / "rpe2d.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return page
+def parts(results: list[Result]) -> list[tuple[str, str]]:
+    found = []
+    for canvas in canvases(SIZES):
+        mine = [one for one in results if one.part == canvas.name]
+        columns = {name: title for name, title in COLUMNS.items() if any(name in one.values for one in mine)}
+        told = {name: COLUMNS[name] for name in ("both", "one", "size", "detail", "alike") if name in columns}
+        found.append((f"{canvas.name} ({canvas.pixels})", markdown(mine, columns)))
+        found.append((f"{canvas.name}: differences within prompts", differences(mine, COMPARED, told)))
+    return found

@@ -1,108 +1,87 @@
-"""Measures what a style reference lends and what it copies, on the tiny Flux with four renderings."""
+"""Measures style references on the tiny Flux: a rendering that the prompt leaves open is to come from a reference."""
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from ..sampling.sample import STEPS, Lab
-from ..sampling.style import NONE, Pair, draw, everything, pairs, patches, rendered, truths
-from .extrapolation import setting
-from .metrics_style import MEASURES, StyleScale, copied_share, own_share
+from ..model.drawn import Drawn
+from ..pictures.charts import to_image
+from ..sampling.draw import CFG
+from ..sampling.style import ASKED, DEFAULT, EARLY, OPEN, REFRESHED, REVERSED, Pair, draw_pair, methods, pairs
+from .extrapolation import save_sheets
+from .metrics import copied_share
+from .named import named
+from .record import Record, model_file, setting, within
+from .tables import Columns, Result, differences, markdown
 
-HOW_TO_READ = """The model knows six photographs in four renderings: photo, woodcut, pastel, line drawing. Each picture is drawn with a
-prompt that names a photograph and leaves the rendering open, and with another photograph in one rendering as reference. What a perfect
-borrower would draw is known: the photograph in the reference's rendering.
+STEPS = 16
+TRUTH, REFERENCE = "(truth)", "(the reference itself)"
+TRAINED, UNTRAINED = "pairs that were trained", "pairs that were never trained"
+COLUMNS: Columns = {
+    "rendering": ("rendering as the reference, %", 0),
+    "subject": ("subject right, %", 0),
+    "both": ("both, %", 0),
+    "copied": ("layout copied", 3),
+}
+COMPARED = [
+    *((method, OPEN) for method in methods() if method != OPEN),
+    (REVERSED, "plain sharing"),
+    *((method, "plain sharing") for method in ("keep layout", "balanced", "loose", EARLY)),
+    (REFRESHED, DEFAULT),
+]
+HOW_TO_READ = f"""The prompt names a subject and a background and leaves the rendering open; the reference is another subject in rendering A
+before the same background. Means with 95 % bootstrap intervals, over the same pairs and seeds.
 
-- **copied**: how much of the reference's outlines is in the picture, beside the photograph's own (least squares over both; 1 = nothing
-  else). Without a reference it tells how far from 0 chance leads.
-- **own layout**: how much of the picture's outlines those of its own photograph explain, in any mixture of its four renderings.
-- **colour**, **texture**: the share of the way from what the same seed gives without a reference to the perfect picture, by mean and
-  covariance of the colours, and by the energy per octave and direction of the brightness. 0 = no style, 1 = all of it, below 0 = away.
-- **rendering hit**: how often the perfect picture is the nearest of the photograph's four renderings, in colour and texture together.
-
-A reference of half the side has 64 tokens, a size that this model has never seen: what it reads there is not what large models read, which
-know many sizes."""
-
-COLUMNS = {"copied": 3, "kept": 2, "colour": 2, "texture": 2, "hit": 2}
-TITLES = {"copied": "copied", "kept": "own layout", "colour": "colour", "texture": "texture", "hit": "rendering hit"}
-
-
-@dataclass(frozen=True)
-class StyleResult:
-    """distances: to the perfect picture, by measure."""
-
-    subject: str
-    reference: str
-    rendering: str
-    method: str
-    seed: int
-    copied: float
-    kept: float
-    hit: bool
-    distances: dict[str, float]
+- **rendering as the reference**, **subject right**: the picture's nearest drawing, over all subjects, renderings, places and sizes, has
+  the reference's rendering, and the subject of the prompt; **both**: style is borrowed and nothing else.
+- **layout copied**: the reference's share of the picture's outlines beside the truth's, by least squares. 1 = all of it, 0 = none.
+- *{OPEN}* tells how often chance alone is right; *{ASKED}* how well the model draws the pair when it is told; *{TRUTH}* and
+  *{REFERENCE}* are what a perfect borrower and a perfect copier draw.
+- *plain sharing* is all weights at 1. The presets weaken the fast pairs of the reference's keys; *{REVERSED}* strengthens them."""
 
 
-def measure(scale: StyleScale, pair: Pair, method: str, seed: int, picture: Tensor) -> StyleResult:
-    candidates = truths(pair.subject)
-    perfect = candidates[pair.rendering]
-    copied = copied_share(picture, perfect, rendered(pair.reference, pair.rendering))
-    kept = own_share(picture, list(candidates.values()))
-    distances = {name: scale.distance(name, picture, perfect) for name in MEASURES}
-    hit = scale.nearest(picture, candidates) == pair.rendering
-    return StyleResult(pair.subject, pair.reference, pair.rendering, method, seed, copied, kept, hit, distances)
+def evaluate(
+    out: Path, folder: Path, count: int, command: str, pictures: Path | None = None, minutes: float = 0.0, steps: int = STEPS
+) -> Path:
+    """Writes style.md and .json into `out`, and with `pictures` contact sheets; returns the page's path. A pair's number is its seed."""
+    lab = Drawn.load(folder)
+    record = Record(out, "style", setting(model_file(folder), steps, CFG, command))
+    sheets: dict[str, dict[str, list[Image.Image]]] = {}
+    for seed, pair in within(minutes, list(enumerate(pairs(count))), "pair"):
+        part, case = TRAINED if pair.trained else UNTRAINED, case_of(pair, seed)
+        fixed = {TRUTH: pair.truth(), REFERENCE: pair.shown()}
+        for method in record.missing(part, (*fixed, *methods()), case):
+            shown = fixed[method] if method in fixed else draw_pair(lab, pair, method, seed, steps)
+            record.add(part, method, case, values_of(shown, pair))
+            sheets.setdefault(part, {}).setdefault(method, []).append(to_image(shown))
+        record.save()
+    if pictures is not None and sheets:
+        save_sheets(sheets, pictures)
+    return record.page("Style references on the tiny Flux", HOW_TO_READ, parts(record.results))
 
 
-def share_of_way(results: Sequence[StyleResult], method: str, name: str) -> float:
-    """1 - distance with the method / distance without a reference, both summed over the same pairs and seeds."""
-    with_method, without = (sum(r.distances[name] for r in results if r.method == m) for m in (method, NONE))
-    return 1.0 - with_method / without
+def case_of(pair: Pair, seed: int) -> str:
+    return f"{pair.subject} after {pair.reference} in {pair.rendering}, {pair.background}, seed {seed}"
 
 
-def row(results: Sequence[StyleResult], method: str) -> dict[str, float]:
-    mine = [r for r in results if r.method == method]
-    means = {name: statistics.fmean(getattr(r, name) for r in mine) for name in ("copied", "kept", "hit")}
-    return {**means, **{name: share_of_way(results, method, name) for name in MEASURES}}
+def values_of(shown: Tensor, pair: Pair) -> dict[str, float]:
+    found = named(shown, pair.background)
+    rendering, subject = found.rendering == pair.rendering, found.subject == pair.subject
+    return {
+        "rendering": 100.0 * rendering,
+        "subject": 100.0 * subject,
+        "both": 100.0 * (rendering and subject),
+        "copied": copied_share(shown, pair.truth(), pair.shown()),
+    }
 
 
-def table(results: Sequence[StyleResult]) -> str:
-    lines = ["| reference read with | " + " | ".join(TITLES[name] for name in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for method in dict.fromkeys(r.method for r in results):
-        found = row(results, method)
-        lines.append(f"| {method} | " + " | ".join(f"{found[name]:.{digits}f}" for name, digits in COLUMNS.items()) + " |")
-    return "\n".join(lines)
-
-
-def evaluate_style(out: Path, weights: Path, seeds: int, quick: bool, command: str) -> Path:
-    """Runs the evaluation and writes style.md and style.json into `out`; returns the page's path."""
-    lab = Lab.load(weights)
-    work = pairs(quick)
-    methods = list(patches(lab, work[0]))
-    scale = StyleScale(everything())
-    results: list[StyleResult] = []
-    with tqdm(total=len(work) * len(methods), unit="batch") as progress:
-        for number, pair in enumerate(work):
-            mine = [100 * number + seed for seed in range(seeds)]
-            for method in methods:
-                progress.set_description(f"{pair.subject}, {pair.rendering}, {method}")
-                for seed, picture in zip(mine, draw(lab, pair, method, mine), strict=True):
-                    results.append(measure(scale, pair, method, seed, picture))
-                progress.update()
-    where = setting(weights, lab, command)
-    facts = "\n".join(f"- {name}: {f'`{value}`' if name == 'command' else value}" for name, value in where.items())
-    parts = ["# Style references on the tiny Flux", f"{facts}\n- Euler steps: {STEPS}; {len(work)} pairs, {seeds} seeds", HOW_TO_READ]
-    parts += ["## All renderings", table(results)]
-    for rendering in dict.fromkeys(pair.rendering for pair in work):
-        parts += [f"## Reference: {rendering}", table([r for r in results if r.rendering == rendering])]
-    out.mkdir(parents=True, exist_ok=True)
-    page = out / "style.md"
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    data = {"setting": where, "steps": STEPS, "results": [asdict(r) for r in results]}
-    (out / "style.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return page
+def parts(results: list[Result]) -> list[tuple[str, str]]:
+    found = []
+    for part in (TRAINED, UNTRAINED):
+        mine = [one for one in results if one.part == part]
+        found.append((part[0].upper() + part[1:], markdown(mine, COLUMNS)))
+        found.append((f"Differences within {part}", differences(mine, COMPARED, COLUMNS)))
+    return found

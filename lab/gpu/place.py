@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bench.host import opened
 from ..cores import HOW_TO, PACK, Core, find_cores
+from ..inside import loaded_nodes, opened
 from .pack import FOLDER, manifest
 from .stand_ins import standing_in
 
@@ -76,17 +75,3 @@ def kernel_options(core: Path) -> tuple[str, ...]:
         return ()
     compiled = list((Path(found.origin).parent / "backends" / "cuda").glob("_C.*"))
     return () if compiled or TRITON not in (core / "comfy" / "cli_args.py").read_text() else (TRITON,)
-
-
-def loaded_nodes() -> dict[str, Any]:
-    spec = importlib.util.spec_from_file_location("ropeworks_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
-    if spec is None or spec.loader is None:
-        raise RuntimeError(f"the pack at {PACK} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ropeworks_pack"] = module
-    spec.loader.exec_module(module)
-
-    async def listed() -> list[Any]:
-        return await (await module.comfy_entrypoint()).get_node_list()
-
-    return {node.define_schema().node_id: node for node in asyncio.run(listed())}

@@ -10,11 +10,10 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from .decoder import Decoder, decoder_of, preview_factors
-from .flux import NATIVE_PIXELS, WEIGHTS, load, save
+from .files import WEIGHTS
+from .flux import NATIVE_PIXELS, load, save
 from .prompts import prompts_of
 from .vae import LinearVAE
-
-DRAWN = WEIGHTS / "drawn"
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Drawn:
     tables: dict[str, Tensor]
 
     @classmethod
-    def load(cls, folder: Path = DRAWN) -> Drawn:
+    def load(cls, folder: Path = WEIGHTS) -> Drawn:
         transformer, vae, companions = load(folder)
         return cls(transformer, vae, decoder_of(companions), prompts_of(companions))
 

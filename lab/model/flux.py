@@ -11,13 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.subjects import SUBJECTS
+from .files import COMPANIONS_FILE, WEIGHTS, WEIGHTS_FILE
 from .vae import LinearVAE
 
-WEIGHTS = Path(__file__).parent / "weights"
 HIDDEN, HEADS, DOUBLE_BLOCKS, SINGLE_BLOCKS = 256, 2, 1, 3
-CONTEXT_TOKENS, CONTEXT_WIDTH = 8, 64
-WEIGHTS_FILE = "tiny_flux.safetensors"
+CONTEXT_WIDTH = 64
 NATIVE_PIXELS = 256
 FLUX_THETA = 10000.0
 PIXELS_PER_TOKEN = 16
@@ -38,15 +36,6 @@ def build_transformer(theta: float = FLUX_THETA) -> FluxTransformer2DModel:
     )
     transformer.pos_embed.theta = theta
     return transformer
-
-
-def subject_tables(seed: int = 0) -> dict[str, Tensor]:
-    """Fixed random prompts: context (subjects, 8, 64) and pooled (subjects, 64)."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "subjects.context": torch.randn(len(SUBJECTS), CONTEXT_TOKENS, CONTEXT_WIDTH, generator=generator),
-        "subjects.pooled": torch.randn(len(SUBJECTS), CONTEXT_WIDTH, generator=generator),
-    }
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -156,14 +145,14 @@ def save(
     metadata = {"ropeworks.native_pixels": str(NATIVE_PIXELS), "ropeworks.theta": str(transformer.pos_embed.theta), **(facts or {})}
     save_file({k: v.half().contiguous() for k, v in named.items()}, folder / WEIGHTS_FILE, metadata)
     companions = {**vae.tensors(), **tables}
-    save_file({k: v.float().contiguous() for k, v in companions.items()}, folder / "tiny_flux_vae_and_subjects.safetensors")
+    save_file({k: v.float().contiguous() for k, v in companions.items()}, folder / COMPANIONS_FILE)
 
 
 def load(folder: Path = WEIGHTS) -> tuple[FluxTransformer2DModel, LinearVAE, dict[str, Tensor]]:
-    """The trained transformer in float32, its VAE and the subjects' prompt tables."""
+    """The trained transformer in float32, its VAE and all that is stored beside them."""
     with safe_open(folder / WEIGHTS_FILE, "pt") as file:
         transformer = build_transformer(float((file.metadata() or {}).get("ropeworks.theta", FLUX_THETA)))
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (safe_open is not iterable)
     transformer.load_state_dict(to_diffusers_names(state, transformer.state_dict()))
-    companions = load_file(folder / "tiny_flux_vae_and_subjects.safetensors")
+    companions = load_file(folder / COMPANIONS_FILE)
     return transformer.eval().requires_grad_(False), LinearVAE.from_tensors(companions), companions

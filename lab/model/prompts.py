@@ -42,10 +42,11 @@ def prompts_of(companions: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in companions.items() if name.startswith("prompts.")}
 
 
-def numbers_of(subject: str = OPEN, rendering: str = OPEN, background: str = OPEN) -> Tensor:
-    """(3, 1): what a prompt's words are called by number."""
+def numbers_of(subject: str = OPEN, rendering: str = OPEN, background: str = OPEN, motion: str | None = None) -> Tensor:
+    """(3, 1): what a prompt's words are called by number; of a clip's, with a motion, (4, 1)."""
+    given = (subject, rendering, background) if motion is None else (subject, rendering, background, motion)
     found = []
-    for (part, words), word in zip(PARTS.items(), (subject, rendering, background), strict=True):
+    for (part, words), word in zip(CLIP_PARTS.items(), given, strict=False):
         if word != OPEN and word not in words:
             raise ValueError(f"unknown {part} {word!r}: expected {OPEN!r} or one of {', '.join(words)}")
         found.append([len(words) if word == OPEN else words.index(word)])

@@ -52,15 +52,8 @@ class LinearVAE:
         """(B, 16, h, w) -> (B, 3, 8h, 8w), clamped to [0, 1]."""
         return self.pictures(latents).clamp(0, 1)
 
-    def enlarged(self, latents: Tensor, ratio: int) -> Tensor:
-        """The latent of the picture enlarged by `ratio`: (B, 16, [T,] h, w) -> (B, 16, [T,] h * ratio, w * ratio)."""
-        if latents.dim() == 5:
-            frames = self.enlarged(latents.transpose(1, 2).flatten(0, 1), ratio)
-            return frames.unflatten(0, (len(latents), -1)).transpose(1, 2)
-        pictures = self.pictures(latents.float())
-        return self.encode(functional.interpolate(pictures, scale_factor=ratio, mode="bicubic", align_corners=False)).to(latents)
-
     def pictures(self, latents: Tensor) -> Tensor:
+        """As `decode`, not clamped."""
         patches = torch.einsum("pc,bcn->bpn", self.decoder.to(latents), latents.flatten(2)) + self.mean.to(latents)[:, None]
         size = (latents.shape[-2] * PATCH, latents.shape[-1] * PATCH)
         return functional.fold(patches, size, PATCH, stride=PATCH)

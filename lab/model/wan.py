@@ -1,23 +1,18 @@
-"""The tiny Wan: a real text-to-video transformer of 4.8 M parameters that pans over the lab's photographs."""
+"""The tiny Wan: a real text-to-video transformer of 4.8 M parameters that draws clips of drawings that move."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.photographs import photograph
-from .vae import PATCH, LinearVAE
+from .files import CLIP_WEIGHTS_FILE, WEIGHTS
+from .vae import LinearVAE
 
 HIDDEN, HEADS, LAYERS, FFN = 256, 2, 4, 1024
 TEXT_WIDTH, FREQUENCIES = 64, 256
-FRAMES = 3  # latent frames
-NATIVE_TOKENS = 16
-TRAVEL = 4  # the camera crosses 1 / TRAVEL of the picture's side
-WEIGHTS_FILE = "tiny_wan.safetensors"
 
 
 def build_wan() -> WanTransformer3DModel:
@@ -34,14 +29,6 @@ def build_wan() -> WanTransformer3DModel:
         cross_attn_norm=True,
         qk_norm="rms_norm_across_heads",
     )
-
-
-def clip(subject: str, tokens: int) -> Tensor:
-    """A pan over a photograph, (3, frames, 16 * tokens, 16 * tokens), from its top left to its bottom right."""
-    side = tokens * PATCH * 2
-    large = photograph(subject, side + side // TRAVEL)
-    steps = [index * (side // TRAVEL) // (FRAMES - 1) for index in range(FRAMES)]
-    return torch.stack([large[:, at : at + side, at : at + side] for at in steps], dim=1)
 
 
 def encode_clip(vae: LinearVAE, pictures: Tensor) -> Tensor:
@@ -86,15 +73,15 @@ def comfyui_names() -> dict[str, str]:
     return names
 
 
-def save_wan(transformer: WanTransformer3DModel, folder: Path, native_pixels: int = NATIVE_TOKENS * 16) -> None:
+def save_wan(transformer: WanTransformer3DModel, folder: Path, native_pixels: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = transformer.state_dict()
     named = {ours: state[theirs].half().contiguous() for ours, theirs in comfyui_names().items()}
-    save_file(named, folder / WEIGHTS_FILE, {"ropeworks.native_pixels": str(native_pixels)})
+    save_file(named, folder / CLIP_WEIGHTS_FILE, {"ropeworks.native_pixels": str(native_pixels)})
 
 
-def load_wan(folder: Path) -> WanTransformer3DModel:
-    state = load_file(folder / WEIGHTS_FILE)
+def load_wan(folder: Path = WEIGHTS) -> WanTransformer3DModel:
+    state = load_file(folder / CLIP_WEIGHTS_FILE)
     transformer = build_wan()
     transformer.load_state_dict({theirs: state[ours].float() for ours, theirs in comfyui_names().items()})
     return transformer.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -16,7 +17,7 @@ from rope_core.extrapolate.extrapolation import axis_frequencies
 from rope_core.hosts.diffusers import patched
 from rope_core.stack import TIME
 
-from ..data.clips import CLIP_TOKENS, MOTIONS, NATIVE_FRAMES
+from ..data.clips import CLIP_BACKGROUNDS, CLIP_PAIRS, CLIP_TOKENS, MOTIONS, NATIVE_FRAMES
 from ..data.world import OPEN, PIXELS_PER_TOKEN
 from ..model.decoder import Decoder
 from ..model.prompts import CLIP_PARTS, prompts
@@ -26,6 +27,7 @@ from .draw import Prompt
 from .methods import PLAIN, Patches
 
 STEPS, CFG = 16, 2.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ class Story:
             raise ValueError(f"unknown motion {self.motion!r}: expected {OPEN!r} or one of {', '.join(MOTIONS)}")
         motion = len(CLIP_PARTS["motion"]) if self.motion == OPEN else MOTIONS.index(self.motion)
         return torch.cat([self.prompt.words, torch.tensor([[motion]])])
+
+
+def random_stories(count: int, seed: int = 0) -> list[Story]:
+    """Stories that the tiny Wan is trained on, every motion in its turn; the same for a seed, and the first of more."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choice(words: Sequence[T]) -> T:
+        return words[int(torch.randint(len(words), (), generator=generator))]
+
+    return [Story(Prompt(*choice(CLIP_PAIRS), choice(CLIP_BACKGROUNDS)), MOTIONS[n % len(MOTIONS)]) for n in range(count)]
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rope_core.hosts.diffusers import patched
 
-from ..data.world import NATIVE_TOKENS, OPEN, PIXELS_PER_TOKEN, Scenes, random_scenes
+from ..data.world import NATIVE_TOKENS, OPEN, PIXELS_PER_TOKEN, WIDEST, Scenes, random_scenes
 from ..model.drawn import Drawn
 from ..model.flux import grid_ids, pack, unpack
 from ..model.prompts import PARTS, numbers_of, prompts
@@ -42,8 +42,10 @@ class Prompt:
 
 
 def random_prompts(count: int, seed: int = 0, held_out: bool = False) -> list[Prompt]:
-    """Prompts of trained pairs, the same for a seed; with `held_out` of pairs that no training picture shows."""
-    return Prompt.of(random_scenes(count, NATIVE_TOKENS, NATIVE_TOKENS, torch.Generator().manual_seed(seed), held_out))
+    """Prompts of trained pairs, the same for a seed, and the first of more; with `held_out` of pairs that no training picture shows."""
+    generator = torch.Generator().manual_seed(seed)
+    one_by_one = [random_scenes(1, NATIVE_TOKENS, NATIVE_TOKENS, generator, held_out) for _ in range(count)]
+    return [prompt for scenes in one_by_one for prompt in Prompt.of(scenes)]
 
 
 @torch.inference_mode()
@@ -59,7 +61,6 @@ def draw(
     shift: float = 1.0,
     noise: Tensor | None = None,
     on_plan: Callable[[Any, Any], None] | None = None,
-    latent_upsampler: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """One picture per prompt and seed: (B, 3, 16 * height, 16 * width), values in [0, 1], on the CPU.
 
@@ -84,8 +85,9 @@ def draw(
     sigmas = shift * even / (1 + (shift - 1) * even)
     tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise).to(device)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
-    options = {"on_plan": on_plan, "latent_upsampler": latent_upsampler, "sigmas": sigmas[:-1].tolist()}
-    active = patched(lab.transformer, *patches, native_pixels=NATIVE_PIXELS, **options) if patches else nullcontext()
+    native = {"native_pixels": NATIVE_PIXELS, "native_widest": WIDEST}
+    options = {"on_plan": on_plan, "sigmas": sigmas[:-1].tolist()}
+    active = patched(lab.transformer, *patches, **native, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):
             both = tokens.repeat(2, 1, 1) if guided else tokens

@@ -1,4 +1,7 @@
-"""Mixed resolution in the lab: regions of several shapes, and what is compared on them."""
+"""Mixed resolution in the lab: regions of several shapes, and what is compared on them, all at the node's own defaults.
+
+Latents are handed over as on large models, which have no upsampler of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from rope_core import BoundaryExpandReplace, MixedResolution
+from rope_core.mixed.patches import COARSE_UNTIL
 
-from ..model.flux import NATIVE_PIXELS, PIXELS_PER_TOKEN
+from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN
+from ..model.drawn import Drawn
+from .draw import STEPS, Prompt, draw
 from .methods import Patches
-from .sample import STEPS, Canvas, Lab, generate, seeded_noise
+from .sample import NATIVE, Canvas, seeded_noise
 
-CELLS = NATIVE_PIXELS // PIXELS_PER_TOKEN  # the coarse grid is always the native one
-MIXED_FROM, FINE_FROM = 0.6, 0.25  # sigma
+CELLS = NATIVE_TOKENS  # the coarse grid is always the native one
 CANVAS_OF_RATIO = {ratio: Canvas(f"{ratio}×", CELLS * ratio, CELLS * ratio) for ratio in (2, 3, 4)}
-
-FULL, LOW, LOW_ENLARGED = "full resolution", "low, enlarged as latent", "low, enlarged as picture"
-ON_LOW, ON_HIGH, CRPA = "all on the low grid", "all on the high grid", "CRPA"
-CRPA_CENTRE, CRPA_TEXT_LOW = "CRPA, centres aligned", "CRPA, text with low"
-BANDS, BANDS_FINE = "CRPA + BER", "CRPA + BER, fine stage"
+COARSE, FULL = "coarse run, enlarged", "full run"
+GIVEN, GIVEN_BANDS = "given region", "given region, bands"
+FOUND, FOUND_BANDS = "automatic region", "automatic region, bands"
+ON_LOW, ON_HIGH = "control: all on the low grid", "control: all on the high grid"
 
 
 def shapes() -> dict[str, Tensor]:
@@ -33,42 +37,45 @@ def shapes() -> dict[str, Tensor]:
         "box": (at[:, None] - middle).abs().maximum((at[None] - middle).abs()) < 4,
         "disc": away < 5.2,
         "ring": (away < 6.5) & (away > 3.2),
-        "two islands": torch.zeros(CELLS, CELLS, dtype=torch.bool),
-        "border": (at[:, None] - middle).abs().maximum((at[None] - middle).abs()) > 5,
         "edge": (at[None] < 5).expand(CELLS, CELLS),
     }
-    regions["two islands"][2:7, 2:7] = True
-    regions["two islands"][9:14, 8:14] = True
     return {name: region[None].float() for name, region in regions.items()}
 
 
-def compared(mask: Tensor, ratio: int, mixed_from: float = MIXED_FROM) -> dict[str, Patches]:
-    """Method -> patches. Every run is coarse down to `mixed_from`; the mixed ones stay mixed unless they say "fine stage"."""
-    coarse_until = 1 - mixed_from
+def compared(mask: Tensor, ratio: int) -> dict[str, Patches]:
+    """A region given, or found by the node; bands on and off; two controls that put all tokens on one grid; and no region at all."""
 
-    def mixed(fine_from: float = 1.0, **options: str) -> MixedResolution:
-        return MixedResolution(mask=mask, ratio=ratio, coarse_until=coarse_until, fine_from=fine_from, **options)
+    def given(**options: str) -> MixedResolution:
+        return MixedResolution(mask=mask, ratio=ratio, **options)
 
-    nothing = torch.zeros_like(mask)
+    found, bands = MixedResolution(ratio=ratio), BoundaryExpandReplace()
+    nothing = torch.zeros(1, CELLS, CELLS)
     return {
-        FULL: (MixedResolution(mask=nothing, ratio=ratio, coarse_until=coarse_until, fine_from=coarse_until),),
-        LOW: (MixedResolution(mask=nothing, ratio=ratio, coarse_until=0.0, fine_from=1.0),),
-        ON_LOW: (mixed(positions="low"),),
-        ON_HIGH: (mixed(positions="high"),),
-        CRPA: (mixed(),),
-        CRPA_CENTRE: (mixed(alignment="centre"),),
-        CRPA_TEXT_LOW: (mixed(text_group="low"),),
-        BANDS: (mixed(), BoundaryExpandReplace()),
-        BANDS_FINE: (mixed(1 - FINE_FROM), BoundaryExpandReplace()),
+        # Coarse as long as the others are, then at full resolution everywhere.
+        FULL: (MixedResolution(mask=nothing, ratio=ratio, coarse_until=COARSE_UNTIL, fine_from=COARSE_UNTIL),),
+        GIVEN: (given(),),
+        GIVEN_BANDS: (given(), bands),
+        FOUND: (found,),
+        FOUND_BANDS: (found, bands),
+        ON_LOW: (given(positions="low"),),
+        ON_HIGH: (given(positions="high"),),
     }
 
 
-def low_enlarged(lab: Lab, subjects: Sequence[str], ratio: int, seeds: Sequence[int], steps: int = STEPS) -> Tensor:
-    """The low-resolution run within the carrier, decoded small and then enlarged as a picture."""
+def enlarged_coarse(lab: Drawn, told: Sequence[Prompt], ratio: int, seeds: Sequence[int], steps: int = STEPS) -> Tensor:
+    """The coarse run within the carrier's noise, decoded small and enlarged as a picture."""
     canvas = CANVAS_OF_RATIO[ratio]
     noise = seeded_noise(seeds, canvas.height, canvas.width)[..., ::ratio, ::ratio]
-    small = generate(lab.transformer, lab.vae, lab.tables, subjects, CELLS, CELLS, seeds=seeds, steps=steps, noise=noise)
+    small = draw(lab, told, NATIVE, seeds=seeds, steps=steps, noise=noise)
     return functional.interpolate(small, scale_factor=ratio, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def draw_region(lab: Drawn, prompt: Prompt, method: str, seed: int, shape: str = "box", ratio: int = 2, steps: int = STEPS) -> Tensor:
+    """(3, H, W), with a region of that shape where the method takes one."""
+    if method == COARSE:
+        return enlarged_coarse(lab, [prompt], ratio, [seed], steps)[0]
+    patches = compared(shapes()[shape], ratio)[method]
+    return draw(lab, [prompt], CANVAS_OF_RATIO[ratio], patches, seeds=[seed], steps=steps)[0]
 
 
 def pixels(mask: Tensor, ratio: int) -> Tensor:

@@ -28,7 +28,7 @@ class AutoencoderPlan:
 
 def fit_linear(generator: torch.Generator, plan: AutoencoderPlan) -> LinearVAE:
     pictures = [one for side in plan.fitted for one in picture(random_scenes(24, side, side, generator), side, side)]
-    return LinearVAE.fit(pictures, power=0.6)
+    return LinearVAE.fit(pictures, power=0.3)
 
 
 def train_decoder(linear: LinearVAE, generator: torch.Generator, plan: AutoencoderPlan, device: str | torch.device = "cpu") -> Decoder:

@@ -19,7 +19,7 @@ from ..model.prompts import prompt_tables
 from ..model.vae import LinearVAE
 from ..model.wan import save_wan
 from ..pictures.sheets import sheet
-from ..sampling.clips import Story, draw_clips
+from ..sampling.clips import draw_clips, random_stories
 from ..sampling.draw import draw, random_prompts
 from ..sampling.sample import Canvas
 from .autoencoder import AutoencoderPlan, fit_linear, train_decoder
@@ -68,7 +68,7 @@ def train_clips(out: Path, work: Path, plan: ClipPlan, seed: int = 0, device: st
     work.mkdir(parents=True, exist_ok=True)
     lab = Drawn.load(out)
     training = clip_training(plan, lab.vae, seed, device)
-    told = [Story(prompt, motion) for prompt, motion in zip(random_prompts(len(MOTIONS), seed=1), MOTIONS, strict=True)]
+    told = random_stories(2 * len(MOTIONS), seed=1)
 
     def show() -> None:
         clips = draw_clips(training.averaged(), lab.decoder, lab.tables, told, seeds=range(len(told)))

@@ -6,7 +6,7 @@ highest noise: mixed resolution draws its region so. A model trained on those st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +19,7 @@ from ..model.prompts import PARTS, prompt_tables, prompts
 from ..model.vae import LinearVAE
 from .training import Schedule, Training
 
-# Rows and columns of a canvas, as shares of native ones. The training begins with small canvases, which hold the same pictures in
-# a few tokens, and ends with whole ones.
-SMALL = ((0.5, 0.5), (0.625, 0.625), (0.75, 0.75), (0.5, 0.75), (0.75, 0.5))
+# Rows and columns of a canvas, as shares of native ones.
 AROUND = ((0.75, 0.75), (0.875, 0.875), (1.125, 1.125), (0.75, 1.25), (1.25, 0.75), (0.875, 1.125), (1.125, 0.875))
 
 
@@ -32,13 +30,11 @@ class Plan(Schedule):
     batch: pictures of native size; as many more of a smaller one as make the same number of tokens.
     """
 
-    steps: int = 6000
-    warmup: int = 50
+    steps: int = 12000
     tokens: int = NATIVE_TOKENS
-    batch: int = 8
-    small_until: float = 0.35
-    native_share: float = 0.75
-    window_share: float = 0.15
+    batch: int = 4
+    native_share: float = 0.85
+    window_share: float = 0.1
     window_sigma: float = 0.85
     all_open: float = 0.08
     left_open: tuple[float, float, float] = (0.08, 0.12, 0.08)
@@ -57,10 +53,8 @@ class Batch:
     ids: Tensor  # (rows * columns, 3)
 
 
-def draw_batches(
-    plan: Plan, vae: LinearVAE, generator: torch.Generator, done: Callable[[], float], device: torch.device | str = "cpu"
-) -> Iterator[Batch]:
-    """Endless batches; `done` tells which share of the training is behind."""
+def draw_batches(plan: Plan, vae: LinearVAE, generator: torch.Generator, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    """Endless batches."""
 
     def chance(share: float) -> bool:
         return bool(torch.rand((), generator=generator) < share)
@@ -70,10 +64,7 @@ def draw_batches(
 
     while True:
         highest = 1.0
-        if done() < plan.small_until:
-            height, width = (round(plan.tokens * share) for share in SMALL[choice(len(SMALL))])
-            window = Window(0, 0, height, width)
-        elif chance(plan.window_share):
+        if chance(plan.window_share):
             height = width = plan.tokens * (3 + choice(2)) // 2
             window = Window(choice(height - plan.tokens + 1), choice(width - plan.tokens + 1), plan.tokens, plan.tokens)
             highest = plan.window_sigma
@@ -90,10 +81,10 @@ def draw_batches(
 
 
 def draw_sigmas(count: int, generator: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Half of them even over 0 to 1, half more often in the upper middle, where the picture is decided."""
-    even = torch.rand(count, generator=generator)
-    middle = (torch.randn(count, generator=generator) + 0.4).sigmoid()
-    sigmas = torch.where(torch.arange(count) % 2 == 0, even, middle)
+    """A quarter of them even over 0 to 1, the others more often in the upper middle, where the picture is decided."""
+    even, chosen = torch.rand(2, count, generator=generator)
+    middle = (torch.randn(count, generator=generator) + 1.3).sigmoid()
+    sigmas = torch.where(chosen < 1 / 4, even, middle)
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 
@@ -148,8 +139,8 @@ def drawing_training(plan: Plan, vae: LinearVAE, seed: int = 0, device: torch.de
     start_as_identity(transformer)
     tables = prompt_tables(seed)
 
-    def losses(generator: torch.Generator, done: Callable[[], float]) -> Iterator[Tensor]:
-        for batch in draw_batches(plan, vae, generator, done, device):
+    def losses(generator: torch.Generator) -> Iterator[Tensor]:
+        for batch in draw_batches(plan, vae, generator, device):
             yield velocity_loss(transformer, batch, tables, generator)
 
     return Training(plan, transformer, losses, seed, device)

@@ -13,11 +13,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .muon import MuonAndAdamW
-
 Model = TypeVar("Model", bound=nn.Module)
-# Endless losses of the model as it is, from a generator of chance and from what tells which share of the training is behind.
-Losses = Callable[[torch.Generator, Callable[[], float]], Iterator[Tensor]]
+# Endless losses of the model as it is, from a generator of chance.
+Losses = Callable[[torch.Generator], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Schedule:
     minutes: float = 0.0
     rate: float = 2e-3
     warmup: int = 100
-    falls_from: float = 0.65
+    falls_from: float = 0.5
     average: float = 0.999
 
     def rate_at(self, done: float, step: int) -> float:
@@ -41,7 +39,7 @@ class Training(Generic[Model]):
     def __init__(self, schedule: Schedule, model: Model, losses: Losses, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.schedule, self.losses_of, self.seed, self.device = schedule, losses, seed, torch.device(device)
         self.model = model.train().to(self.device)
-        self.optimizer = MuonAndAdamW(self.model, schedule.rate)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), schedule.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
         self.average = [value.detach().clone() for value in self.model.parameters()]
         self.steps, self.seconds = 0, 0.0
         self.losses: list[tuple[int, float]] = []
@@ -53,14 +51,17 @@ class Training(Generic[Model]):
     def run(self, seconds: float) -> float:
         """Trains for about so long, or to the end; returns the mean loss."""
         # What is drawn depends on the seed and on how far the training is, not on how often it was left.
-        losses = self.losses_of(torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps), self.done)
+        losses = self.losses_of(torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps))
         began, before = time.perf_counter(), self.seconds
         found = []
         while self.done() < 1 and self.seconds - before < seconds:
             loss = next(losses)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step(self.schedule.rate_at(self.done(), self.steps))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule.rate_at(self.done(), self.steps)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
             self.steps += 1
             # Early on the average must not remember the random start.
             keep = min(self.schedule.average, self.steps / (self.steps + 9))

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 from server import Server, fresh_folder, running_server
 
-from lab.cores import HOW_TO, Core, find_cores
+from lab.cores import HOW_TO, Core, find_cores, newest
 
-from .record_object_info import newest
 from .thin_server import running_thin_server
 
 OLDEST_CORE = [0, 10]  # the first to fold `advanced` inputs, and to let a page change its renderer

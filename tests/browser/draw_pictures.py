@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
-from lab.cores import HOW_TO, PACK, find_cores
+from lab.cores import HOW_TO, PACK, find_cores, newest
 
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
 from examples import workflow
@@ -21,7 +21,6 @@ from server import Server, fresh_folder, running_server
 
 from .conftest import FLAGS, SETTINGS, find_chromium
 from .frontend import Frontend
-from .record_object_info import newest
 from .regions import Regions, node
 
 HELP, EXAMPLES = PACK / "web" / "docs", PACK / "example_workflows"

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lab.cores import HOW_TO, PACK, Core, find_cores
+from lab.cores import HOW_TO, PACK, find_cores, newest
 
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
 from server import fresh_folder, running_server
@@ -26,10 +26,6 @@ def used_nodes() -> set[str]:
 
 def ours(info: dict[str, Any]) -> dict[str, Any]:
     return {name: node for name, node in info.items() if node["python_module"] == "custom_nodes.ropeworks"}
-
-
-def newest(cores: list[Core]) -> Core:
-    return max(cores, key=lambda core: [int(part) for part in core.version.split(".")])
 
 
 def main() -> None:

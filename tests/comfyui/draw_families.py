@@ -13,10 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lab.cores import HOW_TO, PACK, find_cores
+from lab.cores import HOW_TO, PACK, find_cores, newest
 from rope_core.architectures import ARCHITECTURES
 
-from ..browser.record_object_info import newest
 from .family_page import PAGE, page
 
 SCRIPT = Path(__file__).parent / "run_families.py"

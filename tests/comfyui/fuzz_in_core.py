@@ -100,7 +100,7 @@ def main(core: str, pack: str) -> None:
     torch.set_num_threads(1)
     found = asyncio.run(asyncio.run(ropeworks_pack.comfy_entrypoint()).get_node_list())
     nodes = {node.define_schema().node_id: node for node in found}
-    lab, _, vae = nodes["RopeLabModel"].execute("rocket").args
+    lab, _, vae, _ = nodes["RopeLabModel"].execute("rocket").args
     flux = tiny.flux()
     trained = nodes["RPE2DTrainingPatch"].execute(flux, 0, "integer", 0, 1.0).args[0]
     mixed = nodes["MixedResRegionCRPA"].execute(flux, 2, 0.3, 1.0).args[0]

@@ -55,7 +55,7 @@ def on_the_bundled_model(graph: dict[str, Any]) -> dict[str, Any]:
     model = next(number for number, node in graph.items() if node["class_type"] == "UNETLoader")
     outputs = {"VAELoader": 2, "CLIPTextEncode": 1}
     stands_for = {number: [model, outputs[node["class_type"]]] for number, node in graph.items() if node["class_type"] in outputs}
-    lab = {"class_type": "RopeLabVideoModel" if video else "RopeLabModel", "inputs": {"subject": "rocket" if video else "astronaut"}}
+    lab = {"class_type": "RopeLabVideoModel" if video else "RopeLabModel", "inputs": {"subject": "rocket"}}
     result: dict[str, Any] = {}
     for number, node in graph.items():
         kind = node["class_type"]

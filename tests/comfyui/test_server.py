@@ -38,7 +38,8 @@ OURS = {
 SEEDS = {"seed", "noise_seed"}  # the browser gives them a second widget, whatever the node says
 TRAINS = {"rpe2d_train_tiny.json", "rpe2d_train_video_tiny.json"}
 VIDEOS = {"mixed_res_video_tiny.json", "style_ref_video_tiny.json", "rpe2d_train_video_tiny.json"}
-SIDES = {"style_ref_tiny.json": 256, "style_ref_video_tiny.json": 256, "rpe2d_train_video_tiny.json": 384}
+FRAMES = 29
+SIDES = {"style_ref_tiny.json": 256, "mixed_res_video_tiny.json": 256, "style_ref_video_tiny.json": 128, "rpe2d_train_video_tiny.json": 192}
 PLOTS = {"inspect_tiny.json"}
 
 
@@ -146,22 +147,48 @@ def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
 ) -> None:
     if name not in PLOTS:
         side = SIDES.get(name, 512)
-        assert pictures[name].shape == (side * (9 if name in VIDEOS else 1), side, 3)
+        assert pictures[name].shape == (side * (FRAMES if name in VIDEOS else 1), side, 3)
     alone = pixels((drawn_in_process / name).with_suffix(".png").read_bytes())
     assert np.abs(pictures[name] - alone).max() <= 1
 
 
 def test_the_server_and_the_embedded_engine_draw_the_same_picture(pictures: dict[str, np.ndarray]) -> None:
-    from lab.model.flux import load
-    from lab.sampling.sample import generate
+    from lab.model.drawn import Drawn
+    from lab.sampling.draw import Prompt, draw
+    from lab.sampling.sample import CANVASES
     from rope_core import Sega
 
-    transformer, vae, tables = load()
+    nodes = {node["class_type"]: node["inputs"] for node in workflow("sega_tiny.json").values()}
+    told, sampler = nodes["RopeLabModel"], nodes["KSampler"]
     # ComfyUI's noise for a seed, in place of the engine's own.
-    noise = torch.randn(1, 16, 64, 64, generator=torch.manual_seed(7))
-    drawn = generate(transformer, vae, tables, ["astronaut"], 32, 32, patches=(Sega(extrapolation="pi"),), seeds=[7], noise=noise)
+    noise = torch.randn(1, 16, 64, 64, generator=torch.manual_seed(sampler["seed"]))
+    sega = Sega(extrapolation=nodes["RopePatchSEGA"]["extrapolation"])
+    prompt, settings = Prompt(**told), {"steps": sampler["steps"], "cfg": sampler["cfg"]}
+    drawn = draw(Drawn.load(), [prompt], CANVASES["2×"], (sega,), seeds=[0], noise=noise, **settings)
     ours = (drawn[0].permute(1, 2, 0) * 255).round().numpy().astype(int)
     assert psnr(ours, pictures["sega_tiny.json"]) > 30
+
+
+def test_the_server_draws_what_it_is_told(server: Server) -> None:
+    """At native size, with the open prompt as the negative: the nearest truth over every subject and rendering is the one asked for."""
+    from lab.evaluate.named import named
+
+    plain = workflow("sega_tiny.json")
+    plain["5"]["inputs"]["model"] = ["1", 0]
+    plain["3"]["inputs"].update(width=256, height=256)
+    right = 0
+    for subject, rendering, background in (
+        ("fish", "flat", "sea"),
+        ("house", "ink", "studio"),
+        ("rocket", "engraving", "dawn"),
+        ("boat", "mosaic", "sea"),
+    ):
+        plain["1"]["inputs"].update(subject=subject, rendering=rendering, background=background)
+        picture = torch.from_numpy(pixels(server.images(plain)[0])).permute(2, 0, 1) / 255
+        found = named(picture, background)
+        right += found.subject == subject
+        right += found.rendering == rendering
+    assert right >= 6, f"{right} of 8 words"
 
 
 def test_sega_on_twice_the_native_size_differs_from_the_plain_model(server: Server, pictures: dict[str, np.ndarray]) -> None:
@@ -177,7 +204,7 @@ def test_mixed_resolution_is_sharp_in_its_region_alone(server: Server, pictures:
     mixed["5"]["inputs"]["fine_from"] = 1.0
     low, found = (detail(pixels(server.images(graph)[0])) for graph in (coarse, mixed))
     region = np.zeros((512, 512), dtype=bool)
-    region[32:224, 128:320] = True
+    region[96:352, 32:256] = True
     inside, outside = (found[part].mean() / low[part].mean() for part in (region, ~region))
     assert inside > 1.1
     assert outside < 1.05
@@ -190,7 +217,7 @@ def test_mixed_resolution_is_sharp_in_its_region_alone(server: Server, pictures:
 def test_a_lora_is_trained_saved_loaded_and_used(server: Server, info: dict[str, Any], pictures: dict[str, np.ndarray], name: str) -> None:
     """The workflow trains and saves; a second one loads the file and draws with what its header says."""
     trains = workflow(name)
-    side, frames = SIDES.get(name, 512), 9 if name in VIDEOS else 1
+    side, frames = SIDES.get(name, 512), FRAMES if name in VIDEOS else 1
     assert pictures[name].shape == (side * frames, side, 3)
     numbers = {node["class_type"]: number for number, node in trains.items()}
     prefix = trains[numbers["RPE2DSaveLoRA"]]["inputs"]["prefix"].removeprefix("loras/")
@@ -214,7 +241,7 @@ def test_the_inspector_shows_plots_and_report_on_its_node_and_what_the_run_did(s
     (shown,) = (output for output in server.run(workflow("inspect_tiny.json"))["outputs"].values() if "text" in output)
     report = "".join(shown["text"])
     assert "model: Flux.1, 32×32 tokens" in report
-    assert "last run of 12 steps at 32×32 tokens" in report
+    assert "last run of 16 steps at 32×32 tokens" in report
     on_node = pixels(server.get("/view?" + urlencode(shown["images"][0])))
     assert np.array_equal(on_node, pictures["inspect_tiny.json"])
 

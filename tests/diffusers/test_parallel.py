@@ -82,7 +82,7 @@ class Pipeline:
 
 
 def readme_example() -> str:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "headless.md").read_text(encoding="utf-8")
     return next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "enable_parallelism" in block)
 
 

@@ -8,14 +8,15 @@ import torch
 pytest.importorskip("resvg_py", reason="the lab needs resvg-py")
 pytest.importorskip("diffusers", reason="the lab needs diffusers")
 
-from lab.data.clips import MOTIONS, NATIVE_FRAMES, clip, frame, phases, told
+from lab.data.clips import CLIP_BACKGROUNDS, CLIP_PAIRS, MOTIONS, NATIVE_FRAMES, clip, frame, phases, told
+from lab.data.world import HELD_OUT
 from lab.model.decoder import Decoder
 from lab.model.prompts import prompt_tables
 from lab.model.vae import LinearVAE
 from lab.model.wan import build_wan
-from lab.sampling.clips import METHODS, Story, draw_clips
+from lab.sampling.clips import METHODS, Story, draw_clips, random_stories
 from lab.sampling.draw import Prompt
-from lab.train.clips import ClipPlan, clip_training
+from lab.train.clips import ClipPlan, clip_training, start_as_identity
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -39,12 +40,33 @@ def test_a_drawing_that_crosses_begins_half_outside():
         clip("fish", "flat", "sea", "fly")
 
 
+def test_stories_are_of_what_clips_are_trained_on_every_motion_in_its_turn():
+    stories = random_stories(30, seed=3)
+    assert stories[:7] == random_stories(7, seed=3)
+    assert [story.motion for story in stories[:4]] == [*MOTIONS, MOTIONS[0]]
+    assert {(story.prompt.subject, story.prompt.rendering) for story in stories} <= set(CLIP_PAIRS)
+    assert {story.prompt.background for story in stories} == set(CLIP_BACKGROUNDS)
+    assert not set(CLIP_PAIRS) & set(HELD_OUT)
+
+
+def test_a_clip_training_starts_by_seeing_nothing_but_noise():
+    torch.manual_seed(0)
+    transformer = build_wan()
+    start_as_identity(transformer)
+    noise = torch.randn(1, 16, 8, 16, 16)
+    with torch.inference_mode():
+        seen = transformer(noise, torch.tensor([500.0]), torch.randn(1, 10, 64), return_dict=False)[0]
+    # The norm before the last layer keeps a token's direction, not its length.
+    assert torch.nn.functional.cosine_similarity(seen.flatten(), noise.flatten(), dim=0) > 0.98
+    assert seen.std() == pytest.approx(1, abs=0.05)
+
+
 def test_a_step_on_clips_moves_the_weights():
     vae = LinearVAE.fit([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(n)) for n in range(4)])
     training = clip_training(ClipPlan(steps=2, batch=1, warmup=1), vae)
-    before = training.model.blocks[0].attn1.to_q.weight.detach().clone()
+    before = training.model.proj_out.weight.detach().clone()
     assert 0 < training.run(1e-9) < 10
-    assert not torch.equal(training.model.blocks[0].attn1.to_q.weight, before)
+    assert not torch.equal(training.model.proj_out.weight, before)
 
 
 def test_every_method_draws_clips_beyond_their_native_length_and_only_there():

@@ -14,9 +14,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA, boxes_of
 from ropeworks_pack.rope_core import Sega
-from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_latent_upsampler, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
 from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedResolution
-from ropeworks_pack.rope_core.mixed.strip import interpolated
 
 from . import models
 from .recording import OVERRIDE, AttentionCalls, message_of, watched
@@ -540,39 +539,10 @@ def test_mixed_boxes_beyond_the_picture_are_cut():
     assert torch.equal(empty, models.sample(add_patch(model, nowhere()), FLUX_SHAPE, steps=5))
 
 
-# ---- models that bring a latent upsampler
-
-
-def repeated(low: torch.Tensor, ratio: int) -> torch.Tensor:
-    return low.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
-
-
-def test_mixed_with_a_latent_upsampler():
-    for make, shape in ((models.flux, FLUX_SHAPE), (models.wan, WAN_SHAPE), (models.flux, (2, 16, 15, 17))):
-        model = make()
-        for patch in (region(), region(fine_from=1.0), nowhere(), automatic([], budget=0.4)):
-            for options in ({"steps": 5}, {"steps": 5, "cfg": 2.0}, {"steps": 4, "denoise": 0.6, "latent": latent_of(shape)}):
-                plain = models.sample(add_patch(model, patch), shape, **options)
-                same = add_patch(set_latent_upsampler(model, interpolated), patch)
-                assert close(models.sample(same, shape, **options), plain, 1e-5), (patch, options)
-                other = models.sample(add_patch(set_latent_upsampler(model, repeated), patch), shape, **options)
-                assert torch.isfinite(other).all()
-                assert not close(other, plain, 1e-3), (patch, options)
-        full = add_patch(set_latent_upsampler(model, repeated), everywhere())
-        assert torch.equal(models.sample(full, shape), models.sample(model, shape))
-
-
 def test_mixed_with_a_region_that_turns_out_to_be_everything():
-    for model in (models.flux(), set_latent_upsampler(models.flux(), repeated)):
-        found: list[Any] = []
-        result = models.sample(add_patch(model, automatic(found, budget=1.0, ratio=4)), FLUX_SHAPE, steps=5)
-        assert [layout.area for layout in found] == [1.0]
-        coarse_then_fine = add_patch(model, region(coarse_until=0.3, fine_from=0.3, ratio=4))
-        assert close(result, models.sample(coarse_then_fine, FLUX_SHAPE, steps=5), 1e-5)
-
-
-def test_mixed_ends_on_what_the_latent_upsampler_makes():
-    model = set_latent_upsampler(models.flux(), repeated)
-    noise = decimated(noise_of(FLUX_SHAPE))
-    low = models.sample(model, tuple(noise.shape), noise=noise, steps=4)
-    assert close(models.sample(add_patch(model, nowhere()), FLUX_SHAPE, steps=4), repeated(low, 2), 1e-5)
+    model = models.flux()
+    found: list[Any] = []
+    result = models.sample(add_patch(model, automatic(found, budget=1.0, ratio=4)), FLUX_SHAPE, steps=5)
+    assert [layout.area for layout in found] == [1.0]
+    coarse_then_fine = add_patch(model, region(coarse_until=0.3, fine_from=0.3, ratio=4))
+    assert close(result, models.sample(coarse_then_fine, FLUX_SHAPE, steps=5), 1e-5)

@@ -60,7 +60,7 @@ def trained(model: Any, positive: Any, latents: torch.Tensor, **options: Any) ->
 
 def tiny(node: Any, shape: tuple[int, ...]) -> tuple[Any, Any, torch.Tensor]:
     """(model, prompt, pictures or clips) of a bundled model."""
-    model, positive, _ = node.execute("rocket").args
+    model, positive, *_ = node.execute("rocket").args
     return model, positive, torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
@@ -153,8 +153,8 @@ def saved(model: Any, lora: Any, folder: Path, **given: Any) -> Path:
 
 
 def test_a_lora_is_saved_loaded_and_used() -> None:
-    for (node, shape), size, grid in ((FLUX, (12, 10), 32), (WAN, (8, 8), 32)):
-        model, positive, latents = tiny(node, shape)
+    for (node, shape), size, native_side in ((FLUX, (12, 10), 16), (WAN, (8, 8), 8)):
+        grid, (model, positive, latents) = 2 * native_side, tiny(node, shape)
         patched = patch(model, mode="normalised")
         lora, _ = trained(patched, positive, latents, learning_rate=1.0)
         with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +166,7 @@ def test_a_lora_is_saved_loaded_and_used() -> None:
             weights, facts = comfy.utils.load_torch_file(str(file), safe_load=True, return_metadata=True)
             _, native_facts = comfy.utils.load_torch_file(str(native), safe_load=True, return_metadata=True)
         assert Trained.read(facts) == Trained(grid, "normalised", *size)
-        assert Trained.read(native_facts) == Trained(grid, "normalised", 16, 16)
+        assert Trained.read(native_facts) == Trained(grid, "normalised", native_side, native_side)
         assert all(torch.equal(weights[key], lora[key]) for key in lora)
         loaded, _ = comfy.sd.load_lora_for_models(model, None, weights, 1.0, 0.0)
         loaded.set_attachments("lora_metadata", facts)  # as the newer core's own loader does

@@ -239,7 +239,7 @@ def put_on(model: Any) -> SharedAttention:
 
 
 def test_the_style_node_takes_latents_and_pictures():
-    model, _, vae = RopeLabModel.execute("cat", "four renderings", "open").args
+    model, _, vae, _ = RopeLabModel.execute("cat").args
     image = torch.rand(2, 64, 96, 3, generator=torch.Generator().manual_seed(1))
     by_image, by_latent = execute(model, image=image, vae=vae), execute(model, reference={"samples": vae.encode(image)})
     assert put_on(by_image).reference.shape == (2, 16, 8, 12)
@@ -274,4 +274,3 @@ def test_what_the_style_node_refuses():
         ({"reference": reference, "preset": "custom", "beta": float("nan")}, "beta"),
     ):
         assert expected in message_of(lambda given=given: execute(model, **given)), given
-    assert "rendering" in message_of(lambda: RopeLabModel.execute("cat", "256 px", "woodcut"))
