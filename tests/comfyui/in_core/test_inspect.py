@@ -58,7 +58,7 @@ def test_inspect_tells_patches_in_order_with_size_and_settings():
     patched = add_patch(add_patch(models.flux(), Extrapolate("yarn", window=Window(0.0, 0.5))), Sega(floor=0.9))
     _, report = shown(patched, torch.zeros(1, 16, 192, 256))
     lines = report.splitlines()
-    assert lines[0] == "YaRN, SEGA act: 2.3×, factors known after a run"
+    assert lines[0] == "YaRN, SEGA act: 1.7×, factors known after a run"
     assert lines[1] == "model: Flux.1, 96×128 tokens (size of the latent)"
     assert lines[2] == "  height: 96 tokens, native 55.43 (s = 1.73), 28 pairs, theta 10000"
     first, second = (next(line for line in lines if line.startswith(f"  {number}. ")) for number in (1, 2))
