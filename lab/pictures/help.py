@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from PIL import Image, ImageDraw
@@ -46,6 +47,17 @@ def sega(hand: Hand) -> Image.Image:
 
 def extrapolation(hand: Hand) -> Image.Image:
     return larger(hand, [PLAIN, "pi", "ntk", "yarn", "dype-yarn"], "Twice the trained side")
+
+
+def by_workflow(hand: Hand, workflow: str, caption: str) -> Image.Image:
+    """What an example workflow draws in a running ComfyUI, beside what the rule alone does."""
+    file = EXAMPLES / f"{workflow}.jpg"
+    if not file.is_file():
+        raise MissingError(f"there is no {file.name}: python -m tests.browser.draw_pictures draws it")
+    with Image.open(file) as shown:
+        drawn = [(method, hand.draw(LARGER, "2×", method), "") for method in (PLAIN, "pi")]
+        whole = [(caption, shown.convert("RGB"), ""), ("truth", truth(LARGER, CANVASES["2×"]), "")]
+    return gallery("Twice the trained side", [*drawn, *whole])
 
 
 def close(picture: Tensor) -> Tensor:
@@ -149,6 +161,8 @@ def clips(hand: Hand) -> Image.Image:
 HELP: dict[str, Callable[[Hand], Image.Image]] = {
     "RopePatchSEGA": sega,
     "RopePatchExtrapolate": extrapolation,
+    "CoarseToFine": partial(by_workflow, workflow="coarse_to_fine_tiny", caption="pi, coarse to fine"),
+    "GuidedByPicture": partial(by_workflow, workflow="guided_by_picture_tiny", caption="pi, guided by a picture"),
     "MixedResRegionCRPA": crpa,
     "BoundaryExpandReplace": bands,
     "SharedAttentionStyleRef": style,
