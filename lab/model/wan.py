@@ -13,6 +13,7 @@ from .vae import LinearVAE
 
 HIDDEN, HEADS, LAYERS, FFN = 256, 2, 4, 1024
 TEXT_WIDTH, FREQUENCIES = 64, 256
+TIME_SCALE = 1000.0  # of sigma in the timestep
 
 
 def build_wan() -> WanTransformer3DModel:

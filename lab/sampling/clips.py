@@ -22,7 +22,7 @@ from ..data.world import OPEN, PIXELS_PER_TOKEN
 from ..model.decoder import Decoder
 from ..model.prompts import CLIP_PARTS, prompts
 from ..model.vae import CHANNELS
-from ..train.clips import TIME_SCALE
+from ..model.wan import TIME_SCALE
 from .draw import Prompt
 from .methods import PLAIN, Patches
 

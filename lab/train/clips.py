@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from ..data.clips import CLIP_BACKGROUNDS, CLIP_PAIRS, MOTIONS, clip
 from ..model.prompts import CLIP_PARTS, numbers_of, prompt_tables, prompts
 from ..model.vae import LinearVAE
-from ..model.wan import build_wan, encode_clip
+from ..model.wan import TIME_SCALE, build_wan, encode_clip
 from .drawings import draw_sigmas
 from .training import Schedule, Training
-
-TIME_SCALE = 1000.0  # of sigma in the timestep
 
 
 @dataclass(frozen=True)
 class ClipPlan(Schedule):
-    steps: int = 4000
+    steps: int = 7100
     batch: int = 2
     all_open: float = 0.1
     left_open: float = 0.06

@@ -97,7 +97,8 @@ class CoarseToFine(Patch):
 class CoarseRun:
     """Which size a step of one run has; hosts keep one per run of a sampler, and per part of the picture that it calls the model with.
 
-    sigmas: of all steps and where they end, empty where the host cannot tell; levels that none of them belongs to are passed over.
+    sigmas: of all steps and where they end, empty where the host cannot tell; levels that none of them belongs to are
+    passed over, unless the run ends before them.
     patch: side of a token in latent pixels. upsample: where a model brings a latent upsampler. before: what the run left, by ratio, that
     this one goes on from.
     """
@@ -114,7 +115,10 @@ class CoarseRun:
         self.sigmas = sigmas
         self._until = levels
         met = {self._number(sigma) for sigma in sigmas[:-1]}
-        self.levels = tuple(level for number, level in enumerate(levels) if number in met or level.ratio in before or not met)
+        ends = sigmas[-1] if sigmas else 0.0  # above 0 another run goes on, at levels that are still to come
+        self.levels = tuple(
+            level for number, level in enumerate(levels) if number in met or level.ratio in before or not met or ends > level.until
+        )
         last_sigma = min((sigma for sigma in sigmas if sigma > 0), default=0.0) if upsample else 0.0
         carriers, above = [], 1
         for level in reversed(self.levels):

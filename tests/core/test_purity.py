@@ -22,6 +22,7 @@ HOSTS = {"comfy", "comfy_api", "diffusers", "aiohttp", "PIL", "numpy", "folder_p
 WAITING = {"item", "tolist", "cpu", "numpy"}
 # A region decides how many tokens there are; who reads a reference is decided on the CPU.
 ONCE_A_RUN = {
+    "mixed/handover.py": {"left"},
     "mixed/patches.py": {"region"},
     "mixed/saliency.py": {"most_salient"},
     "reference/shared.py": {"_readers"},
@@ -168,9 +169,11 @@ FLOORS = [
         "pairing",
         "published",
         "table",
+        "version",
         "schedule",
         "call",
         "stack",
+        "guidance",
         "architecture",
         "architectures",
         "layout",

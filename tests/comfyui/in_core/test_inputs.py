@@ -328,7 +328,7 @@ def test_a_reference_that_would_fill_the_memory_is_refused():
 
 
 def test_a_picture_smaller_than_a_latent_pixel_is_refused():
-    model, _, vae = RopeLabModel.execute("rocket").args
+    model, _, vae, _ = RopeLabModel.execute("rocket").args
     given = {"model": model, "preset": "balanced", "strength": 1.0, "start_percent": 0.0, "end_percent": 1.0, "vae": vae}
     for height, width in ((7, 5), (64, 7), (7, 64)):
         image = torch.full((1, height, width, 3), 0.5)
