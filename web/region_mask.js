@@ -17,6 +17,7 @@ const CELL = 32 // pixels, at ratio 2
 const RUN_EVENT = "ropeworks.run" // nodes/run_event.py
 const SQUARE = { width: 1024, height: 1024, frames: 1 }
 const lastRuns = new Map() // by graph and node, so that undo and another tab keep the background
+const models = new Map() // by node of a region: what its model was in the last run
 
 app.registerExtension({
   name: "ropeworks.regionMask",
