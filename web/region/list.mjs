@@ -35,6 +35,5 @@ export class RegionList {
       if (entry.textContent !== text) entry.textContent = text
       entry.setAttribute("aria-pressed", String(selection.includes(index)))
     })
-    this.list.hidden = !shapes.length
   }
 }
