@@ -107,7 +107,7 @@ def test_the_recomputation_sees_the_same_places() -> None:
         plain = [trained(model, positive, latents, **options)[0] for options in variants]
         for ours, theirs in zip(moved[1:], plain[1:], strict=True):
             assert apart(ours, moved[0]) <= 2 * apart(theirs, plain[0]) + 1e-6
-        assert apart(moved[0], plain[0]) > 1e-5
+        assert apart(moved[0], plain[0]) > 3e-6, (family, apart(moved[0], plain[0]))
 
 
 def draws(model: Any, positive: Any, latents: torch.Tensor, **options: Any) -> list[tuple[int, torch.Tensor]]:
