@@ -142,6 +142,9 @@ def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
         side = SIDES.get(name, 512)
         assert pictures[name].shape == (side * (FRAMES if name in VIDEOS else 1), side, 3)
     alone = pixels((drawn_in_process / name).with_suffix(".png").read_bytes())
+    if name in VIDEOS:
+        pictures_of_clip = alone.reshape(-1, *pictures[name].shape[1:2], *pictures[name].shape[1:])
+        alone = pictures_of_clip[[0, *range(1, len(pictures_of_clip), 4)]].reshape(pictures[name].shape)
     assert np.abs(pictures[name] - alone).max() <= 1
 
 
