@@ -10,6 +10,7 @@ Low-frequency guidance of this kind is in I-Max (Du et al. 2024) and HiFlow (Bu 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,17 +27,27 @@ def cosines(length: int, kept: int, device: torch.device) -> Tensor:
     return waves.float().to(device)
 
 
-def low_band(latent: Tensor, kept: Kept) -> Tensor:
-    """Of (..., height, width), float32."""
-    rows, columns = (cosines(side, count, latent.device) for side, count in zip(latent.shape[-2:], kept, strict=True))
-    values = latent.float()
-    spectrum: Tensor = rows @ values @ columns.T
-    return rows.T @ spectrum @ columns
+@dataclass(frozen=True)
+class LowBand:
+    """The projection on the lowest cosines of one size: rows (kept, height), columns (kept, width). Made once, used at every step."""
+
+    rows: Tensor
+    columns: Tensor
+
+    @classmethod
+    def of(cls, size: tuple[int, int], kept: Kept, device: torch.device) -> LowBand:
+        height, width = size
+        return cls(cosines(height, kept[0], device), cosines(width, kept[1], device))
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Of (..., height, width), float32."""
+        spectrum: Tensor = self.rows @ latent.float() @ self.columns.T
+        return self.rows.T @ spectrum @ self.columns
 
 
-def pulled(denoised: Tensor, picture: Tensor, kept: Kept, weight: Tensor) -> Tensor:
+def pulled(denoised: Tensor, picture: Tensor, band: LowBand, weight: Tensor) -> Tensor:
     """`denoised` with its low band moved by `weight` (scalar) of the way to the one of `picture`, which has its shape."""
-    return denoised + (weight * low_band(picture.to(denoised) - denoised, kept)).to(denoised)
+    return denoised + (weight * band(picture.to(denoised) - denoised)).to(denoised)
 
 
 def falling(sigma: Tensor, begin: float, until: float) -> Tensor:

@@ -8,13 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from rope_core.guidance import cosines, falling, kept_of, low_band, pulled
+from rope_core.guidance import Kept, LowBand, cosines, falling, kept_of, pulled
 
 CPU = torch.device("cpu")
 
 
 def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def band(latent: Tensor, kept: Kept) -> LowBand:
+    height, width = latent.shape[-2:]
+    return LowBand.of((height, width), kept, latent.device)
+
+
+def low_band(latent: Tensor, kept: Kept) -> Tensor:
+    return band(latent, kept)(latent)
 
 
 def wave(number: int, length: int) -> Tensor:
@@ -24,12 +33,12 @@ def wave(number: int, length: int) -> Tensor:
 
 def test_pulled_all_the_way_the_low_band_is_the_pictures_and_the_high_one_is_untouched() -> None:
     denoised, picture = noise(0, 2, 4, 3, 12, 10), noise(1, 1, 4, 3, 12, 10)
-    found = pulled(denoised, picture, (5, 3), torch.tensor(1.0))
+    found = pulled(denoised, picture, band(denoised, (5, 3)), torch.tensor(1.0))
     torch.testing.assert_close(low_band(found, (5, 3)), low_band(picture, (5, 3)).expand_as(found))
     torch.testing.assert_close(found - low_band(found, (5, 3)), denoised - low_band(denoised, (5, 3)))
-    half = pulled(denoised, picture, (5, 3), torch.tensor(0.5))
+    half = pulled(denoised, picture, band(denoised, (5, 3)), torch.tensor(0.5))
     torch.testing.assert_close(half, (found + denoised) / 2)
-    assert torch.equal(pulled(denoised, picture, (5, 3), torch.tensor(0.0)), denoised)
+    assert torch.equal(pulled(denoised, picture, band(denoised, (5, 3)), torch.tensor(0.0)), denoised)
 
 
 def test_the_band_is_made_of_cosines() -> None:
@@ -43,7 +52,7 @@ def test_the_band_is_made_of_cosines() -> None:
 
 def test_half_precision_stays_half_precision() -> None:
     denoised = noise(0, 1, 4, 8, 8).bfloat16()
-    found = pulled(denoised, noise(1, 1, 4, 8, 8), (2, 2), torch.tensor(0.5))
+    found = pulled(denoised, noise(1, 1, 4, 8, 8), band(denoised, (2, 2)), torch.tensor(0.5))
     assert found.dtype == torch.bfloat16
 
 

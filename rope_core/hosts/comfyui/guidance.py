@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RopeWorksError
-from ...guidance import Kept, falling, kept_of, pulled
+from ...guidance import LowBand, falling, kept_of, pulled
 from .call import flow_time, flow_times
 
 NODE = "Guided by a Picture"
@@ -30,7 +30,7 @@ class PictureGuide:
         self.strength = strength
         self.until = until
         self.cutoff = cutoff
-        self._made: tuple[torch.Size, Tensor, Kept] | None = None
+        self._made: tuple[tuple[torch.Size, torch.device], Tensor, LowBand] | None = None
 
     def __deepcopy__(self, memo: object) -> PictureGuide:
         return self
@@ -42,15 +42,16 @@ class PictureGuide:
                 f"the latent has shape {tuple(denoised.shape)}, of several streams such as a film with sound; {NODE} guides pictures only. "
                 f"Bypass {NODE}."
             )
-        if self._made is None or self._made[0] != denoised.shape:
-            self._made = denoised.shape, *self._encoded(denoised, host)
-        _, picture, kept = self._made
+        made_for = denoised.shape, denoised.device
+        if self._made is None or self._made[0] != made_for:
+            self._made = made_for, *self._encoded(denoised, host)
+        _, picture, band = self._made
         percents = flow_times(host.model_sampling)
         weight = self.strength * falling(flow_time(host.model_sampling, sigma.flatten()[0]), percents(0.0), percents(self.until))
-        return pulled(denoised, picture, kept, weight)
+        return pulled(denoised, picture, band, weight)
 
-    def _encoded(self, denoised: Tensor, host: Any) -> tuple[Tensor, Kept]:
-        """(the picture as a latent of this shape, or one for all of a batch; how many cosines of it count)."""
+    def _encoded(self, denoised: Tensor, host: Any) -> tuple[Tensor, LowBand]:
+        """(the picture as a latent of this shape, or one for all of a batch; the band of it that counts)."""
         height, width = denoised.shape[-2:]
         pixels = self.vae.spacial_compression_encode()
         scale = max(height * pixels / self.image.shape[1], width * pixels / self.image.shape[2])
@@ -64,7 +65,8 @@ class PictureGuide:
                 f"the vae of {NODE} makes latents of shape {tuple(latent.shape)} where this model has {tuple(denoised.shape)}. "
                 "Connect this model's own."
             )
-        return latent.to(denoised), kept_of((height, width), scale, self.cutoff)
+        kept = kept_of((height, width), scale, self.cutoff)
+        return latent.to(denoised), LowBand.of((height, width), kept, denoised.device)
 
     def _as_many_as(self, denoised: Tensor) -> Tensor:
         """The pictures of one clip, or one for all of a batch or one for each. Raises RopeWorksError for other counts."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from ropeworks_pack.nodes.guided_by_picture import GuidedByPicture
-from ropeworks_pack.rope_core.guidance import low_band
+from ropeworks_pack.rope_core.guidance import Kept, LowBand
 
 from . import models
 from .recording import lines_of_ours, message_of
@@ -27,6 +27,11 @@ class Vae(BlockVae):
 
 def image(count: int = 1, side: int = 64, seed: int = 4) -> torch.Tensor:
     return torch.rand(count, side, side, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def low_band(latent: torch.Tensor, kept: Kept) -> torch.Tensor:
+    height, width = latent.shape[-2:]
+    return LowBand.of((height, width), kept, latent.device)(latent)
 
 
 def denoised_of_one_step(model: Any, shape: tuple[int, ...]) -> torch.Tensor:
