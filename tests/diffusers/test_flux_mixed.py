@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers import transformer_flux
 from torch import Tensor
@@ -27,6 +27,7 @@ from rope_core.mixed.patches import token_layout
 from rope_core.mixed.regions import CellGrid
 from rope_core.mixed.strip import decimated, interpolated
 from rope_core.stack import Stack
+from tests.diffusers import tiny
 
 NATIVE = 64  # pixels: 4 tokens a side
 TEXT, BLOCKS, CHANNELS, HIDDEN = 6, 2, 16, 128
@@ -38,18 +39,9 @@ OTHERS = [Sega(), Extrapolate("pi"), Extrapolate("dype-yarn-bands")]
 OTHER_NAMES = ["sega", "pi", "dype"]
 
 
-def tiny_flux(in_channels: int = 64) -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    transformer = FluxTransformer2DModel(
-        patch_size=1, in_channels=in_channels, out_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=HIDDEN // 2,
-        num_attention_heads=2, joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
-    )  # fmt: skip
-    return transformer.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
 def transformer():
-    return tiny_flux()
+    return tiny.flux()
 
 
 # ---- a loop of Euler steps, and what watches it
@@ -813,7 +805,7 @@ def test_control_residuals_are_refused_by_name(transformer):
 
 def test_a_transformer_that_reads_more_channels_than_it_answers_is_refused_by_name():
     """Flux Fill and Flux Control take a picture along the channels."""
-    fill = tiny_flux(in_channels=128)
+    fill = tiny.flux(in_channels=128, out_channels=64)
     arguments = {
         "hidden_states": torch.randn(1, 64, 128), "timestep": torch.tensor([0.5]), "img_ids": grid_ids(8, 8),
         "txt_ids": torch.zeros(TEXT, 3), "return_dict": False, **prompts_of((0,), torch.float32)[0],

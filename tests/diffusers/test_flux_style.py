@@ -20,6 +20,7 @@ from lab.model.flux import grid_ids, pack, unpack
 from rope_core import Extrapolate, KeyScale, RopeWorksError, Sega, SharedAttention, Window
 from rope_core.hosts.diffusers import patched
 from rope_core.reference.shared import KeyBank
+from tests.diffusers import tiny
 
 NATIVE, TEXT = 128, 6
 SIGMAS = torch.linspace(1, 0, 6)
@@ -28,12 +29,7 @@ PLAIN = KeyScale(1.0, 1.0, 1.0, 1.0)
 
 @pytest.fixture(scope="module")
 def transformer() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    model = FluxTransformer2DModel(
-        patch_size=1, in_channels=64, num_layers=1, num_single_layers=2, attention_head_dim=64, num_attention_heads=2,
-        joint_attention_dim=64, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28),
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
+    return tiny.flux(num_single_layers=2)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -22,6 +22,7 @@ from rope_core import BoundaryExpandReplace, Extrapolate, KeyScale, MixedResolut
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
 from rope_core.reference.shared import KeyBank
+from tests.diffusers import tiny
 
 NATIVE, TEXT, PAIRS = 128, 6, (4, 14, 14)
 SIGMAS = torch.linspace(1, 0, 6)
@@ -30,18 +31,9 @@ BENT = KeyScale(0.3, 0.3, 1.5, 1.5)
 STAGES = {"coarse_until": 0.3, "fine_from": 0.7}  # of five steps: two coarse, two mixed, one fine
 
 
-def tiny_flux(**changes: Any) -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    options = {
-        "patch_size": 1, "in_channels": 64, "num_layers": 1, "num_single_layers": 2, "attention_head_dim": 64, "num_attention_heads": 2,
-        "joint_attention_dim": 64, "pooled_projection_dim": 64, "axes_dims_rope": (8, 28, 28),
-    }  # fmt: skip
-    return FluxTransformer2DModel(**{**options, **changes}).eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="module")
 def transformer() -> FluxTransformer2DModel:
-    return tiny_flux()
+    return tiny.flux(num_single_layers=2)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -415,6 +407,6 @@ def test_prompts_that_do_not_fit_are_refused_by_name(transformer, conditioning, 
 
 
 def test_a_transformer_that_takes_a_picture_along_the_channels_is_refused_by_name():
-    fill = tiny_flux(in_channels=128, out_channels=64)
+    fill = tiny.flux(num_single_layers=2, in_channels=128, out_channels=64)
     with pytest.raises(RopeWorksError, match=r"128.*64.*style reference"), patched(fill, style()):
         pass
