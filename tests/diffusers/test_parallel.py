@@ -81,7 +81,7 @@ class Pipeline:
         return SimpleNamespace(images=[Picture(self.transformer(**call)[0])])
 
 
-def readme_example() -> str:
+def documented_example() -> str:
     text = (Path(__file__).parents[2] / "docs" / "headless.md").read_text(encoding="utf-8")
     return next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "enable_parallelism" in block)
 
@@ -94,7 +94,7 @@ def example(rank: int, store: str, folder: str) -> None:
     dist.init_process_group = lambda _: start("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
     diffusers.FluxPipeline = Pipeline
     os.chdir(folder)
-    exec(readme_example(), {})  # noqa: S102
+    exec(documented_example(), {})  # noqa: S102
     dist.destroy_process_group()
 
 
@@ -134,7 +134,7 @@ def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
 @torch.inference_mode()
-def test_the_readmes_example_draws_what_one_process_draws(tmp_path: Path) -> None:
+def test_the_documented_example_draws_what_one_process_draws(tmp_path: Path) -> None:
     pipe = Pipeline()
     plain = pipe(generator=torch.Generator().manual_seed(0)).images[0].tokens
     with patched(pipe.transformer, Sega()):
