@@ -1,7 +1,7 @@
 """Square cards of the workflow templates that the lab can draw; what takes a running ComfyUI is drawn by tests/browser/draw_pictures.py.
 
-A card shows what the workflow makes, with the picture that it starts from set into a corner. Cards of workflows for large models show what
-the same nodes draw with the bundled model, and say so.
+A card shows what the workflow's nodes make of the bundled model, with the picture that it starts from set into a corner, from noise of the
+lab's own. Cards of workflows for large models show the same, and say so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..demo.pictures import region_on_truth
 from ..sampling.mixed import GIVEN_BANDS
 from .charts import to_image
 from .drawing import INK, PAPER, font_of, wrapped
-from .hand import BEST, CLIP, LARGER, PRESET, REGION, STYLES, Hand
+from .hand import BEST, CLIP, LARGER, REGION, STYLES, Hand
 
 FOLDER = PACK / "example_workflows"
 SIDE, INSET, EDGE, LETTERS = 512, 184, 6, 20
@@ -50,7 +50,8 @@ def mixed(hand: Hand) -> Image.Image:
 
 
 def style(hand: Hand) -> Image.Image:
-    return square(hand.style(STYLES[0], PRESET), STYLES[0].shown(), "reference")
+    """By the workflow's own preset."""
+    return square(hand.style(STYLES[0], "keep layout"), STYLES[0].shown(), "reference")
 
 
 def frames(clips: list[Tensor], side: int = 4) -> Image.Image:

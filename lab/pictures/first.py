@@ -28,7 +28,7 @@ def first(hand: Hand) -> Image.Image:
             [outlined(coarse, pixels(shapes()[SHAPE], RATIO)), close(coarse), close(mixed)],
         ),
         (
-            "The style of a reference, not its layout: shared attention",
+            f"The style of a reference, not its layout: shared attention, {PRESET}",
             [pair.shown(), hand.style(pair, OPEN), hand.style(pair, PRESET)],
         ),
     ]

@@ -26,6 +26,7 @@ from .hand import CLIP, Hand, MissingError
 
 FOLDER = PACK / "docs" / "lab"
 RESULTS = PACK / "lab" / "results"
+LEAST = 4  # pictures behind a bar
 
 
 def world(_: Hand) -> Image.Image:
@@ -61,13 +62,16 @@ def results(name: str) -> list[Result]:
 def bars(
     title: str, found: Sequence[Result], panels: Sequence[str], methods: Sequence[str], value: str = "shown", percent: bool = False
 ) -> Image.Image:
-    """Means of one value with their intervals, 1 = full: a panel for every part, a bar for every method. percent: the values are."""
+    """Means of one value with their intervals, 1 = full: a panel for every part, a bar for every method. percent: the values are.
+
+    What was measured on fewer than LEAST pictures has no bar: one of a single picture would look as sure as any.
+    """
     means: dict[str, dict[str, float]] = {}
     spans: dict[str, dict[str, tuple[float, float]]] = {}
     for part in panels:
         for method in methods:
             values = [one.values[value] for one in found if one.part == part and one.method == method and value in one.values]
-            if values:
+            if len(values) >= LEAST:
                 middle, low, high = (bound / (100 if percent else 1) for bound in interval(values))
                 means.setdefault(part, {})[method], spans.setdefault(part, {})[method] = middle, (low, high)
     return bar_chart(title, means, 1.0, spans)
@@ -76,11 +80,6 @@ def bars(
 def named_right(_: Hand) -> Image.Image:
     sizes = [size for size in SIZES if size != NATIVE.name]
     return bars("Named right, of 1, at each size", results("extrapolation"), sizes, (*ANCHORS, *METHODS), "both", percent=True)
-
-
-def one_object(_: Hand) -> Image.Image:
-    sizes = [size for size in SIZES if size != NATIVE.name]
-    return bars("Exactly one object, of 1, at each size", results("extrapolation"), sizes, (*ANCHORS, *METHODS), "one", percent=True)
 
 
 def detail_in_place(_: Hand) -> Image.Image:
@@ -135,7 +134,6 @@ STUDY: dict[str, Callable[[Hand], Image.Image]] = {
     "world": world,
     "training": training,
     "named": named_right,
-    "one_object": one_object,
     "detail": detail_in_place,
     "mixed": regions,
     "style": styles,
