@@ -67,10 +67,11 @@ def parser() -> argparse.ArgumentParser:
         default="drawn",
         help="the tiny Flux, the tiny Wan, or the LoRA on random positions, which needs a ComfyUI (default: %(default)s)",
     )
-    train.add_argument("--steps", type=at_least_one, help="of 1024 tokens at native size (default: the plan's own)")
+    train.add_argument("--steps", type=at_least_one, help="of the plan's own batch (default: the plan's own)")
     train.add_argument("--minutes", type=float, help="end after so many, however many steps that is (default: never)")
     train.add_argument("--tokens", type=at_least_one, default=16, help="drawn: side of the native canvas (default: %(default)s)")
     train.add_argument("--batch", type=at_least_one, help="pictures of native size, or clips, in a step (default: the plan's own)")
+    train.add_argument("--fast", action="store_true", default=None, help="compile the model, and reckon in bfloat16 on a CPU too")
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     train.add_argument("--seed", type=int, default=0, help="seed of weights, prompts and batches (default: %(default)s)")
 
@@ -163,7 +164,7 @@ def run_training(options: argparse.Namespace) -> None:
 
         train_rpe2d(options.out, options.steps or STEPS, options.seed)
         return
-    told = {name: value for name in ("steps", "minutes", "batch") if (value := getattr(options, name)) is not None}
+    told = {name: value for name in ("steps", "minutes", "batch", "fast") if (value := getattr(options, name)) is not None}
     if options.model == "clips":
         train_clips(options.out, options.work, ClipPlan(**told), options.seed, options.device)
     else:

@@ -21,8 +21,9 @@ from .training import Schedule, Training
 
 @dataclass(frozen=True)
 class ClipPlan(Schedule):
-    steps: int = 7100
-    batch: int = 2
+    steps: int = 14000
+    rate: float = 1.5e-3
+    batch: int = 4
     all_open: float = 0.1
     left_open: float = 0.06
 
@@ -53,12 +54,14 @@ def draw_clips(plan: ClipPlan, vae: LinearVAE, generator: torch.Generator) -> It
         yield ClipBatch(latents, torch.where(dropped, opened, words), draw_sigmas(plan.batch, generator))
 
 
-def clip_loss(transformer: WanTransformer3DModel, batch: ClipBatch, tables: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+def clip_loss(
+    plan: ClipPlan, transformer: WanTransformer3DModel, batch: ClipBatch, tables: dict[str, Tensor], generator: torch.Generator
+) -> Tensor:
     device = transformer.device
     noise = torch.randn(batch.latents.shape, generator=generator)
     noisy = torch.lerp(batch.latents, noise, batch.sigmas.view(-1, 1, 1, 1, 1))
     context, _ = prompts(tables, batch.words)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with plan.in_bfloat16(device):
         predicted = transformer(noisy.to(device), (batch.sigmas * TIME_SCALE).to(device), context.to(device), return_dict=False)[0]
     return nn.functional.mse_loss(predicted.float(), (noise - batch.latents).to(device))
 
@@ -91,6 +94,6 @@ def clip_training(plan: ClipPlan, vae: LinearVAE, seed: int = 0, device: torch.d
 
     def losses(generator: torch.Generator) -> Iterator[Tensor]:
         for batch in draw_clips(plan, vae, generator):
-            yield clip_loss(transformer, batch, tables, generator)
+            yield clip_loss(plan, transformer, batch, tables, generator)
 
     return Training(plan, transformer, losses, seed, device)

@@ -96,12 +96,12 @@ def leave_open(words: Tensor, plan: Plan, generator: torch.Generator) -> Tensor:
     return torch.where(dropped, torch.tensor([len(part) for part in PARTS.values()])[:, None], words)
 
 
-def velocity_loss(transformer: nn.Module, batch: Batch, tables: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+def velocity_loss(plan: Plan, transformer: nn.Module, batch: Batch, tables: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     device = batch.latents.device
     noise = torch.randn(batch.latents.shape, generator=generator).to(device)
     sigma = batch.sigmas.to(device)[:, None, None, None]
     context, pooled = prompts(tables, batch.words)
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with plan.in_bfloat16(device):
         predicted = transformer(
             pack(torch.lerp(batch.latents, noise, sigma)),
             encoder_hidden_states=context.to(device),
@@ -141,6 +141,6 @@ def drawing_training(plan: Plan, vae: LinearVAE, seed: int = 0, device: torch.de
 
     def losses(generator: torch.Generator) -> Iterator[Tensor]:
         for batch in draw_batches(plan, vae, generator, device):
-            yield velocity_loss(transformer, batch, tables, generator)
+            yield velocity_loss(plan, transformer, batch, tables, generator)
 
     return Training(plan, transformer, losses, seed, device)
