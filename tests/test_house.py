@@ -72,6 +72,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
+    """ComfyUI counts those of a help page from the docs folder, those of its translation NODE/LANGUAGE.md too."""
     text = page.read_text(encoding="utf-8")
+    help_pages = ROOT / "web" / "docs"
+    folder = help_pages if help_pages in page.parents else page.parent
     for target in re.findall(r"\]\((?!https?:|#|/)([^)#]+)[^)]*\)", text) + re.findall(r'<img src="(?!https?:)([^"]+)"', text):
-        assert (page.parent / target).exists(), target
+        assert (folder / target).exists(), target
