@@ -208,7 +208,7 @@ def architecture_lines(rows: Sequence[Any]) -> list[str]:
             _line(
                 row.family + "".join(marks),
                 ", ".join(f"`{name}`" for name in row.models),
-                ", ".join(f"`{name}`" for name in row.classes if name not in FAMILIES),
+                ", ".join(f"`{name}`" for name in [name for name in row.classes if name not in FAMILIES] or row.classes),
                 ", ".join(f"`{name}`" for name, family in FAMILIES.items() if row in family.rows) or MARKS[NOTHING],
                 row.order,
                 row.pixels_per_token,
@@ -233,7 +233,7 @@ def diffusers_lines() -> list[str]:
         needs, sizes = {part.needs for part in family.parts}, [f"{row.native * row.pixels_per_token:.4g}² px" for row in family.rows]
         marks = [MARKS[WORKS] if yes else MARKS[NOTHING] for yes in (MIXED in needs, SHARED in needs, family.cut)]
         families = ", ".join(row.family for row in family.rows)
-        lines.append(_line(f"`{name}`", families, f"`{family.form.embedder}({family.form.asked})`", ", ".join(sizes), *marks))
+        lines.append(_line(f"`{name}`", families, f"`{family.form.asks}`", ", ".join(sizes), *marks))
     return lines
 
 

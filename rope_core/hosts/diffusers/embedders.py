@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class PlannedEmbedder(nn.Module):
     """The transformer's own embedder, or the running plan's table as diffusers' (cos, sin). door: what stands at its forward."""
 
-    def __init__(self, base: nn.Module, door: Door) -> None:
+    def __init__(self, base: Any, door: Door) -> None:
         super().__init__()
         self.base: Any = base
         self.door = door

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -108,10 +109,7 @@ class Flux(PatchedTransformer):
 
         def token_map() -> Tensor:
             layer = getattr(self.transformer, self.patch_layer)
-            weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
-            # A matrix product would round differently in different batches.
-            image = (tokens[:, : grid[1] * grid[2]].float() * weights.flatten()).sum(-1)
-            return image.view(-1, *grid)
+            return packed_map(layer, tokens, grid)
 
         sigma = timestep.reshape(-1)[0].float() / self.times
         return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)
@@ -132,6 +130,14 @@ class Krea2(Flux):
 
     def text_ids(self, arguments: Arguments) -> Tensor:
         return arguments[self.ids][: self.start(arguments)]
+
+
+def packed_map(layer: Any, tokens: Tensor, grid: Grid) -> Tensor:
+    """SEGA's map (batch, frames, rows, columns) of packed latents whose picture, of `grid` tokens, comes first. layer: makes tokens."""
+    weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
+    # A matrix product would round differently in different batches.
+    image = (tokens[:, : math.prod(grid)].float() * weights.flatten()).sum(-1)
+    return image.view(-1, *grid)
 
 
 def _rows_and_columns(positions: Tensor) -> Grid | None:

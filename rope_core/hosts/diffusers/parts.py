@@ -14,6 +14,7 @@ from .style import ReferencePart
 FLUX_PARTS: tuple[type[Part], ...] = (ImagePart, MixedPart, ReferencePart)
 ONE_TABLE_PARTS: tuple[type[Part], ...] = (ImagePart,)  # for all images of a batch
 WAN_PARTS: tuple[type[Part], ...] = ()
+TABLE_BY_IMAGE_PARTS: tuple[type[Part], ...] = ()  # for each image of a batch its own
 
 
 def parts_of(model: PatchedTransformer, kinds: Sequence[type[Part]]) -> list[Part]:
