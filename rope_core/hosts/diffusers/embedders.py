@@ -41,7 +41,7 @@ class LatentEmbedder(PlannedEmbedder):
 
     def forward(self, hidden_states: Tensor) -> CosSin:
         active = now_running()
-        if active is None or active.plan.untouched:
+        if active is None or (active.plan.untouched and active.groups is None):
             return self.base(hidden_states)
         counts = Counts.of(self.base)
         grid = whole_patches(hidden_states, counts.patch)

@@ -1,11 +1,14 @@
-"""diffusers: one run per position ids, which pipelines pass at every step; where sigma is back at its first value, another begins."""
+"""diffusers: which run a call belongs to, told by what pipelines pass at every step; where sigma is back, another begins."""
 
 from __future__ import annotations
 
 import math
+import threading
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -31,19 +34,62 @@ class Run(Generic[Kept]):
         return found
 
 
-class Runs(Generic[Kept]):
+class Runs(Protocol[Kept]):
     """The runs of one part."""
+
+    def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        """The run that a call at `sigma` belongs to. key: see `Drawn.key_of_run`."""
+
+    def clear(self) -> None:
+        """Forgets all runs: a caller may hold on to what they belong to."""
+
+
+class RunsOfIds(Generic[Kept]):
+    """One per position ids, which are the same at every step."""
 
     def __init__(self) -> None:
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def at(self, ids: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
-        """The run that a call at `sigma` belongs to."""
-        run: Run[Kept] | None = self._runs.get(ids)
+    def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        run: Run[Kept] | None = self._runs.get(key)
         if run is None or (sigma >= run.first and sigma > run.last):
-            run = self._runs[ids] = Run(begin(), sigma)
+            run = self._runs[key] = Run(begin(), sigma)
         return run
 
     def clear(self) -> None:
-        """Forgets all runs: a caller may hold on to the position ids that they belong to."""
+        self._runs.clear()
+
+
+@dataclass
+class _OfThread(Generic[Kept]):
+    """prompts: of the first step. latest: sigma of the latest call."""
+
+    run: Run[Kept]
+    latest: float
+    prompts: list[Callable[[], Any]] = field(default_factory=list)
+
+    def begins_again(self, prompt: Tensor, sigma: float) -> bool:
+        """At its first sigma a run asks once for each prompt, while the first of them lives."""
+        if sigma != self.run.first:
+            return sigma > self.latest
+        return sigma > self.latest or self.prompts[0]() is None or any(known() is prompt for known in self.prompts)
+
+
+class RunsOfThread(Generic[Kept]):
+    """One at a time in every thread, for transformers that are passed nothing but the latent and a prompt."""
+
+    def __init__(self) -> None:
+        self._runs: WeakKeyDictionary[threading.Thread, _OfThread[Kept]] = WeakKeyDictionary()
+
+    def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        thread = threading.current_thread()
+        found = self._runs.get(thread)
+        if found is None or found.begins_again(key, sigma):
+            found = self._runs[thread] = _OfThread(Run(begin(), sigma), sigma)
+        if sigma == found.run.first:
+            found.prompts.append(weakref.ref(key))
+        found.latest = sigma
+        return found.run
+
+    def clear(self) -> None:
         self._runs.clear()
