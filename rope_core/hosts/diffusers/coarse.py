@@ -1,9 +1,11 @@
-"""diffusers: coarse to fine on Flux and Wan: the transformer's own forward on the small latent that the pipeline's full-size one carries."""
+"""diffusers: coarse to fine on Flux and Wan: the transformer's own forward on a small latent that the pipeline's full-size one carries."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+
+from torch import Tensor
 
 from ...layout import LOW
 from ...mixed.coarse_to_fine import CoarseRun, CoarseToFine
@@ -51,10 +53,12 @@ class CoarsePart(Part):
             return inner(execution) if read is carrier else read_otherwise(self.model, execution, inner, carrier, read)
         low = self.model.other(execution, *self.model.with_latent(execution, read), LOW, float(run.ratio(depth)))
         output = inner(low)
-        denoised = read - level.to(read) * self.model.velocity(low, output)
-        size = (carrier.shape[-2], carrier.shape[-1])
-        full = run.cascade.answered(denoised, size, depth, lambda: now, None if again else slice(None))
-        return self.model.answer(output, (carrier - full) / level.to(carrier))
+        own, size = self.model.velocity(low, output), (carrier.shape[-2], carrier.shape[-1])
+        full = run.cascade.answered(read - level.to(read) * own, size, depth, lambda: now, None if again else slice(None))
+        velocity = (carrier - full) / level.to(carrier)
+        if self.model.told.upsampler is None:
+            velocity = _with_own(velocity, own, run.ratio(depth))
+        return self.model.answer(output, velocity)
 
     def _new(self, execution: Execution, sigma: float) -> CoarseRun:
         schedule, told = self.model.schedule(sigma), self.model.told
@@ -72,3 +76,9 @@ class CoarsePart(Part):
         if found is None:
             raise RuntimeError("coarse calls without a coarse-to-fine patch")
         return found
+
+
+def _with_own(velocity: Tensor, own: Tensor, ratio: int) -> Tensor:
+    """A velocity that leads to an interpolated picture, with the exact ones of the small latent's pixels in their places."""
+    velocity[..., ::ratio, ::ratio] = own[..., : -(-velocity.shape[-2] // ratio), : -(-velocity.shape[-1] // ratio)]
+    return velocity

@@ -55,6 +55,9 @@ class Drawn(PatchedTransformer):
     def refuse_other_sizes(self, arguments: Arguments, what: str) -> None:
         """Raises RopeWorksError for calls with something that `what` cannot place at another size."""
 
+    def refuse_times_by_token(self, arguments: Arguments, what: str) -> None:
+        """Raises RopeWorksError for calls whose tokens have times that differ, where `what` knows one."""
+
     def origin(self, arguments: Arguments) -> tuple[float, ...]:
         """Where the picture's first token stands."""
         return (0.0,) * len(self.architecture.roles)

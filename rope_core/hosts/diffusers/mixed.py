@@ -205,8 +205,8 @@ def refuse_two_transformers(model: PatchedTransformer, what: str, advice: str) -
     pipeline = model.told.pipeline()
     if pipeline is not None and len(transformers_in(pipeline)) > 1:
         raise RopeWorksError(
-            f"this {type(pipeline).__name__} has a transformer for early and one for late steps, and {what} of the first is not handed on to "
-            f"the second yet. {advice}"
+            f"this {type(pipeline).__name__} has a transformer for early and one for late steps, and {what} of the first is not handed on "
+            f"to the second yet. {advice}"
         )
 
 

@@ -6,8 +6,8 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
@@ -62,21 +62,23 @@ class RunsOfIds(Generic[Kept]):
 
 @dataclass
 class _OfThread(Generic[Kept]):
-    """prompts: of the first step. latest: sigma of the latest call."""
+    """latent: of its first call. latest: sigma of its latest call."""
 
     run: Run[Kept]
+    latent: Callable[[], Tensor | None]
     latest: float
-    prompts: list[Callable[[], Any]] = field(default_factory=list)
 
-    def begins_again(self, prompt: Tensor, sigma: float) -> bool:
-        """At its first sigma a run asks once for each prompt, while the first of them lives."""
+    def goes_on(self, latent: Tensor, sigma: float) -> bool:
+        """At its first sigma a run asks for one latent alone, once for each prompt."""
         if sigma != self.run.first:
-            return sigma > self.latest
-        return sigma > self.latest or self.prompts[0]() is None or any(known() is prompt for known in self.prompts)
+            return sigma <= self.latest
+        first = self.latent()
+        same = first is not None and first.data_ptr() == latent.data_ptr() and first.shape == latent.shape
+        return same and sigma == self.latest
 
 
 class RunsOfThread(Generic[Kept]):
-    """One at a time in every thread, for transformers that are passed nothing but the latent and a prompt."""
+    """One at a time in every thread, for transformers that are passed nothing that stays. key: the latent."""
 
     def __init__(self) -> None:
         self._runs: WeakKeyDictionary[threading.Thread, _OfThread[Kept]] = WeakKeyDictionary()
@@ -84,10 +86,8 @@ class RunsOfThread(Generic[Kept]):
     def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
         thread = threading.current_thread()
         found = self._runs.get(thread)
-        if found is None or found.begins_again(key, sigma):
-            found = self._runs[thread] = _OfThread(Run(begin(), sigma), sigma)
-        if sigma == found.run.first:
-            found.prompts.append(weakref.ref(key))
+        if found is None or not found.goes_on(key, sigma):
+            found = self._runs[thread] = _OfThread(Run(begin(), sigma), weakref.ref(key), sigma)
         found.latest = sigma
         return found.run
 

@@ -74,6 +74,7 @@ class ReferencePart(Part):
         if not able:
             return None
         now = float(call.sigma)
+        self.model.refuse_times_by_token(execution.whole, WHAT)
         runs = self.runs.setdefault(self.model.grid(execution.whole), self.model.runs())
         run = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(now))
         run.again(now)  # also for a step outside of every window, which counts as one
@@ -119,7 +120,7 @@ class ReferencePart(Part):
         if patch.key not in noise:
             generator = torch.Generator().manual_seed(patch.seed)
             noise[patch.key] = torch.randn(clean.shape, generator=generator).to(given)
-        sigma = arguments["timestep"].reshape(-1)[0].to(given)
+        sigma = (arguments["timestep"].reshape(-1)[0].float() / self.model.times).to(given)
         prompt = {name: arguments[name][:1] for name in self.model.prompt if arguments.get(name) is not None}
         prompt |= {name: value.to(given) for name, value in (patch.conditioning or {}).items()}
         prompt = {name: value.expand(len(clean), *value.shape[1:]) for name, value in prompt.items()}

@@ -67,16 +67,19 @@ class Wan(Drawn):
         return self.config.out_channels
 
     def key_of_run(self, arguments: Arguments) -> Tensor:
-        return arguments["encoder_hidden_states"]
+        return arguments["hidden_states"]
 
     def refuse_other_sizes(self, arguments: Arguments, what: str) -> None:
-        latent, times = arguments["hidden_states"], arguments["timestep"]
-        height, width = latent.shape[-2:]
+        self.refuse_times_by_token(arguments, what)
+        height, width = arguments["hidden_states"].shape[-2:]
         if height % PATCH or width % PATCH:
             raise RopeWorksError(
                 f"the latent has {height}×{width} pixels, of which this transformer drops what fills no token, and {what} would have to "
                 "draw it. Choose even sides."
             )
+
+    def refuse_times_by_token(self, arguments: Arguments, what: str) -> None:
+        times = arguments["timestep"]
         if times.dim() > 1 and bool((times != times[:, :1]).any()):
             raise RopeWorksError(
                 f"some tokens of this call have a time of their own (frames that are given), which {what} cannot place on a diffusers Wan "
