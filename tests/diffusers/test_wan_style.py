@@ -158,3 +158,7 @@ def test_own_prompts_and_references_of_another_form(transformer):
             pass
     with pytest.raises(RopeWorksError, match="reads 36 channels per token"), patched(tiny.wan(in_channels=36), style()):
         pass
+    given = torch.full((1, 72), 900.0)
+    given[:, :36] = 0
+    with patched(transformer, style()), pytest.raises(RopeWorksError, match=r"frames that are given\), which a style reference"):
+        transformer(noise_of(6, 6), given, prompts_of((0,), TEXT)[0], return_dict=False)

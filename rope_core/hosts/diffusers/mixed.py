@@ -29,7 +29,7 @@ from .pipelines import transformers_in
 from .runs import Run, Runs
 
 log = logging.getLogger("ropeworks")
-WHAT, UPSAMPLER = "mixed resolution", "what a latent upsampler has handed over"
+WHAT, UPSAMPLER = "mixed resolution", "what a latent upsampler has made"
 
 
 @dataclass
@@ -205,8 +205,8 @@ def refuse_two_transformers(model: PatchedTransformer, what: str, advice: str) -
     pipeline = model.told.pipeline()
     if pipeline is not None and len(transformers_in(pipeline)) > 1:
         raise RopeWorksError(
-            f"this {type(pipeline).__name__} has a transformer for early and one for late steps, and {what} of the first is not handed on "
-            f"to the second yet. {advice}"
+            f"this {type(pipeline).__name__} has a transformer for early and one for late steps, and {what} is not handed on from one to "
+            f"the other yet. {advice}"
         )
 
 
