@@ -127,7 +127,7 @@ class TokenFinder:
             return self._clip(ids)
         starts = grid_starts(ids[0], self.grid, self.along)
         if self.row.order == BY_POSITION and self.row.roles[0] == INDEX:
-            return Found(_caption_mask(ids), starts[0] if starts else None)
+            return Found(caption_mask(ids), starts[0] if starts else None)
         if not starts:
             return Found(None, None)
         length, count = ids.shape[1], prod(self.grid)
@@ -244,8 +244,9 @@ def _set_aside(
     return tuple(offset), tuple(behind)
 
 
-def _caption_mask(ids: Tensor) -> MaskLayout:
-    """Lumina: the caption counts along the index axis, the image has the highest index; some calls hold the caption alone."""
+def caption_mask(ids: Tensor) -> MaskLayout:
+    """Layout of Lumina's ids (batch, tokens, 3): the caption counts along the index axis, the image has the highest index; some calls hold
+    the caption alone."""
     has_image = (ids[..., 1:] != 0).flatten(1).any(-1, keepdim=True)
     index = ids[..., 0]
     return MaskLayout(text=~((index == index.amax(-1, keepdim=True)) & has_image))

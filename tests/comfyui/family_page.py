@@ -72,7 +72,7 @@ How the rotary channels are split, and theta, is read from the model itself.
 
 Each of these classes was built small with random weights: what PI draws at twice the trained side is what the class's own embedder draws at
 halved positions, and at the trained side nothing changes (`tests/diffusers/test_families.py`). SEGA, Extrapolate (RIFLEx on clips) and
-RPE-2D act on all of them. In the last three columns – is refused by name; *context parallelism*: those three under diffusers' own. Other
+RPE-2D act on all of them. In the last four columns – is refused by name; *context parallelism*: those three under diffusers' own. Other
 transformers are refused by the form of their embedder.
 
 {diffusers}
@@ -208,7 +208,7 @@ def architecture_lines(rows: Sequence[Any]) -> list[str]:
             _line(
                 row.family + "".join(marks),
                 ", ".join(f"`{name}`" for name in row.models),
-                ", ".join(f"`{name}`" for name in row.classes if name not in FAMILIES),
+                ", ".join(f"`{name}`" for name in [name for name in row.classes if name not in FAMILIES] or row.classes),
                 ", ".join(f"`{name}`" for name, family in FAMILIES.items() if row in family.rows) or MARKS[NOTHING],
                 row.order,
                 row.pixels_per_token,
@@ -225,15 +225,16 @@ def architecture_lines(rows: Sequence[Any]) -> list[str]:
 def diffusers_lines() -> list[str]:
     """diffusers' classes, as a table for people."""
     from rope_core.hosts.diffusers.families import FAMILIES
-    from rope_core.stack import MIXED, SHARED
+    from rope_core.stack import COARSE_TO_FINE, MIXED, SHARED
 
-    heads = ("transformer", "family", "asked for its table", "native size", "CRPA, BER", "Style Ref", "context parallelism")
-    lines = [_line(*heads), _line(*["---"] * 4, *[":-:"] * 3)]
+    heads = ("transformer", "family", "asked for its table", "native size", "CRPA, BER", "Coarse to Fine", "Style Ref",
+             "context parallelism")  # fmt: skip
+    lines = [_line(*heads), _line(*["---"] * 4, *[":-:"] * 4)]
     for name, family in FAMILIES.items():
         needs, sizes = {part.needs for part in family.parts}, [f"{row.native * row.pixels_per_token:.4g}² px" for row in family.rows]
-        marks = [MARKS[WORKS] if yes else MARKS[NOTHING] for yes in (MIXED in needs, SHARED in needs, family.cut)]
+        marks = [MARKS[WORKS] if yes else MARKS[NOTHING] for yes in (MIXED in needs, COARSE_TO_FINE in needs, SHARED in needs, family.cut)]
         families = ", ".join(row.family for row in family.rows)
-        lines.append(_line(f"`{name}`", families, f"`{family.form.embedder}({family.form.asked})`", ", ".join(sizes), *marks))
+        lines.append(_line(f"`{name}`", families, f"`{family.form.asks}`", ", ".join(sizes), *marks))
     return lines
 
 

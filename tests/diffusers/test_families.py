@@ -106,6 +106,34 @@ def hunyuan_image() -> Made:
     return model, {"hidden_states": noise(1, 4, ROWS, ROWS), "timestep": torch.tensor([700.0]), **text}
 
 
+def qwen_image(images: int = 1) -> Made:
+    model = diffusers.QwenImageTransformer2DModel(
+        in_channels=64, out_channels=16, num_layers=2, attention_head_dim=64, num_attention_heads=2, joint_attention_dim=32,
+        axes_dims_rope=(8, 28, 28),
+    )  # fmt: skip
+    call = {"img_shapes": [[(1, ROWS, ROWS)]] * images, "timestep": torch.full((images,), 0.7)}
+    return model, {"hidden_states": noise(images, 64, 64), "encoder_hidden_states": noise(images, TEXT, 32, seed=1), **call}
+
+
+def lumina2(texts: tuple[int, ...] = (TEXT,)) -> Made:
+    model = diffusers.Lumina2Transformer2DModel(
+        in_channels=4, hidden_size=96, num_layers=2, num_refiner_layers=1, num_attention_heads=2, num_kv_heads=1, multiple_of=16,
+        axes_dim_rope=(16, 16, 16), cap_feat_dim=32,
+    )  # fmt: skip
+    mask = torch.tensor([[number < text for number in range(max(texts))] for text in texts], dtype=torch.long)
+    text = {"encoder_hidden_states": noise(len(texts), max(texts), 32, seed=1), "encoder_attention_mask": mask}
+    return model, {"hidden_states": noise(len(texts), 4, 2 * ROWS, 2 * ROWS), "timestep": torch.full((len(texts),), 0.3), **text}
+
+
+def z_image(texts: tuple[int, ...] = (TEXT,), rows: int = ROWS) -> Made:
+    model = diffusers.ZImageTransformer2DModel(
+        in_channels=4, dim=96, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=32, axes_dims=[16, 16, 16],
+    )  # fmt: skip
+    pictures = [noise(4, 1, 2 * rows, 2 * ROWS, seed=number) for number in range(len(texts))]
+    captions = [noise(text, 32, seed=10 + number) for number, text in enumerate(texts)]
+    return model, {"x": pictures, "t": torch.full((len(texts),), 0.3), "cap_feats": captions}
+
+
 CHROMA = {"approximator_num_channels": 16, "approximator_hidden_dim": 32, "approximator_layers": 1}
 FLUX2 = {"mlp_ratio": 1.0, "timestep_guidance_channels": 32}
 LAYERS = {"text_encoder_layers": [noise(1, TEXT, 32, seed=number) for number in (3, 4)]}
@@ -129,6 +157,9 @@ MADE: dict[str, Callable[[], Made]] = {
     "HunyuanVideoTransformer3DModel": hunyuan_video,
     "HunyuanVideo15Transformer3DModel": hunyuan_video_15,
     "HunyuanImageTransformer2DModel": hunyuan_image,
+    "QwenImageTransformer2DModel": qwen_image,
+    "Lumina2Transformer2DModel": lumina2,
+    "ZImageTransformer2DModel": z_image,
 }
 
 
@@ -146,20 +177,73 @@ class Halved(nn.Module):
         return self.angles.cos(), self.angles.sin()
 
 
+def turned_at(places: Tensor, axes: tuple[int, ...], theta: float) -> Tensor:
+    """Complex numbers of tokens at `places` (tokens, axes), written from the formula."""
+    angles = [places[:, [axis]].double() * theta ** -(torch.arange(0, n, 2).double() / n) for axis, n in enumerate(axes)]
+    return torch.exp(1j * torch.cat(angles, dim=-1)).to(torch.complex64)
+
+
+def halved(places: Tensor) -> Tensor:
+    return places / torch.tensor([1, 2, 2])
+
+
+class HalvedQwen(nn.Module):
+    def forward(self, shapes: Any, device: Any = None, max_txt_seq_len: int = 0) -> tuple[Tensor, Tensor]:
+        middle = torch.arange(-ROWS // 2, ROWS // 2)
+        image = torch.cartesian_prod(torch.tensor([0]), middle, middle)
+        text = (ROWS // 2 + torch.arange(max_txt_seq_len))[:, None].expand(-1, 3)
+        return tuple(turned_at(halved(places), (8, 28, 28), 1e4) for places in (image, text))
+
+
+class HalvedLumina2(nn.Module):
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, latent: Tensor, mask: Tensor) -> Any:
+        tokens, _, _, _, texts, whole = self.own(latent, mask)
+        text, picture = torch.zeros(TEXT, 3), torch.zeros(ROWS * ROWS, 3)
+        text[:, 0], picture[:, 0], picture[:, 1:] = torch.arange(TEXT), TEXT, grid_ids(ROWS, ROWS)[:, 1:]
+        words, image = (turned_at(halved(places), (16, 16, 16), 1e4)[None] for places in (text, picture))
+        return tokens, words, image, torch.cat([words, image], 1), texts, whole
+
+
+class HalvedZImage:
+    def __call__(self, ids: Tensor) -> Tensor:
+        return turned_at(halved(ids), (16, 16, 16), 256.0)
+
+
+COMPLEX: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "QwenImageTransformer2DModel": ("pos_embed", lambda own: HalvedQwen()),
+    "Lumina2Transformer2DModel": ("rope_embedder", HalvedLumina2),
+    "ZImageTransformer2DModel": ("rope_embedder", lambda own: HalvedZImage()),
+}
+
+
+def sample(answer: Any) -> Tensor:
+    """Z-Image answers a list of pictures."""
+    return torch.stack(answer[0]) if isinstance(answer[0], list) else answer[0]
+
+
 def at_half(name: str, model: nn.Module, call: dict[str, Any]) -> Tensor:
     """What the plain model answers where rows and columns, and text that stands along them, are half as far apart."""
     ids = [key for key in ("img_ids", "txt_ids", "position_ids") if key in call]
     if ids:
         by_hand = {key: call[key] / torch.tensor([1, 2, 2, 1])[: call[key].shape[1]] for key in ids}
         return model(**{**call, **by_hand})[0]
+    if name in COMPLEX:
+        by_hand = copy.deepcopy(model)
+        attribute, make = COMPLEX[name]
+        setattr(by_hand, attribute, make(getattr(by_hand, attribute)))
+        return sample(by_hand(**call))
     axes, theta, by_image = {
         "HunyuanVideoTransformer3DModel": ((8, 12, 12), 256, False),
         "HunyuanVideo15Transformer3DModel": ((8, 12, 12), 256, False),
         "HunyuanImageTransformer2DModel": ((16, 16), 256, False),
     }.get(name, ((24, 20, 20), 1e4, True))
-    halved, frames = copy.deepcopy(model), call["hidden_states"].shape[2]
-    halved.rope = Halved((frames, ROWS, ROWS)[-len(axes) :], axes, theta, by_image)
-    return halved(**call)[0]
+    by_hand, frames = copy.deepcopy(model), call["hidden_states"].shape[2]
+    by_hand.rope = Halved((frames, ROWS, ROWS)[-len(axes) :], axes, theta, by_image)
+    return by_hand(**call)[0]
 
 
 def test_every_known_class_is_drawn():
@@ -173,12 +257,12 @@ def test_interpolated_positions_are_halved_positions(name):
     model, call = MADE[name]()
     model, call = model.eval(), {**call, "return_dict": False}
     pixels = FAMILIES[name].rows[-1].pixels_per_token
-    plain, expected, before = model(**call)[0], at_half(name, model, call), dict(model.named_modules())
+    plain, expected, before = sample(model(**call)), at_half(name, model, call), dict(model.named_modules())
 
     def drawn(patch: Any, side: int) -> tuple[Tensor, Any]:
         seen = []
         with patched(model, patch, native_pixels=side * pixels, on_plan=lambda call, _: seen.append(call)):
-            return model(**call)[0], seen[0]
+            return sample(model(**call)), seen[0]
 
     found, told = drawn(Extrapolate("pi"), TRAINED)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
@@ -190,7 +274,7 @@ def test_interpolated_positions_are_halved_positions(name):
         assert other.isfinite().all()
         assert not torch.equal(other, found)
         assert not torch.equal(other, plain)
-    assert torch.equal(model(**call)[0], plain)
+    assert torch.equal(sample(model(**call)), plain)
     assert dict(model.named_modules()) == before
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.transformers import transformer_flux
 from torch import Tensor
@@ -733,16 +732,13 @@ def test_an_error_inside_a_call_leaves_nothing_behind(transformer, changes):
 # ---- what is refused by name
 
 
-def test_a_wan_is_refused_by_name():
-    wan = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=1, attention_head_dim=32, in_channels=16, out_channels=16,
-        text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32,
-    )  # fmt: skip
-    embedder = wan.rope
-    with pytest.raises(RopeWorksError, match=r"WanTransformer3DModel.*ComfyUI"), patched(wan, Sega(), region()):
+def test_other_transformers_are_refused_by_name():
+    other = tiny.skyreels()
+    embedder = other.rope
+    with pytest.raises(RopeWorksError, match=r"SkyReelsV2Transformer3DModel.*ComfyUI"), patched(other, Sega(), region()):
         pass
-    assert wan.rope is embedder
-    assert "forward" not in vars(wan)
+    assert other.rope is embedder
+    assert "forward" not in vars(other)
 
 
 def test_attention_that_is_not_torchs_is_refused_by_name(transformer, monkeypatch):

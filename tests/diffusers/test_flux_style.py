@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+from diffusers import FluxTransformer2DModel
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
@@ -221,6 +221,6 @@ def test_what_diffusers_cannot_do_is_refused_by_name(transformer, patch, message
 
 
 def test_other_transformers_are_refused():
-    wan = WanTransformer3DModel(num_attention_heads=2, attention_head_dim=24, num_layers=1, ffn_dim=32, text_dim=16, freq_dim=32)
-    with pytest.raises(RopeWorksError, match="shared attention on a diffusers WanTransformer3DModel"), patched(wan, style()):
+    message = "shared attention on a diffusers SkyReelsV2Transformer3DModel"
+    with pytest.raises(RopeWorksError, match=message), patched(tiny.skyreels(), style()):
         pass

@@ -8,6 +8,8 @@ import math
 import os
 import re
 import sys
+from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,8 @@ from diffusers import ContextParallelConfig
 from diffusers.models import attention_dispatch
 from torch import Tensor, nn
 
-from lab.model.flux import grid_ids
+from lab.model.flux import NATIVE_PIXELS, grid_ids, load
+from lab.model.prompts import numbers_of, prompts, prompts_of
 from rope_core import Extrapolate, Patch, RopeWorksError, Rpe2d, Sega
 from rope_core.hosts.diffusers import patched
 from tests.diffusers.tiny import NATIVE, flux, flux_call, wan, wan_call
@@ -125,6 +128,43 @@ def process(rank: int, store: str) -> None:
             torch.testing.assert_close(inside(**call)[0], plain, rtol=0, atol=1e-5)
             torch.testing.assert_close(run(inside, call, PATCHES["yarn"]), expected["yarn"], rtol=0, atol=1e-5)
     dist.destroy_process_group()
+
+
+def trained_picture(model: nn.Module, tables: dict[str, Tensor], *patches: Patch) -> Tensor:
+    """Two steps of the lab's trained model at twice its side, (tokens, channels)."""
+    side, steps = 2 * NATIVE_PIXELS // 16, (1.0, 0.6, 0.0)
+    context, pooled = prompts(prompts_of(tables), numbers_of())
+    tokens = torch.randn(1, side * side, 64, generator=torch.Generator().manual_seed(0))
+    places = {"img_ids": grid_ids(side, side), "txt_ids": torch.zeros(context.shape[1], 3)}
+    with patched(model, *patches) if patches else nullcontext():
+        for sigma, following in pairwise(steps):
+            velocity = model(
+                tokens, encoder_hidden_states=context, pooled_projections=pooled, timestep=torch.tensor([sigma]), **places,
+                return_dict=False,
+            )[0]  # fmt: skip
+            tokens = tokens + (following - sigma) * velocity
+    return tokens[0]
+
+
+@torch.inference_mode()
+def trained(rank: int, store: str) -> None:
+    torch.set_num_threads(1)
+    torch.accelerator.device_count = lambda: 1
+    logging.Logger.warning_once = logging.Logger.debug
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES)
+    model, _, tables = load()
+    patches = Sega(native_size=NATIVE_PIXELS), Extrapolate("yarn", native_size=NATIVE_PIXELS)
+    plain, expected = trained_picture(model, tables), [trained_picture(model, tables, patch) for patch in patches]
+    enable(model, "ulysses")
+    for patch, alone in zip(patches, expected, strict=True):
+        assert (alone - plain).abs().mean() > 1e-2, "the patch changes the picture"
+        torch.testing.assert_close(trained_picture(model, tables, patch), alone, rtol=0, atol=1e-3)
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
+def test_two_processes_draw_the_trained_models_picture_at_twice_its_side(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(trained, (str(tmp_path / "store"),), nprocs=PROCESSES)
 
 
 @pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")

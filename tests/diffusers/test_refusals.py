@@ -20,10 +20,10 @@ import torch.distributed.tensor
 from diffusers import FluxTransformer2DModel, WanTransformer3DModel
 from torch import Tensor, nn
 
-from rope_core import Extrapolate, MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
+from rope_core import CoarseToFine, Extrapolate, MixedResolution, Patch, RopeWorksError, Rpe2d, Rpe2dTraining, Sega, SharedAttention
 from rope_core.hosts.diffusers import patched
 from rope_core.hosts.diffusers.parts import FLUX_PARTS, WAN_PARTS
-from rope_core.stack import MIXED, SHARED
+from rope_core.stack import COARSE_TO_FINE, MIXED, SHARED
 from tests.diffusers import tiny
 from tests.diffusers.tiny import NATIVE
 from tests.diffusers.tiny import flux_call as inputs
@@ -62,8 +62,10 @@ def test_kinds_of_run_that_a_transformer_has_no_part_for(flux, wan):
     training, drawn = Rpe2dTraining(max_grid=96), "training with random positions"
     for patches in ((training,), (Sega(), training), (training, style())):
         assert refused(flux, *patches) == f"{drawn} on a diffusers FluxTransformer2DModel {advice}"
-    for patch, what in ((training, drawn), (region(), "mixed resolution"), (style(), "shared attention")):
-        assert refused(wan, Sega(), patch) == f"{what} on a diffusers WanTransformer3DModel {advice}"
+    assert refused(wan, Sega(), training) == f"{drawn} on a diffusers WanTransformer3DModel {advice}"
+    others = ((region(), "mixed resolution"), (style(), "shared attention"), (CoarseToFine(), "coarse to fine"))
+    for patch, what in ((training, drawn), *others):
+        assert refused(tiny.skyreels(), Sega(), patch) == f"{what} on a diffusers SkyReelsV2Transformer3DModel {advice}"
 
 
 @pytest.mark.parametrize(("other", "what"), [(style(), "a style reference"), (region(), "mixed resolution")], ids=["style", "mixed"])
@@ -79,9 +81,10 @@ def test_a_reference_of_frames_is_refused_on_a_picture_model(flux):
 
 
 def test_the_parts_of_each_transformer_are_the_kinds_of_run_it_can_make(flux, wan):
-    assert [part.needs for part in FLUX_PARTS if part.needs] == [MIXED, SHARED]
-    assert not WAN_PARTS
-    for transformer, patches in ((flux, (region(), style())), (wan, (Rpe2d(96), Sega()))):
+    for parts in (FLUX_PARTS, WAN_PARTS):
+        assert [part.needs for part in parts if part.needs] == [COARSE_TO_FINE, MIXED, SHARED]
+    clip = SharedAttention(torch.zeros(1, 16, 1, 16, 16))
+    for transformer, patches in ((flux, (region(), style())), (wan, (region(), clip)), (wan, (Rpe2d(96), Sega()))):
         with patched(transformer, *patches):
             pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, WanTransformer3DModel
+from diffusers import FluxTransformer2DModel, SkyReelsV2Transformer3DModel, WanTransformer3DModel
 from torch import Tensor, nn
 
 from lab.model.flux import grid_ids
@@ -31,6 +31,13 @@ def wan(**config: Any) -> WanTransformer3DModel:
         "text_dim": 16, "freq_dim": 16, "ffn_dim": 16, "num_layers": 1, "rope_max_seq_len": 64,
     }  # fmt: skip
     return WanTransformer3DModel(**{**given, **config}).eval().requires_grad_(False)
+
+
+def skyreels() -> SkyReelsV2Transformer3DModel:
+    """Of Wan's form, with times for each frame."""
+    return SkyReelsV2Transformer3DModel(
+        num_attention_heads=1, attention_head_dim=32, text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1, rope_max_seq_len=32
+    )
 
 
 def flux_call(images: int = 1, rows: int = 8, columns: int = 8) -> dict[str, Any]:

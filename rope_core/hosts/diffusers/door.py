@@ -74,7 +74,7 @@ class Door:
     def enter(self, transformer: nn.Module, embedder: type[PlannedEmbedder], forward: Forward, for_all: bool = False) -> None:
         """From here on, `forward` stands in the place of the transformer's own for this thread, or for all. Within `setting_up`."""
         if not self._inside:
-            setattr(transformer, self._attribute, embedder(self.base, self))
+            _put(transformer, self._attribute, embedder(self.base, self))
             setattr(transformer, self._place, self)
         self._inside += 1
         if for_all:
@@ -94,7 +94,7 @@ class Door:
 
     def _removed(self, transformer: nn.Module) -> None:
         hand_on_hooks(getattr(transformer, self._attribute), self.base)
-        setattr(transformer, self._attribute, self.base)
+        _put(transformer, self._attribute, self.base)
         if vars(transformer).get(self._place) is not self:
             return  # somebody hooked in front of it since, whose chain ends here and goes on to the original
         delattr(transformer, self._place)
@@ -106,6 +106,13 @@ def door_of(transformer: nn.Module, attribute: str) -> Door:
     """The one that stands on a transformer, or one for it. attribute: of its embedder."""
     embedder = getattr(transformer, attribute)
     return embedder.door if isinstance(embedder, PlannedEmbedder) else Door(transformer, attribute)
+
+
+def _put(transformer: nn.Module, attribute: str, embedder: Any) -> None:
+    """In the place of another; torch lets no embedder that is no module (Z-Image's) follow one that is."""
+    if not isinstance(embedder, nn.Module):
+        delattr(transformer, attribute)
+    setattr(transformer, attribute, embedder)
 
 
 def _mine() -> Mapping[Door, Forward]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class PlannedEmbedder(nn.Module):
     """The transformer's own embedder, or the running plan's table as diffusers' (cos, sin). door: what stands at its forward."""
 
-    def __init__(self, base: nn.Module, door: Door) -> None:
+    def __init__(self, base: Any, door: Door) -> None:
         super().__init__()
         self.base: Any = base
         self.door = door
@@ -41,7 +41,7 @@ class LatentEmbedder(PlannedEmbedder):
 
     def forward(self, hidden_states: Tensor) -> CosSin:
         active = now_running()
-        if active is None or active.plan.untouched:
+        if active is None or (active.plan.untouched and active.groups is None):
             return self.base(hidden_states)
         counts = Counts.of(self.base)
         grid = whole_patches(hidden_states, counts.patch)

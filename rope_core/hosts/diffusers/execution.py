@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...active import ActivePlan, Reader, TwoGroups, running
 from ...architecture import Architecture, ModelFacts
-from ...layout import HIGH, GridLayout, Reference, ReferenceLayout
+from ...layout import HIGH, GridLayout, Layout, Reference, ReferenceLayout
 from ...native import NativeSize
 from ...published import GENERAL_RULES
 from ...stack import HEIGHT, TIME, WIDTH, AxisSpan, Call, Plan, Stack
@@ -76,8 +76,17 @@ class Execution:
         frames, rows, columns = self.grid
         return frames * rows * columns if self.layout is None else self.layout.tokens
 
-    def executed(self, forward: Callable[..., Any], stack: Stack, known: tuple[Reference, ...], transformer: nn.Module) -> Any:
-        """known: references of the sequence, which `stack` has its say on."""
+    def executed(
+        self,
+        forward: Callable[..., Any],
+        stack: Stack,
+        known: tuple[Reference, ...],
+        transformer: nn.Module,
+        images: int,
+        locate: Callable[[Tensor], Layout] | None = None,
+    ) -> Any:
+        """known: references of the sequence, which `stack` has its say on. images: in the batch. locate: see ActivePlan; None = the
+        picture's grid from `start`."""
         call, references = self.planned.call, stack.of_reference if known else None
         layout: GridLayout | ReferenceLayout = ReferenceLayout(known)
         if self.groups is None:
@@ -85,8 +94,8 @@ class Execution:
         active = ActivePlan(
             self.planned.plan,
             call,
-            len(self.arguments["hidden_states"]),
-            lambda ids: layout,
+            images,
+            locate or (lambda ids: layout),
             groups=self.groups,
             shared=self.shared,
             group=self.group,
@@ -120,6 +129,7 @@ class PatchedTransformer:
     """
 
     embedder: type[PlannedEmbedder]
+    locate: Callable[[Tensor], Layout] | None = None  # where the ids of an embedder call tell their layout
 
     def __init__(
         self,
@@ -169,6 +179,10 @@ class PatchedTransformer:
         """The first image token of the sequence."""
         raise NotImplementedError
 
+    def images(self, arguments: Arguments) -> int:
+        """How many the batch has."""
+        return len(arguments["hidden_states"])
+
     def describe(self, arguments: Arguments, grid: Grid) -> Call:
         """The call with these arguments, whose picture has `grid` tokens."""
         raise NotImplementedError
@@ -191,7 +205,8 @@ class PatchedTransformer:
         return ()
 
     def executed(self, execution: Execution) -> Any:
-        return execution.executed(self.original, self.stack, self.references(execution), self.itself)
+        images = self.images(execution.arguments)
+        return execution.executed(self.original, self.stack, self.references(execution), self.itself, images, self.locate)
 
     def call(self, axes: tuple[int, ...], theta: float, grid: Grid, sigma: Tensor, token_map: Callable[[], Tensor]) -> Call:
         row, told = self.architecture, self.told

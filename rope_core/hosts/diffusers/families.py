@@ -20,7 +20,9 @@ from ...stack import HEIGHT, TIME, WIDTH
 from .embedders import PlannedEmbedder
 from .execution import Part, PatchedTransformer
 from .flux import Flux, Krea2
-from .parts import FLUX_PARTS, ONE_TABLE_PARTS, WAN_PARTS
+from .lumina import Lumina, ZImage
+from .parts import FLUX_PARTS, ONE_TABLE_PARTS, TABLE_BY_IMAGE_PARTS, WAN_PARTS
+from .qwen import Qwen
 from .wan import Wan
 
 THOUSAND = 1000.0
@@ -30,13 +32,13 @@ THOUSAND = 1000.0
 class Form:
     """How a kind of transformer asks for its table.
 
-    embedder: its attribute, asked with `asked`. holds: what the embedder has for us to read. takes: arguments of the transformer's forward
-    that its adapter reads. like: for people.
+    embedder: its attribute, asked with `asked`, in this order. holds: what the embedder has for us to read. takes: arguments of the
+    transformer's forward that its adapter reads. like: for people.
     """
 
     adapter: type[PatchedTransformer]
     embedder: str
-    asked: str
+    asked: tuple[str, ...]
     holds: tuple[str, ...]
     takes: tuple[str, ...]
     like: str
@@ -44,22 +46,37 @@ class Form:
     def fits(self, transformer: nn.Module) -> bool:
         embedder = embedder_at(transformer, self.embedder)
         return (
-            isinstance(embedder, nn.Module)
+            callable(embedder)
             and all(hasattr(embedder, name) for name in self.holds)
-            and _parameters(embedder) == (self.asked,)
+            and _parameters(embedder) == self.asked
             and {*self.takes} <= {*_parameters(transformer)}
         )
 
     def __str__(self) -> str:
-        return f"{self.embedder}({self.asked}) with {', '.join(self.holds)} and a forward that takes {', '.join(self.takes)} ({self.like})"
+        holds, takes = ", ".join(self.holds), ", ".join(self.takes)
+        return f"{self.asks} with {holds} and a forward that takes {takes} ({self.like})"
+
+    @property
+    def asks(self) -> str:
+        """For people."""
+        return f"{self.embedder}({', '.join(self.asked)})"
 
 
 _LATENT = ("hidden_states", "timestep")
-_IDS = Form(Flux, "pos_embed", "ids", ("axes_dim", "theta"), (*_LATENT, "encoder_hidden_states", "img_ids", "txt_ids"), "as Flux's")
-_ROW_OF_IDS = Form(Krea2, "rotary_emb", "ids", ("axes_dim", "theta"), (*_LATENT, "encoder_hidden_states", "position_ids"), "as Krea 2's")
-_COUNTING = Form(Wan, "rope", "hidden_states", ("patch_size", "t_dim", "h_dim", "w_dim"), _LATENT, "as Wan's")
-_COUNTING_ONCE = Form(Wan, "rope", "hidden_states", ("patch_size", "rope_dim", "theta"), _LATENT, "as HunyuanVideo's")
-FORMS = (_IDS, _ROW_OF_IDS, _COUNTING, _COUNTING_ONCE)
+_IDS = Form(Flux, "pos_embed", ("ids",), ("axes_dim", "theta"), (*_LATENT, "encoder_hidden_states", "img_ids", "txt_ids"), "as Flux's")
+_ROW_OF_IDS = Form(Krea2, "rotary_emb", ("ids",), ("axes_dim", "theta"), (*_LATENT, "encoder_hidden_states", "position_ids"), "as Krea 2's")
+_COUNTING = Form(Wan, "rope", ("hidden_states",), ("patch_size", "t_dim", "h_dim", "w_dim"), _LATENT, "as Wan's")
+_COUNTING_ONCE = Form(Wan, "rope", ("hidden_states",), ("patch_size", "rope_dim", "theta"), _LATENT, "as HunyuanVideo's")
+_SHAPES = Form(
+    Qwen, "pos_embed", ("video_fhw", "device", "max_txt_seq_len"), ("pos_freqs", "neg_freqs", "axes_dim", "theta", "scale_rope"),
+    (*_LATENT, "encoder_hidden_states", "img_shapes"), "as Qwen-Image's",
+)  # fmt: skip
+_MASKED = Form(
+    Lumina, "rope_embedder", ("hidden_states", "attention_mask"), ("axes_dim", "axes_lens", "theta", "patch_size"),
+    (*_LATENT, "encoder_hidden_states", "encoder_attention_mask"), "as Lumina2's",
+)  # fmt: skip
+_LISTS = Form(ZImage, "rope_embedder", ("ids",), ("axes_dims", "axes_lens", "theta"), ("x", "t", "cap_feats"), "as Z-Image's")
+FORMS = (_IDS, _ROW_OF_IDS, _COUNTING, _COUNTING_ONCE, _SHAPES, _MASKED, _LISTS)
 
 
 @dataclass(frozen=True)
@@ -106,10 +123,13 @@ FAMILIES: dict[str, Family] = {
     "BriaTransformer2DModel": Family((_BRIA,), _IDS, ONE_TABLE_PARTS),
     "BriaFiboTransformer2DModel": Family((_FIBO,), _IDS, ONE_TABLE_PARTS),
     "Krea2Transformer2DModel": Family(_rows("Krea 2"), _ROW_OF_IDS, ONE_TABLE_PARTS, times=1.0),
+    "QwenImageTransformer2DModel": Family(_rows("Qwen-Image"), _SHAPES, ONE_TABLE_PARTS, times=1.0),
+    "Lumina2Transformer2DModel": Family(_rows("Lumina2 / Z-Image"), _MASKED, TABLE_BY_IMAGE_PARTS, times=1.0),
+    "ZImageTransformer2DModel": Family(_rows("Lumina2 / Z-Image"), _LISTS, TABLE_BY_IMAGE_PARTS, times=1.0),
     "WanTransformer3DModel": Family(_WAN, _COUNTING, WAN_PARTS, cut=True),
-    "WanVACETransformer3DModel": Family(_WAN, _COUNTING, WAN_PARTS),
-    "WanAnimateTransformer3DModel": Family(_rows("Wan Animate"), _COUNTING, WAN_PARTS),
-    "SkyReelsV2Transformer3DModel": Family((_SKYREELS,), _COUNTING, WAN_PARTS),
+    "WanVACETransformer3DModel": Family(_WAN, _COUNTING, TABLE_BY_IMAGE_PARTS),
+    "WanAnimateTransformer3DModel": Family(_rows("Wan Animate"), _COUNTING, TABLE_BY_IMAGE_PARTS),
+    "SkyReelsV2Transformer3DModel": Family((_SKYREELS,), _COUNTING, TABLE_BY_IMAGE_PARTS),
     "HunyuanVideoTransformer3DModel": Family(_rows("HunyuanVideo"), _COUNTING_ONCE, ONE_TABLE_PARTS),
     "HunyuanVideo15Transformer3DModel": Family(_rows("HunyuanVideo 1.5"), _COUNTING_ONCE, ONE_TABLE_PARTS, side="target_size"),
     "HunyuanImageTransformer2DModel": Family(_rows("HunyuanImage 2.1"), _COUNTING_ONCE, ONE_TABLE_PARTS),
@@ -141,9 +161,10 @@ def embedder_at(transformer: nn.Module, attribute: str) -> Any:
     return found.base if isinstance(found, PlannedEmbedder) else found
 
 
-def _parameters(module: nn.Module) -> tuple[str, ...]:
-    """Of its class's forward, whatever stands in the place of the module's."""
-    return tuple(inspect.signature(type(module).forward).parameters)[1:]
+def _parameters(module: Any) -> tuple[str, ...]:
+    """Of its class's forward, whatever stands in the place of the module's; embedders that are no modules are called."""
+    kind = type(module)
+    return tuple(inspect.signature(kind.forward if isinstance(module, nn.Module) else kind.__call__).parameters)[1:]
 
 
 def _found(transformer: nn.Module) -> str:

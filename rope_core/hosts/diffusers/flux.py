@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,21 +15,24 @@ from ...architecture import ModelFacts
 from ...errors import RopeWorksError
 from ...extrapolate.projection import probe_linear
 from ...layout import GRID_DIMENSION, Reference
+from ...mixed.strip import Strip
+from ...reference.bank import ImageCalls
 from ...stack import Call
 from ...tokens import find_references
+from .drawn import PATCH, Drawn
 from .embedders import IdsEmbedder, as_table
-from .execution import Arguments, Execution, Grid, PatchedTransformer
+from .execution import Arguments, Execution, Grid
 from .parallel import whole_ids
 
-PATCH = 2  # a packed token is 2 x 2 latent pixels
 
-
-class Flux(PatchedTransformer):
+class Flux(Drawn):
     """ids: the argument that image tokens' positions come in. patch_layer: makes tokens."""
 
     embedder = IdsEmbedder
     ids = "img_ids"
     patch_layer = "x_embedder"
+    called = "Flux"
+    prompt = ("encoder_hidden_states", "pooled_projections", "guidance")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -42,15 +46,6 @@ class Flux(PatchedTransformer):
     @property
     def facts(self) -> ModelFacts:
         return ModelFacts(self.architecture, self.answered // PATCH**2)
-
-    def refuse_a_picture_beside(self, what: str) -> None:
-        """Raises RopeWorksError for transformers that take a picture along the channels, which `what` could not follow."""
-        reads, answers = self.config.in_channels, self.answered
-        if reads != answers:
-            raise RopeWorksError(
-                f"this transformer reads {reads} channels per token and answers {answers}: it takes a picture beside the latent, "
-                f"which {what} cannot place on a diffusers Flux yet. Leave the patch out, or use ComfyUI."
-            )
 
     def refuse_call(self, arguments: Arguments) -> None:
         if arguments.get("kv_cache_mode") is not None:
@@ -108,17 +103,90 @@ class Flux(PatchedTransformer):
 
         def token_map() -> Tensor:
             layer = getattr(self.transformer, self.patch_layer)
-            weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
-            # A matrix product would round differently in different batches.
-            image = (tokens[:, : grid[1] * grid[2]].float() * weights.flatten()).sum(-1)
-            return image.view(-1, *grid)
+            return packed_map(layer, tokens, grid)
 
         sigma = timestep.reshape(-1)[0].float() / self.times
         return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)
 
     def base_table(self, ids: Tensor) -> Tensor:
-        """The transformer's own table for ids (1, tokens, 3)."""
         return as_table(*self.base(ids[0]))[None, None]
+
+    # ---- the picture at another size
+
+    def key_of_run(self, arguments: Arguments) -> Tensor:
+        return arguments["img_ids"]
+
+    def origin(self, arguments: Arguments) -> tuple[float, ...]:
+        return tuple(without_batch(arguments["img_ids"])[0].tolist())
+
+    def refuse_other_sizes(self, arguments: Arguments, what: str) -> None:
+        for name in ("controlnet_block_samples", "controlnet_single_block_samples"):
+            if arguments.get(name) is not None:
+                raise RopeWorksError(
+                    f"{what} cannot place ControlNet residuals ({name}) on a diffusers Flux yet. Leave the ControlNet out, or use ComfyUI."
+                )
+
+    def latent(self, execution: Execution) -> Tensor:
+        return unpacked(execution.arguments["hidden_states"][:, : execution.tokens], execution.grid)
+
+    def with_latent(self, execution: Execution, latent: Tensor) -> tuple[Arguments, Grid]:
+        arguments, grid = self._with_tokens(execution, packed(latent)), grid_of(latent)
+        if grid != execution.grid:
+            ids = arguments["img_ids"]
+            arguments["img_ids"] = torch.cat([ids_on(grid, ids), without_batch(ids)[execution.tokens :]])
+        return arguments, grid
+
+    def with_strip(self, execution: Execution, strip: Strip, row: Tensor) -> Arguments:
+        ids = without_batch(execution.arguments["img_ids"])
+        # The image's ids are set by our table, the references keep theirs.
+        ids = torch.cat([ids[:1].expand(strip.layout.tokens, -1), ids[execution.tokens :]])
+        return {**self._with_tokens(execution, packed(row)), "img_ids": ids}
+
+    def _with_tokens(self, execution: Execution, tokens: Tensor) -> Arguments:
+        """The arguments with other image tokens; reference tokens stay behind them."""
+        given = execution.arguments
+        return {**given, "hidden_states": torch.cat([tokens, given["hidden_states"][:, execution.tokens :]], 1)}
+
+    def velocity(self, execution: Execution, output: Any) -> Tensor:
+        grid = execution.grid if execution.layout is None else (1, 1, execution.tokens)
+        return unpacked(sample_of(output)[:, : execution.tokens], grid)
+
+    def answer(self, output: Any, velocity: Tensor) -> Any:
+        return like(output, packed(velocity))
+
+    # ---- references
+
+    @property
+    def blocks(self) -> tuple[int, float]:
+        double, single = self.config.num_layers, self.config.num_single_layers
+        return double + single, double / (double + single)
+
+    def as_read(self, execution: Execution) -> ImageCalls:
+        return ImageCalls(start_of(execution.start, execution.tokens))
+
+    def latents_expected(self) -> tuple[int, int]:
+        return self.config.in_channels // PATCH**2, 4
+
+    def prompt_expected(self) -> dict[str, tuple[int | str, ...]]:
+        config = self.config
+        wanted = {"encoder_hidden_states": ("tokens", config.joint_attention_dim), "pooled_projections": (config.pooled_projection_dim,)}
+        return {**wanted, "guidance": ()} if config.guidance_embeds else wanted
+
+    def call_with(self, latent: Tensor, arguments: Arguments, prompt: Mapping[str, Tensor]) -> tuple[Arguments, Grid]:
+        text, length, grid = arguments["txt_ids"], prompt["encoder_hidden_states"].shape[1], grid_of(latent)
+        if text.shape[-2] != length:  # all text stands at one place in Flux
+            text = text[..., :1, :].expand(*text.shape[:-2], length, -1)
+        options = arguments.get("joint_attention_kwargs") or {}
+        return {
+            **prompt,
+            "hidden_states": packed(latent),
+            "timestep": arguments["timestep"].reshape(-1)[:1].expand(len(latent)),
+            "img_ids": ids_on(grid, arguments["img_ids"]),
+            "txt_ids": text,
+            # An IP-Adapter's picture is the target's, and so are a ControlNet's residuals.
+            "joint_attention_kwargs": {name: value for name, value in options.items() if not name.startswith("ip_")},
+            "return_dict": False,
+        }, grid
 
 
 class Krea2(Flux):
@@ -134,11 +202,24 @@ class Krea2(Flux):
         return arguments[self.ids][: self.start(arguments)]
 
 
+def packed_map(layer: Any, tokens: Tensor, grid: Grid) -> Tensor:
+    """SEGA's map (batch, frames, rows, columns) of packed latents whose picture, of `grid` tokens, comes first. layer: makes tokens."""
+    weights = probe_linear(layer, tokens.shape[-1], (1, 1, 1), "c h w", tokens.dtype, tokens.device)
+    # A matrix product would round differently in different batches.
+    image = (tokens[:, : math.prod(grid)].float() * weights.flatten()).sum(-1)
+    return image.view(-1, *grid)
+
+
 def _rows_and_columns(positions: Tensor) -> Grid | None:
     """The grid of one picture's (tokens, 3) ids; counted, not read off the largest id, which half precision rounds beyond 256."""
     columns = int((positions[:, 1] == positions[0, 1]).sum())
     rows, rest = divmod(len(positions), columns)
     return None if rest else (1, rows, columns)
+
+
+def grid_of(latent: Tensor) -> Grid:
+    """Tokens of (batch, channels, height, width)."""
+    return 1, latent.shape[-2] // PATCH, latent.shape[-1] // PATCH
 
 
 def without_batch(ids: Tensor) -> Tensor:

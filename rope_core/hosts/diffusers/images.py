@@ -14,6 +14,7 @@ from .execution import Answer, Execution, Part
 from .flux import like, sample_of
 
 SHARED = ("img_ids", "txt_ids", "position_ids")  # by all images of a batch, however long they are
+LISTED = ("img_shapes",)  # an entry for every image, which holds no tensors
 
 
 class ImagePart(Part):
@@ -45,9 +46,9 @@ def one_by_one(execution: Execution, inner: Answer, images: int) -> Any:
 def _image(execution: Execution, row: int, images: int) -> Execution:
     planned = execution.planned
     mine = replace(planned, call=_call_row(planned.call, row), plan=_plan_row(planned.plan, row))
-    arguments = {
-        name: value if name in SHARED else rows_of(value, slice(row, row + 1), images) for name, value in execution.arguments.items()
-    }
+    one = slice(row, row + 1)
+    arguments = {name: value if name in SHARED else rows_of(value, one, images) for name, value in execution.arguments.items()}
+    arguments |= {name: value[one] for name in LISTED if len(value := execution.arguments.get(name, ())) == images}
     return replace(execution, arguments=arguments, grids={execution.group: mine}, image=row)
 
 

@@ -1,4 +1,4 @@
-"""diffusers: mixed resolution on FluxTransformer2DModel, inside any pipeline or loop that calls it with packed latents."""
+"""diffusers: mixed resolution on Flux and Wan, inside any pipeline or loop that calls them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from ...mixed.regions import CellGrid
 from ...mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip, interpolated
 from ...stack import MIXED
-from .execution import Answer, Execution, Part, PatchedTransformer, Planned
-from .flux import PATCH, Flux, ids_on, like, packed, sample_of, start_of, unpacked, without_batch
+from .drawn import PATCH, Drawn
+from .execution import Answer, Execution, Grid, Part, PatchedTransformer, Planned
+from .flux import start_of
 from .images import one_by_one
+from .pipelines import transformers_in
 from .runs import Run, Runs
 
 log = logging.getLogger("ropeworks")
-_FOR_THE_LOG = {"hidden": 3072, "text": 512}  # Flux.1's, to tell about how much faster a step is
+WHAT, UPSAMPLER = "mixed resolution", "what a latent upsampler has made"
 
 
 @dataclass
@@ -52,12 +54,16 @@ class MixedPart(Part):
     """Decides which tokens run: a small grid, a strip of two resolutions, or all."""
 
     needs = MIXED
-    model: Flux
+    model: Drawn
 
     def __init__(self, model: PatchedTransformer) -> None:
         super().__init__(model)
-        self.model.refuse_a_picture_beside("mixed resolution")
-        self.runs: dict[int | None, Runs[MixedState]] = {}  # by image, where they run one by one
+        self.model.refuse_a_picture_beside(WHAT)
+        self.runs: dict[tuple[int | None, Grid], Runs[MixedState]] = {}  # by image, where they run one by one, and its tokens
+        if self.settings.automatic:
+            refuse_two_transformers(model, "an automatic region", "Give a mask or boxes.")
+        if model.told.upsampler is not None:
+            refuse_two_transformers(model, UPSAMPLER, "Leave it out.")
 
     def close(self) -> None:
         for runs in self.runs.values():
@@ -72,7 +78,8 @@ class MixedPart(Part):
     def _answer(self, execution: Execution, inner: Answer) -> Any:
         call = execution.planned.call
         now = float(call.sigma)
-        found = self.runs.setdefault(execution.image, Runs()).at(execution.whole["img_ids"], now, lambda: self._new(execution, now))
+        runs = self.runs.setdefault((execution.image, execution.grid), self.model.runs())
+        found = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(execution, now))
         run = found.kept.run
 
         def sigma() -> float:
@@ -81,8 +88,8 @@ class MixedPart(Part):
         stage = run.stage(sigma)
         if run.unchanged:
             return inner(execution)
-        _refuse_controls(execution)
-        carrier = unpacked(execution.arguments["hidden_states"][:, : execution.tokens], execution.grid)
+        self.model.refuse_other_sizes(execution.arguments, WHAT)
+        carrier = self.model.latent(execution)
         level = call.sigma.to(carrier)
         if stage == FINE:
             return self._fine(execution, inner, run, carrier, sigma)
@@ -95,7 +102,7 @@ class MixedPart(Part):
         if run.carrier.hand_over is None:
             # A token's own velocity is exact; elsewhere it is the one that leads to the interpolated picture.
             velocity = torch.where(answered.known, answered.velocities, velocity)
-        return like(answered.output, packed(velocity))
+        return self.model.answer(answered.output, velocity)
 
     # ---- the three stages
 
@@ -103,20 +110,15 @@ class MixedPart(Part):
         read = run.carrier.for_fine(carrier, run.region, sigma)
         if read is carrier:
             return inner(execution)
-        grid, level = execution.grid, execution.planned.call.sigma.to(carrier)
-        arguments = _with_image(execution, packed(read))
-        output = inner(self.model.other(execution, arguments, grid))
-        denoised = read - level * unpacked(sample_of(output)[:, : execution.tokens], grid)
-        return like(output, packed((carrier - denoised) / level))
+        return read_otherwise(self.model, execution, inner, carrier, read)
 
     def _coarse(
         self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool
     ) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         output = inner(low)
-        tokens = low.arguments["hidden_states"][:, : low.tokens]
-        velocity = unpacked(sample_of(output)[:, : low.tokens], low.grid)
-        denoised = unpacked(tokens, low.grid) - execution.planned.call.sigma.to(carrier) * velocity
+        velocity = self.model.velocity(low, output)
+        denoised = self.model.latent(low) - execution.planned.call.sigma.to(carrier) * velocity
         run.observe(lambda: now, denoised, UNCONDITIONAL if again else CONDITIONAL)
         full = run.carrier.after_coarse(denoised, size, lambda: now, None if again else slice(None))
         ratio = run.settings.ratio
@@ -126,19 +128,20 @@ class MixedPart(Part):
 
     def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
-        strip = run.strip(carrier.device, 0)
+        strip = run.strip(carrier.device, self.model.longest_beside(execution.arguments))
         row = strip.gather(carrier, *run.carrier.for_strip(carrier, strip, lambda: now))
-        output = inner(self._on_strip(execution, found.kept, low.planned, strip, row))
-        tokens = strip.layout.tokens
-        velocity = unpacked(sample_of(output)[:, :tokens], (1, 1, tokens))
+        on_strip = self._on_strip(execution, found.kept, low.planned, strip, row)
+        output = inner(on_strip)
+        velocity = self.model.velocity(on_strip, output)
         denoised = row - execution.planned.call.sigma.to(row) * velocity
         full = run.carrier.after_mixed(strip, denoised, size, lambda: now, None if again else slice(None))
-        return Answered(output, full, strip.scatter(velocity, size), strip.known(size)[0])
+        known = strip.known(size)
+        return Answered(output, full, strip.scatter(velocity, size), known if carrier.dim() == 5 else known[0])
 
     # ---- what runs in place of the whole picture
 
     def _on_strip(self, execution: Execution, state: MixedState, low: Planned, strip: Strip, row: Tensor) -> Execution:
-        high, layout, ids = execution.planned, strip.layout, without_batch(execution.arguments["img_ids"])
+        high, layout = execution.planned, strip.layout
         one = (1.0,) * len(high.call.axes)
         groups = query_groups(
             state.run.settings,
@@ -149,22 +152,17 @@ class MixedPart(Part):
             base=self.model.base_table,
             base_is_plain=True,
         )
-        # The image's ids are set by our table, the references keep theirs.
-        ids = torch.cat([ids[:1].expand(layout.tokens, -1), ids[execution.tokens :]])
         return replace(
             execution,
-            arguments={**_with_image(execution, packed(row)), "img_ids": ids},
+            arguments=self.model.with_strip(execution, strip, row),
             grids={HIGH: high, LOW: low},
             groups=groups,
             layout=layout,
-            attention_for="mixed resolution",
+            attention_for=WHAT,
         )
 
     def _at_low(self, execution: Execution, run: MixedRun, carrier: Tensor) -> Execution:
-        low, ids = run.carrier.low(carrier), execution.arguments["img_ids"]
-        grid = (1, low.shape[-2] // PATCH, low.shape[-1] // PATCH)
-        ids = torch.cat([ids_on(grid, ids), without_batch(ids)[execution.tokens :]])
-        arguments = {**_with_image(execution, packed(low)), "img_ids": ids}
+        arguments, grid = self.model.with_latent(execution, run.carrier.low(carrier))
         return self.model.other(execution, arguments, grid, LOW, float(run.settings.ratio))
 
     # ---- one run
@@ -177,34 +175,39 @@ class MixedPart(Part):
         return found
 
     def _new(self, execution: Execution, sigma: float) -> MixedState:
-        settings, (_, rows, columns) = self.settings, execution.grid
+        settings, (frames, rows, columns) = self.settings, execution.grid
         pixels = self.model.architecture.pixels_per_token
-        cells = CellGrid(1, rows * pixels, columns * pixels, pixels * settings.ratio)
+        cells = CellGrid(frames, rows * pixels, columns * pixels, pixels * settings.ratio)
         schedule, upsample = self.model.schedule(sigma), self.model.told.upsampler
         stages = settings.stages(schedule.percent_to_sigma if schedule else None)
         sigmas = schedule.sigmas if schedule else self.model.told.sigmas
         hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
         run = MixedRun(self.model.stack, stages, cells, Carrier(settings.ratio, PATCH, hand_over, sigmas[-1] if sigmas else 0.0))
         if not execution.image:
-            log.info(run.describe(**_FOR_THE_LOG, sigmas=schedule.left(sigma) if schedule else ()))
+            text = execution.whole["encoder_hidden_states"].shape[1]
+            log.info(run.describe(self.model.hidden, text, schedule.left(sigma) if schedule else ()))
             if schedule is None:
                 log.info("Mixed resolution: no scheduler is in use around this transformer, so stages go by shares of sigma itself")
-        return MixedState(run, tuple(without_batch(execution.whole["img_ids"])[0].tolist()))
+        return MixedState(run, self.model.origin(execution.whole))
 
 
-def _refuse_controls(execution: Execution) -> None:
-    for name in ("controlnet_block_samples", "controlnet_single_block_samples"):
-        if execution.arguments.get(name) is not None:
-            raise RopeWorksError(
-                f"mixed resolution cannot place ControlNet residuals ({name}) on a diffusers Flux yet. "
-                "Leave the ControlNet out, or use ComfyUI."
-            )
+def read_otherwise(model: Drawn, execution: Execution, inner: Answer, carrier: Tensor, read: Tensor) -> Any:
+    """A call at full size that sees `read` in place of the `carrier`, and answers for the latter."""
+    level = execution.planned.call.sigma.to(carrier)
+    changed = model.other(execution, *model.with_latent(execution, read))
+    output = inner(changed)
+    denoised = read - level * model.velocity(changed, output)
+    return model.answer(output, (carrier - denoised) / level)
 
 
-def _with_image(execution: Execution, tokens: Tensor) -> dict[str, Any]:
-    """The arguments with other image tokens; reference tokens stay behind them."""
-    given = execution.arguments
-    return {**given, "hidden_states": torch.cat([tokens, given["hidden_states"][:, execution.tokens :]], 1)}
+def refuse_two_transformers(model: PatchedTransformer, what: str, advice: str) -> None:
+    """Raises RopeWorksError for pipelines whose early and late steps have a transformer each (Wan 2.2), where `what` would get lost."""
+    pipeline = model.told.pipeline()
+    if pipeline is not None and len(transformers_in(pipeline)) > 1:
+        raise RopeWorksError(
+            f"this {type(pipeline).__name__} has a transformer for early and one for late steps, and {what} is not handed on from one to "
+            f"the other yet. {advice}"
+        )
 
 
 def _size(latent: Tensor) -> tuple[int, int]:

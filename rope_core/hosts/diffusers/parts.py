@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import RopeWorksError
+from .coarse import CoarsePart
 from .execution import Part, PatchedTransformer
 from .images import ImagePart
 from .mixed import MixedPart
 from .style import ReferencePart
 
-# Which images run together; which tokens run; what else they read.
-FLUX_PARTS: tuple[type[Part], ...] = (ImagePart, MixedPart, ReferencePart)
+# Which images run together; at which size; which tokens run; what else they read.
+FLUX_PARTS: tuple[type[Part], ...] = (ImagePart, CoarsePart, MixedPart, ReferencePart)
 ONE_TABLE_PARTS: tuple[type[Part], ...] = (ImagePart,)  # for all images of a batch
-WAN_PARTS: tuple[type[Part], ...] = ()
+WAN_PARTS: tuple[type[Part], ...] = (CoarsePart, MixedPart, ReferencePart)
+TABLE_BY_IMAGE_PARTS: tuple[type[Part], ...] = ()  # for each image of a batch its own
 
 
 def parts_of(model: PatchedTransformer, kinds: Sequence[type[Part]]) -> list[Part]:

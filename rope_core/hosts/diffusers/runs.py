@@ -1,11 +1,14 @@
-"""diffusers: one run per position ids, which pipelines pass at every step; where sigma is back at its first value, another begins."""
+"""diffusers: which run a call belongs to, told by what pipelines pass at every step; where sigma is back, another begins."""
 
 from __future__ import annotations
 
 import math
+import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -31,19 +34,62 @@ class Run(Generic[Kept]):
         return found
 
 
-class Runs(Generic[Kept]):
+class Runs(Protocol[Kept]):
     """The runs of one part."""
+
+    def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        """The run that a call at `sigma` belongs to. key: see `Drawn.key_of_run`."""
+
+    def clear(self) -> None:
+        """Forgets all runs: a caller may hold on to what they belong to."""
+
+
+class RunsOfIds(Generic[Kept]):
+    """One per position ids, which are the same at every step."""
 
     def __init__(self) -> None:
         self._runs: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
-    def at(self, ids: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
-        """The run that a call at `sigma` belongs to."""
-        run: Run[Kept] | None = self._runs.get(ids)
+    def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        run: Run[Kept] | None = self._runs.get(key)
         if run is None or (sigma >= run.first and sigma > run.last):
-            run = self._runs[ids] = Run(begin(), sigma)
+            run = self._runs[key] = Run(begin(), sigma)
         return run
 
     def clear(self) -> None:
-        """Forgets all runs: a caller may hold on to the position ids that they belong to."""
+        self._runs.clear()
+
+
+@dataclass
+class _OfThread(Generic[Kept]):
+    """latent: of its first call. latest: sigma of its latest call."""
+
+    run: Run[Kept]
+    latent: Callable[[], Tensor | None]
+    latest: float
+
+    def goes_on(self, latent: Tensor, sigma: float) -> bool:
+        """At its first sigma a run asks for one latent alone, once for each prompt."""
+        if sigma != self.run.first:
+            return sigma <= self.latest
+        first = self.latent()
+        same = first is not None and first.data_ptr() == latent.data_ptr() and first.shape == latent.shape
+        return same and sigma == self.latest
+
+
+class RunsOfThread(Generic[Kept]):
+    """One at a time in every thread, for transformers that are passed nothing that stays. key: the latent."""
+
+    def __init__(self) -> None:
+        self._runs: WeakKeyDictionary[threading.Thread, _OfThread[Kept]] = WeakKeyDictionary()
+
+    def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        thread = threading.current_thread()
+        found = self._runs.get(thread)
+        if found is None or not found.goes_on(key, sigma):
+            found = self._runs[thread] = _OfThread(Run(begin(), sigma), weakref.ref(key), sigma)
+        found.latest = sigma
+        return found.run
+
+    def clear(self) -> None:
         self._runs.clear()

@@ -1,4 +1,4 @@
-"""diffusers: shared attention on FluxTransformer2DModel, inside any pipeline or loop that calls it with packed latents."""
+"""diffusers: shared attention on Flux and Wan, inside any pipeline or loop that calls them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from ...errors import RopeWorksError
-from ...reference.bank import Entry, ImageCalls, KeyBank, Recording
+from ...reference.bank import Entry, KeyBank, Recording
 from ...reference.shared import Reading, Sharing
 from ...reference.style import SharedAttention, reference_turn
 from ...stack import SHARED, Call
+from .drawn import PATCH, Drawn
 from .execution import Answer, Arguments, Execution, Grid, Part, PatchedTransformer, Planned
-from .flux import PATCH, Flux, ids_on, packed, start_of
 from .images import by_image
 from .runs import Run, Runs
 from .schedule import Schedule
 
 log = logging.getLogger("ropeworks")
 WHAT = "a style reference"
-PROMPT = ("encoder_hidden_states", "pooled_projections", "guidance")
 
 
 @dataclass(frozen=True)
 class Read:
-    """What one pass of a reference left, and the (step, sigma) it was made at."""
+    """What one pass of a reference of `grid` tokens left, and the (step, sigma) it was made at."""
 
     at: tuple[int, float]
+    grid: Grid
     bank: KeyBank
     planned: Planned
 
@@ -48,18 +48,19 @@ class ReferencePart(Part):
     """Gives the picture's attention the references to read that act at a step."""
 
     needs = SHARED
-    model: Flux
+    model: Drawn
 
     def __init__(self, model: PatchedTransformer) -> None:
         super().__init__(model)
         self.model.refuse_a_picture_beside(WHAT)
         self.references = [patch for patch in model.stack.patches if isinstance(patch, SharedAttention)]
-        self.runs: Runs[StyleState] = Runs()
+        self.runs: dict[Grid, Runs[StyleState]] = {}  # by the picture's tokens
         for patch in self.references:
-            _check(patch, model.config)
+            _check(patch, self.model)
 
     def close(self) -> None:
-        self.runs.clear()
+        for runs in self.runs.values():
+            runs.clear()
 
     def answer(self, execution: Execution, inner: Answer) -> Any:
         references = self._ready(execution)
@@ -73,7 +74,9 @@ class ReferencePart(Part):
         if not able:
             return None
         now = float(call.sigma)
-        run = self.runs.at(execution.whole["img_ids"], now, lambda: self._new(now))
+        self.model.refuse_times_by_token(execution.whole, WHAT)
+        runs = self.runs.setdefault(self.model.grid(execution.whole), self.model.runs())
+        run = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(now))
         run.again(now)  # also for a step outside of every window, which counts as one
         acting = [patch for patch in able if _inside(call, patch)]
         for patch in able:
@@ -82,7 +85,7 @@ class ReferencePart(Part):
         if not acting:
             return None
         read = [(patch, self._read(patch, execution.whole, run)) for patch in acting]
-        return ReadyReferences(read, torch.tensor(_progress(run.kept.schedule, now), device=call.device))
+        return ReadyReferences(self.model, read, torch.tensor(_progress(run.kept.schedule, now), device=call.device))
 
     def _new(self, sigma: float) -> StyleState:
         schedule = self.model.schedule(sigma)
@@ -96,18 +99,18 @@ class ReferencePart(Part):
             return reads[patch.key]
         reads.pop(patch.key, None)  # freed before the new one is made, so no name may hold it here
         reference = self.model.on_grid(*self._arguments(patch, arguments, run))
-        double, blocks = self.model.config.num_layers, self.model.config.num_layers + self.model.config.num_single_layers
-        first = double / blocks if patch.first_block is None else patch.first_block
+        blocks, first = self.model.blocks
+        first = first if patch.first_block is None else patch.first_block
         banks = []
 
         def recorded(execution: Execution) -> Any:
             bank = KeyBank(round(first * blocks), round(patch.last_block * blocks), patch.keep_on == "cpu")
             banks.append(bank)
-            calls = ImageCalls(start_of(execution.start, execution.tokens))
-            return self.model.executed(replace(execution, shared=Recording(bank, calls, execution.tokens), attention_for=WHAT))
+            recording = Recording(bank, self.model.as_read(execution), execution.tokens)
+            return self.model.executed(replace(execution, shared=recording, attention_for=WHAT))
 
         by_image(reference, recorded)
-        read = reads[patch.key] = Read(at, _joined(banks), reference.planned)
+        read = reads[patch.key] = Read(at, reference.grid, _joined(banks), reference.planned)
         return read
 
     def _arguments(self, patch: SharedAttention, arguments: Arguments, run: Run[StyleState]) -> tuple[Arguments, Grid]:
@@ -117,47 +120,31 @@ class ReferencePart(Part):
         if patch.key not in noise:
             generator = torch.Generator().manual_seed(patch.seed)
             noise[patch.key] = torch.randn(clean.shape, generator=generator).to(given)
-        sigma = arguments["timestep"].reshape(-1)[0].to(given)
-        grid = (1, clean.shape[2] // PATCH, clean.shape[3] // PATCH)
-        prompt = {name: arguments[name][:1] for name in PROMPT if arguments.get(name) is not None}
+        sigma = (arguments["timestep"].reshape(-1)[0].float() / self.model.times).to(given)
+        prompt = {name: arguments[name][:1] for name in self.model.prompt if arguments.get(name) is not None}
         prompt |= {name: value.to(given) for name, value in (patch.conditioning or {}).items()}
         prompt = {name: value.expand(len(clean), *value.shape[1:]) for name, value in prompt.items()}
-        text, length = arguments["txt_ids"], prompt["encoder_hidden_states"].shape[1]
-        if text.shape[-2] != length:  # all text stands at one place in Flux
-            text = text[..., :1, :].expand(*text.shape[:-2], length, -1)
-        options = arguments.get("joint_attention_kwargs") or {}
-        return {
-            **prompt,
-            "hidden_states": packed((1 - sigma) * clean + sigma * noise[patch.key]),
-            "timestep": arguments["timestep"].reshape(-1)[:1].expand(len(clean)),
-            "img_ids": ids_on(grid, arguments["img_ids"]),
-            "txt_ids": text,
-            # An IP-Adapter's picture is the target's, and so are a ControlNet's residuals.
-            "joint_attention_kwargs": {name: value for name, value in options.items() if not name.startswith("ip_")},
-            "return_dict": False,
-        }, grid
+        return self.model.call_with((1 - sigma) * clean + sigma * noise[patch.key], arguments, prompt)
 
 
 @dataclass(frozen=True)
 class ReadyReferences:
     """References read for one forward. progress: scalar, 0 at the schedule's first step, 1 at its last."""
 
+    model: Drawn
     read: list[tuple[SharedAttention, Read]]
     progress: Tensor
 
     def sharing(self, execution: Execution) -> Sharing:
         """What the attention of the execution needs."""
         readings = [self._reading(patch, read, execution) for patch, read in self.read]
-        return Sharing(readings, ImageCalls(start_of(execution.start, execution.tokens)), execution.tokens)
+        return Sharing(readings, self.model.as_read(execution), execution.tokens)
 
     def _reading(self, patch: SharedAttention, read: Read, execution: Execution) -> Reading:
-        call, plan, device = read.planned.call, read.planned.plan, self.progress.device
-        rows, columns = call.axes[1].length, call.axes[2].length
-        ids = torch.zeros(rows, columns, 3, dtype=torch.float64, device=device)
-        ids[..., 1] = torch.arange(rows, device=device)[:, None]
-        ids[..., 2] = torch.arange(columns, device=device)[None]
+        call, plan = read.planned.call, read.planned.plan
+        ids = self.model.own_places(read.grid, self.progress)
         turns = {
-            group: reference_turn(ids.flatten(0, 1), (1, rows, columns), (call, plan), (planned.call, planned.plan), planned.divisor)
+            group: reference_turn(ids, read.grid, (call, plan), (planned.call, planned.plan), planned.divisor)
             for group, planned in execution.grids.items()
         }
         return Reading(
@@ -198,11 +185,12 @@ def _inside(call: Call, patch: SharedAttention) -> bool:
     return inside is None or bool(inside)
 
 
-def _check(patch: SharedAttention, config: Any) -> None:
-    shape, channels = tuple(patch.reference.shape), config.in_channels // PATCH**2
-    if len(shape) != 4 or shape[1] != channels or shape[2] % PATCH or shape[3] % PATCH:
+def _check(patch: SharedAttention, model: Drawn) -> None:
+    shape, (channels, dimensions) = tuple(patch.reference.shape), model.latents_expected()
+    if len(shape) != dimensions or shape[1] != channels or shape[-2] % PATCH or shape[-1] % PATCH:
+        frames = ", frames" if dimensions == 5 else ""
         raise RopeWorksError(
-            f"the reference has shape {shape}; this transformer reads (references, {channels}, height, width) with even sides. "
+            f"the reference has shape {shape}; this transformer reads (references, {channels}{frames}, height, width) with even sides. "
             "Pass unpacked latents, scaled as the pipeline's own."
         )
     if patch.branch != "both":
@@ -211,14 +199,10 @@ def _check(patch: SharedAttention, config: Any) -> None:
             "Use branch 'both', or ComfyUI."
         )
     if patch.conditioning is not None:
-        _check_prompt(patch.conditioning, shape[0], config)
+        _check_prompt(patch.conditioning, shape[0], model.prompt_expected())
 
 
-def _check_prompt(found: Any, references: int, config: Any) -> None:
-    wanted = {"encoder_hidden_states": ("tokens", config.joint_attention_dim), "pooled_projections": (config.pooled_projection_dim,)}
-    if config.guidance_embeds:
-        wanted["guidance"] = ()
-
+def _check_prompt(found: Any, references: int, wanted: Mapping[str, tuple[int | str, ...]]) -> None:
     def fits(name: str, value: Any) -> bool:
         return (
             name in wanted

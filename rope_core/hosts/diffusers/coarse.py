@@ -1,0 +1,84 @@
+"""diffusers: coarse to fine on Flux and Wan: the transformer's own forward on a small latent that the pipeline's full-size one carries."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor
+
+from ...layout import LOW
+from ...mixed.coarse_to_fine import CoarseRun, CoarseToFine
+from ...stack import COARSE_TO_FINE
+from .drawn import PATCH, Drawn
+from .execution import Answer, Execution, Grid, Part, PatchedTransformer
+from .mixed import UPSAMPLER, read_otherwise, refuse_two_transformers
+from .runs import Runs
+
+log = logging.getLogger("ropeworks")
+WHAT = "coarse to fine"
+
+
+class CoarsePart(Part):
+    """Decides at which size the picture runs."""
+
+    needs = COARSE_TO_FINE
+    model: Drawn
+
+    def __init__(self, model: PatchedTransformer) -> None:
+        super().__init__(model)
+        self.model.refuse_a_picture_beside(WHAT)
+        self.runs: dict[tuple[int | None, Grid], Runs[CoarseRun]] = {}  # by image, where they run one by one, and its tokens
+        if model.told.upsampler is not None:
+            refuse_two_transformers(model, UPSAMPLER, "Leave it out.")
+
+    def close(self) -> None:
+        for runs in self.runs.values():
+            runs.clear()
+
+    def answer(self, execution: Execution, inner: Answer) -> Any:
+        if not self.settings.acts_on(execution.planned.call):
+            return inner(execution)
+        level = execution.planned.call.sigma
+        now = float(level)
+        runs = self.runs.setdefault((execution.image, execution.grid), self.model.runs())
+        found = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(execution, now))
+        run, again = found.kept, found.again(now)  # guidance in two calls asks for its own prompt first
+        if not run.levels:
+            return inner(execution)
+        self.model.refuse_other_sizes(execution.arguments, WHAT)
+        carrier, depth = self.model.latent(execution), run.depth(now)
+        read = run.cascade.read(carrier, depth, lambda: now)
+        if depth == 0:
+            return inner(execution) if read is carrier else read_otherwise(self.model, execution, inner, carrier, read)
+        low = self.model.other(execution, *self.model.with_latent(execution, read), LOW, float(run.ratio(depth)))
+        output = inner(low)
+        own, size = self.model.velocity(low, output), (carrier.shape[-2], carrier.shape[-1])
+        full = run.cascade.answered(read - level.to(read) * own, size, depth, lambda: now, None if again else slice(None))
+        velocity = (carrier - full) / level.to(carrier)
+        if self.model.told.upsampler is None:
+            velocity = _with_own(velocity, own, run.ratio(depth))
+        return self.model.answer(output, velocity)
+
+    def _new(self, execution: Execution, sigma: float) -> CoarseRun:
+        schedule, told = self.model.schedule(sigma), self.model.told
+        levels = self.settings.levels(schedule.percent_to_sigma if schedule else None)
+        run = CoarseRun(levels, schedule.left(sigma) if schedule else told.sigmas, PATCH, told.upsampler)
+        if not execution.image:
+            log.info(run.describe(execution.grid, self.model.hidden, execution.whole["encoder_hidden_states"].shape[1]))
+            if schedule is None:
+                log.info("Coarse to fine: no scheduler is in use around this transformer, so the switch is a share of sigma itself")
+        return run
+
+    @property
+    def settings(self) -> CoarseToFine:
+        found = self.model.stack.find(CoarseToFine)
+        if found is None:
+            raise RuntimeError("coarse calls without a coarse-to-fine patch")
+        return found
+
+
+def _with_own(velocity: Tensor, own: Tensor, ratio: int) -> Tensor:
+    """A velocity that leads to an interpolated picture, with the exact ones of the small latent's pixels in their places."""
+    velocity[..., ::ratio, ::ratio] = own[..., : -(-velocity.shape[-2] // ratio), : -(-velocity.shape[-1] // ratio)]
+    return velocity
