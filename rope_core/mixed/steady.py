@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .regions import components, dilated, eroded
+from .regions import components, tidied
 
 # Of the threshold, for every change: a cell is sharp for one frame alone from 1.5 times the threshold on, and leaves one out below half.
 CHANGE = 0.25
@@ -19,7 +19,7 @@ NEAR_ENOUGH = 0.005  # of the budget
 def steady_region(smooth: Tensor, share: float, grow: int, smallest: int) -> Tensor | None:
     """Up to `share` of all cells, (frames, rows, columns) bool, for a saliency of that shape and from 0 on; None where nothing fits.
 
-    grow: closes gaps of up to twice as many cells. smallest: cells of an island, in the mean over its frames.
+    grow: closes gaps of up to twice as many cells. smallest: cells of an island, in the mean over its frames; half in one.
     """
     thresholds = smooth.flatten().sort(descending=True).values
     found, low, high = None, 0, len(thresholds) - 1
@@ -27,7 +27,7 @@ def steady_region(smooth: Tensor, share: float, grow: int, smallest: int) -> Ten
         middle = (low + high) // 2
         threshold = float(thresholds[middle])
         cells = held(smooth - threshold, CHANGE * threshold)
-        cells = without_islands(cells | eroded(dilated(cells, grow), grow), smallest)
+        cells = without_islands(tidied(cells, grow, smallest // 2), smallest)
         area = float(cells.float().mean())
         if area > share:
             high = middle - 1
@@ -41,9 +41,9 @@ def steady_region(smooth: Tensor, share: float, grow: int, smallest: int) -> Ten
 
 
 def held(excess: Tensor, price: float) -> Tensor:
-    """(frames, ...) bool: where every cell's `excess`, summed over the frames in which it is True, less `price` for every change, is largest.
+    """(frames, ...) bool that makes each cell's `excess`, summed over its True frames, less `price` for every change, largest.
 
-    What is before a frame counts for it by no more than a change, so two sums along time, each kept within the price, decide.
+    What comes before a frame, or after it, counts there by no more than a change: two sums along time, kept within the price, decide.
     """
     before, after = torch.zeros_like(excess), torch.zeros_like(excess)
     for frame in range(1, len(excess)):
