@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageDraw
@@ -15,6 +17,8 @@ SHOWN_TEXT_TOKENS = 512  # reckoned with where the prompt is not known
 LONG_SIDE, MARGIN = 768, 16
 LETTERS = 40  # pixels, so that they can be read on a node
 MOST_SIDE = 500  # cells that are drawn across and down
+MOST_FRAMES, GAP = 24, 8  # latent frames that are drawn beside one another, and pixels between them
+LINED = 3  # pixels of a token that leave room for its lines
 HATCH = 48  # pixels from line to line
 PAPER, INK, FAINT = "#f6f7f9", "#1b1f24", "#667080"
 LOW, HIGH, BAND, LINE = "#cfdcec", "#e8a05c", "#b7a7d6", "#ffffff"
@@ -23,14 +27,20 @@ WITHOUT_BAND = "without a band"
 
 
 def layout_picture(layout: TokenLayout, hidden: int, text: int, note: str = "") -> Image.Image:
-    """The first frame's tokens, drawn to scale, over a legend, the token share and the predicted speed-up of a mixed step."""
-    region = layout.region[:1]
+    """The tokens, drawn to scale, over a legend, the token share and the predicted speed-up of a mixed step.
+
+    Of a clip whose region changes, latent frame by latent frame.
+    """
+    region, count = layout.region, len(layout.region)
+    shown, told = [0], []
+    if not (region == region[:1]).all():
+        shown = np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int).tolist()
+        told = [f"{f'{len(shown)} of ' * (len(shown) < count)}{count} latent frames, left to right, downwards"]
+    region = region[shown]
     band = (dilated(region, layout.outer) & ~region) | (region & ~eroded(region, layout.inner))
-    region, band = _few(region), _few(band)
-    cell = max(LONG_SIDE // max(region.shape), layout.ratio * 2)
-    drawn = Image.fromarray(_cells(region, band, cell, layout.ratio), "RGB")
+    drawn = _sheet(region, band, layout.ratio)
     legend = {"full resolution": HIGH, "coarse": LOW} | ({"both": BAND} if band.any() else {})
-    return _captioned(drawn, legend, [*shares(layout, hidden, text), *([note] if note else [])])
+    return _captioned(drawn, legend, [*shares(layout, hidden, text), *told, *([note] if note else [])])
 
 
 def automatic_picture(height: float, width: float, share: float) -> Image.Image:
@@ -61,16 +71,33 @@ def _captioned(drawn: Image.Image, legend: dict[str, str], lines: list[str]) -> 
     return picture
 
 
-def _few(cells: Tensor) -> np.ndarray:
-    """(rows, columns) of (1, rows, columns) bool; where these are too many to see, several are one, True if any is."""
-    together = -(-max(cells.shape[1:]) // MOST_SIDE)
+def _sheet(region: Tensor, band: Tensor, ratio: int) -> Image.Image:
+    """(frames, rows, columns) cells, frames beside one another, in about as many pixels as one alone."""
+    frames, rows, columns = region.shape
+    across = min(math.ceil(math.sqrt(frames * rows / columns)), frames)
+    regions, bands = (_few(cells, MOST_SIDE // across) for cells in (region, band))
+    cell = max(LONG_SIDE // across // max(regions.shape[1:]), ratio * 2)
+    tiles = [Image.fromarray(_cells(*frame, cell, ratio), "RGB") for frame in zip(regions, bands, strict=True)]
+    width, height = tiles[0].width + GAP, tiles[0].height + GAP
+    sheet = Image.new("RGB", (across * width - GAP, -(-frames // across) * height - GAP), PAPER)
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % across * width, number // across * height))
+    return sheet
+
+
+def _few(cells: Tensor, most: int) -> np.ndarray:
+    """(frames, rows, columns) bool; where rows or columns are more than `most`, several are one, True if any is."""
+    together = -(-max(cells.shape[1:]) // most)
     if together > 1:
-        cells = functional.max_pool2d(cells.float()[None], together, ceil_mode=True)[0] > 0
-    return cells[0].numpy()
+        cells = functional.max_pool2d(cells.float(), together, ceil_mode=True) > 0
+    return cells.numpy()
 
 
 def _cells(region: np.ndarray, band: np.ndarray, cell: int, ratio: int) -> np.ndarray:
-    """(rows * cell, columns * cell, 3) uint8: every cell in its colour and framed, those of the region divided into their tokens."""
+    """(rows * cell, columns * cell, 3) uint8: every cell in its colour and framed, those of the region divided into their tokens.
+
+    Without lines where these would be most of what is seen.
+    """
     at = np.arange(cell)
     frame = (at == 0) | (at == cell - 1)
     divided = np.isin(at, [part * cell // ratio for part in range(1, ratio)])
@@ -79,8 +106,9 @@ def _cells(region: np.ndarray, band: np.ndarray, cell: int, ratio: int) -> np.nd
     kinds = np.where(band, 2, region)[:, None, :, None]
     shape = (len(region), cell, region.shape[1], cell)
     pixels = np.broadcast_to(colours[kinds], (*shape, 3)).copy()
-    lines = framed[:, None, :] | (region[:, None, :, None] & crossed[:, None, :])
-    pixels[np.broadcast_to(lines, shape)] = ImageColor.getrgb(LINE)
+    if cell >= LINED * ratio:
+        lines = framed[:, None, :] | (region[:, None, :, None] & crossed[:, None, :])
+        pixels[np.broadcast_to(lines, shape)] = ImageColor.getrgb(LINE)
     return pixels.reshape(len(region) * cell, region.shape[1] * cell, 3)
 
 

@@ -17,6 +17,8 @@ import torch
 from ..cores import HOW_TO, find_cores
 from ..machine import processor
 from .host import in_comfyui
+from .levels import TURNS as LEVEL_TURNS
+from .levels import bench_levels
 from .mixed import PAIRS, bench_mixed
 from .style import TURNS, bench_style
 
@@ -36,11 +38,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--diffusers", action="store_true", help="measure the diffusers host even where a ComfyUI is found")
     parser.add_argument("--mixed", action="store_true", help="mixed resolution instead: measured speed-up over the predicted one")
     parser.add_argument("--style", action="store_true", help="style references instead: their cost, and what the method must cost")
+    parser.add_argument("--levels", action="store_true", help="what a third resolution would save, in plain torch on the CPU")
     options = parser.parse_args(arguments)
     if (options.mixed or options.style) and options.diffusers:
         parser.error("--mixed and --style measure ComfyUI only")
-    cores = [] if options.diffusers else find_cores()
     command = " ".join(["python -m lab bench", *arguments])
+    if options.levels:
+        bench_levels(options.tokens or [], options.pairs or LEVEL_TURNS, options.out, command)
+        return
+    cores = [] if options.diffusers else find_cores()
     if options.mixed or options.style:
         if not cores:
             raise SystemExit(HOW_TO)

@@ -166,7 +166,7 @@ class MixedResolution(Patch):
             return self.region(grid)
         rows, columns = (torch.arange(count) - (count - 1) / 2 for count in (grid.rows, grid.columns))
         nearness = -(rows[:, None].square() + columns.square())
-        return most_salient(nearness.expand(grid.frames, -1, -1), share, 1, 1)
+        return most_salient(nearness[None], share, 1, 1).expand(grid.frames, -1, -1)
 
     def describe(self, call: Call) -> str:
         frames = max((axis.length for axis in call.axes if axis.role == TIME), default=1)

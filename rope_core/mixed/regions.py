@@ -121,16 +121,20 @@ def eroded(cells: Tensor, radius: int) -> Tensor:
     return ~dilated(~cells, radius)
 
 
-def components(cells: Tensor) -> Tensor:
-    """(frames, rows, columns) int64: 0 outside, else a number that touching cells (also diagonally) of a frame share."""
-    return torch.stack([_numbered(frame) for frame in cells])
+def components(cells: Tensor, through_time: bool = False) -> Tensor:
+    """(frames, rows, columns) int64: 0 outside, else a number that touching cells (also diagonally) of a frame share.
 
-
-def _numbered(cells: Tensor) -> Tensor:
-    """Each cell begins with its own number. Islands take the largest that they touch, whole islands at a time: few rounds for any shape."""
+    through_time: cells also touch those of the frames before and after. Each cell begins with its own number. Islands take the largest
+    that they touch, whole islands at a time: few rounds for any shape.
+    """
     numbers = torch.arange(1, cells.numel() + 1).view(cells.shape) * cells
     while True:
-        touched = functional.max_pool2d(numbers.double()[None], 3, stride=1, padding=1)[0].long() * cells
+        around = functional.max_pool2d(numbers.double(), 3, stride=1, padding=1).long()
+        touched = around.clone() if through_time else around
+        if through_time:
+            touched[1:] = touched[1:].maximum(around[:-1])
+            touched[:-1] = touched[:-1].maximum(around[1:])
+        touched = touched * cells
         if torch.equal(touched, numbers):
             return numbers
         largest = torch.zeros(cells.numel() + 1, dtype=torch.int64)
@@ -146,9 +150,7 @@ def tidied(cells: Tensor, grow: int, minimum: int) -> Tensor:
         cells = cells | eroded(dilated(cells, grow), grow)
     if minimum > 1 and cells.any():
         numbers = components(cells)
-        sizes = torch.stack([torch.bincount(frame.flatten(), minlength=cells[0].numel() + 1) for frame in numbers])
-        kept = (sizes >= minimum).gather(1, numbers.flatten(1)).view(cells.shape)
-        cells = cells & kept
+        cells = cells & (torch.bincount(numbers.flatten(), minlength=2) >= minimum)[numbers]
     return cells
 
 

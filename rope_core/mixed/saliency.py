@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .regions import tidied
+from .steady import steady_region
 
 SMALLEST_ISLAND = 0.01  # of all cells
 OVERSHOOT = 1.05
@@ -29,9 +30,21 @@ def saliency(denoised: Tensor, unconditional: Tensor | None, patch: int) -> Tens
 
 
 def most_salient(found: Tensor, share: float, grow: int, minimum: int) -> Tensor:
-    """The most salient `share` of the cells in compact blobs, (frames, rows, columns) bool on the CPU."""
+    """The most salient `share` of the cells in compact blobs, (frames, rows, columns) bool on the CPU.
+
+    found: from 0 on. The share is of all frames together, so one that shows more takes more of it; see `steady_region`.
+    """
     smooth = _smoothed(found).cpu()
     smallest = max(minimum, round(SMALLEST_ISLAND * smooth[0].numel()))
+    if len(smooth) == 1:
+        return _of_one_frame(smooth, share, grow, smallest)
+    cells = steady_region(smooth, share, max(grow, 1), smallest)
+    if cells is None:  # too little to follow: the same cells in every frame
+        return _of_one_frame(smooth.mean(0, keepdim=True), share, grow, smallest).expand(smooth.shape).contiguous()
+    return cells
+
+
+def _of_one_frame(smooth: Tensor, share: float, grow: int, smallest: int) -> Tensor:
     order = smooth.flatten().argsort(descending=True)
     wanted = share
     while True:
@@ -48,10 +61,10 @@ def most_salient(found: Tensor, share: float, grow: int, minimum: int) -> Tensor
 
 
 def _smoothed(found: Tensor) -> Tensor:
-    """The mean over each cell and those that touch it. Pooling with its own padding refuses grids of fewer than three cells."""
+    """The mean over each cell and those that touch it, frame by frame. Pooling with its own padding refuses grids of fewer than three."""
 
     def total(values: Tensor) -> Tensor:
-        return functional.avg_pool3d(functional.pad(values, (1,) * 6)[None, None], 3, stride=1)[0, 0]
+        return functional.avg_pool3d(functional.pad(values[:, None, None], (1,) * 6), 3, stride=1)[:, 0, 0]
 
     return total(found) / total(torch.ones_like(found))
 
