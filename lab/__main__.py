@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent
 OWN_PACKAGES = ("lab", "rope_core")
 EVALUATIONS = {
     "mixed": "mixed resolution",
+    "larger": "coarse to fine, and guidance by a picture,",
     "style": "style references",
     "rpe2d": "RPE-2D's LoRA",
     "clips": "the length of clips",
@@ -133,6 +134,10 @@ def run_evaluation(commands: argparse.ArgumentParser, options: argparse.Namespac
         from .evaluate import mixed
 
         return mixed.evaluate(options.out, folder, options.prompts or 20, **told)
+    if options.what == "larger":
+        from .evaluate import larger
+
+        return larger.evaluate(options.out, folder, options.prompts or 20, **told)
     if options.what == "style":
         from .evaluate import style
 

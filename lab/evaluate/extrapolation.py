@@ -110,6 +110,10 @@ def enlarged(native: Tensor, canvas: Canvas) -> Tensor:
     return functional.pad(square, (left // 2, left - left // 2, top // 2, top - top // 2), mode="replicate")[0]
 
 
+def enlarged_native(lab: Drawn, prompt: Prompt, seed: int, canvas: Canvas, steps: int) -> Tensor:
+    return enlarged(draw(lab, [prompt], NATIVE, seeds=[seed], steps=steps)[0], canvas)
+
+
 def values_of(shown: Tensor, prompt: Prompt, canvas: Canvas) -> dict[str, float]:
     nearest = named(shown, prompt.background)
     found = find(shown, prompt.background, prompt.subject)
@@ -139,7 +143,7 @@ def shown_with(lab: Drawn, prompt: Prompt, seed: int, canvas: Canvas, wanted: Se
         elif method == TRUTH:
             yield method, truth(prompt, canvas)
         elif method == ENLARGED:
-            yield method, enlarged(draw(lab, [prompt], NATIVE, seeds=[seed], steps=steps)[0], canvas)
+            yield method, enlarged_native(lab, prompt, seed, canvas, steps)
         else:
             yield method, draw(lab, [prompt], canvas, METHODS[method], seeds=[seed], steps=steps)[0]
 

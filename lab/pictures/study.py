@@ -12,7 +12,7 @@ from ..data.backgrounds import BACKGROUNDS
 from ..data.clips import NATIVE_FRAMES
 from ..data.world import HELD_OUT, RENDERING_NAMES, SUBJECTS
 from ..evaluate import clips, rpe2d
-from ..evaluate.extrapolation import ANCHORS, SIZES, truth
+from ..evaluate.extrapolation import ANCHORS, SIZES, TRUTH, truth
 from ..evaluate.intervals import interval
 from ..evaluate.record import read
 from ..evaluate.tables import Result
@@ -94,6 +94,18 @@ def regions(_: Hand) -> Image.Image:
     return bars("Mixed resolution", found, ("detail inside", "seam"), methods)
 
 
+def larger_pictures(_: Hand) -> Image.Image:
+    """Without the truth, which is 1 in both."""
+    titles = {"both": "named right, of 1", "alike": "detail in place"}
+    shown = [
+        Result(title, one.method, one.case, {"shown": one.values[name] / (100 if name == "both" else 1)})
+        for one in results("larger")
+        if one.method != TRUTH
+        for name, title in titles.items()
+    ]
+    return bars("Ways to twice the native side", shown, tuple(titles.values()), list(dict.fromkeys(one.method for one in shown)))
+
+
 def styles(_: Hand) -> Image.Image:
     found = results("style")
     titles = {"rendering": "rendering as the reference", "subject": "subject right", "copied": "layout copied"}
@@ -136,6 +148,7 @@ STUDY: dict[str, Callable[[Hand], Image.Image]] = {
     "named": named_right,
     "detail": detail_in_place,
     "mixed": regions,
+    "larger": larger_pictures,
     "style": styles,
     "rpe2d": random_positions,
     "clips": longer_clips,

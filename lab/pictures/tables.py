@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..cores import PACK
-from ..evaluate import clips, extrapolation, mixed, rpe2d, style
+from ..evaluate import clips, extrapolation, larger, mixed, rpe2d, style
 from ..evaluate.record import read
 from ..evaluate.tables import Columns, Result, differences, markdown
 from ..sampling.methods import METHODS, PLAIN
@@ -39,7 +39,7 @@ def part(name: str, of: str) -> list[Result]:
     return found
 
 
-def larger(size: str) -> str:
+def beyond(size: str) -> str:
     found = _ordered(part("extrapolation", size), SHORT)
     return markdown(found, _columns(extrapolation.COLUMNS, "both", "one", "size", "alike"))
 
@@ -70,6 +70,14 @@ def region_differences() -> str:
     return differences(results("mixed"), mixed.COMPARED, _columns(mixed.COLUMNS, "inside", "detail", "outside", "seam"))
 
 
+def ways() -> str:
+    return markdown(results("larger"), _columns(larger.COLUMNS, "both", "one", "detail", "alike", "time"))
+
+
+def way_differences() -> str:
+    return differences(results("larger"), larger.COMPARED, _columns(larger.COLUMNS, "both", "detail", "alike", "time"))
+
+
 def styles(which: str) -> str:
     return markdown(part("style", which), style.COLUMNS)
 
@@ -96,19 +104,21 @@ def setting(name: str) -> str:
 SPOTS: dict[str, Callable[[], str]] = {
     "native": native,
     **{
-        f"extrapolation {size.replace('×', 'x').replace(':', ' to ')}": (lambda size=size: larger(size)) for size in extrapolation.SIZES[1:]
+        f"extrapolation {size.replace('×', 'x').replace(':', ' to ')}": (lambda size=size: beyond(size)) for size in extrapolation.SIZES[1:]
     },
     "rules over plain": rules_over_plain,
     "sega over rules": sega_over_rules,
     "mixed": regions,
     "mixed differences": region_differences,
+    "larger": ways,
+    "larger differences": way_differences,
     "style trained": lambda: styles(style.TRAINED),
     "style untrained": lambda: styles(style.UNTRAINED),
     "rpe2d": random_positions,
     "rpe2d differences": random_positions_differences,
     "clips twice": lambda: longer(2),
     "clips thrice": lambda: longer(3),
-    **{f"setting of {name}": (lambda name=name: setting(name)) for name in ("extrapolation", "mixed", "style", "rpe2d", "clips")},
+    **{f"setting of {name}": (lambda name=name: setting(name)) for name in ("extrapolation", "mixed", "larger", "style", "rpe2d", "clips")},
 }
 
 

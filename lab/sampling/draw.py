@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rope_core.hosts.diffusers import patched
+from rope_core.mixed.handover import Upsample
 
 from ..data.world import NATIVE_TOKENS, OPEN, PIXELS_PER_TOKEN, WIDEST, Scenes, random_scenes
 from ..model.drawn import Drawn
@@ -61,11 +62,14 @@ def draw(
     shift: float = 1.0,
     noise: Tensor | None = None,
     on_plan: Callable[[Any, Any], None] | None = None,
+    upsampler: Upsample | None = None,
+    guide: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """One picture per prompt and seed: (B, 3, 16 * height, 16 * width), values in [0, 1], on the CPU.
 
     noise: (B, 16, 2 * height, 2 * width) in place of the seeds' own. shift: bends the schedule towards high noise.
-    on_plan(call, plan): sees what the patches decided at every step.
+    on_plan(call, plan): sees what the patches decided at every step. upsampler: of latents, between resolutions.
+    guide(denoised latents, sigma): what a step's answer becomes.
     """
     if len(told) != len(seeds):
         raise ValueError(f"one seed per picture: got {len(told)} prompts and {len(seeds)} seeds")
@@ -86,7 +90,7 @@ def draw(
     tokens = pack(seeded_noise(seeds, height, width) if noise is None else noise).to(device)
     # The plain model is run with nothing around it, so that it can be the reference for everything else.
     native = {"native_pixels": NATIVE_PIXELS, "native_widest": WIDEST}
-    options = {"on_plan": on_plan, "sigmas": sigmas[:-1].tolist()}
+    options = {"on_plan": on_plan, "sigmas": sigmas[:-1].tolist(), "latent_upsampler": upsampler}
     active = patched(lab.transformer, *patches, **native, **options) if patches else nullcontext()
     with active:
         for sigma, following in pairwise(sigmas):
@@ -95,5 +99,8 @@ def draw(
             if guided:
                 with_prompt, without = velocity.chunk(2)
                 velocity = without + cfg * (with_prompt - without)
+            if guide is not None:
+                denoised = unpack(tokens - sigma * velocity, height, width)
+                velocity = (tokens - pack(guide(denoised, sigma))) / sigma
             tokens = tokens + (following - sigma) * velocity
     return lab.decoder.decode(unpack(tokens, height, width)).cpu()
