@@ -120,7 +120,7 @@ export default {
     "bucket": "forma aprendida",
     "side": "lado",
     "published": "publicado",
-    "recursion": "recurrencia",
+    "recursion": "recursión",
     "keep": "mantener",
     "physical": "por longitud de onda",
     "all": "todos",

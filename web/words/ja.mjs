@@ -102,7 +102,7 @@ export default {
     "teapot": "ティーポット",
     "butterfly": "蝶",
     "cat": "猫",
-    "open": "空",
+    "open": "指定なし",
     "random positions": "ランダムな位置",
     "flat": "平塗り",
     "ink": "線画",

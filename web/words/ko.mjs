@@ -102,7 +102,7 @@ export default {
     "teapot": "찻주전자",
     "butterfly": "나비",
     "cat": "고양이",
-    "open": "비움",
+    "open": "지정 안 함",
     "random positions": "무작위 위치",
     "flat": "평면 채색",
     "ink": "잉크",

@@ -102,7 +102,7 @@ export default {
     "teapot": "чайник",
     "butterfly": "бабочка",
     "cat": "кот",
-    "open": "свободно",
+    "open": "открыто",
     "random positions": "случайные позиции",
     "flat": "плоско",
     "ink": "тушь",
