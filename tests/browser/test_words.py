@@ -85,7 +85,7 @@ def test_nodes_in_sight_are_made_anew_in_a_language_that_is_chosen(frontend: Fro
     regions = Regions(frontend).wait()
     assert (regions.part("undo").get_attribute("title") or "").startswith("Undo")
     frontend.set("Comfy.Locale", "fr")
-    expect(regions.part("undo")).to_have_attribute("title", UNDO["fr"], timeout=20_000)
+    expect(regions.part("undo")).to_have_attribute("title", UNDO["fr"], timeout=60_000)
 
 
 @pytest.mark.renderers(CANVAS)
