@@ -72,7 +72,7 @@ def test_the_editor_and_combos_speak_the_language_and_values_stay_english(fronte
     entries.nth(1).click()
     frontend.frame()
     assert shown(frontend, renderer, number, "switch") == SWITCH[language][1]
-    (saved,) = (each for each in frontend.page.evaluate("window.app.graph.serialize()")["nodes"] if each["id"] == number)
+    (saved,) = (each for each in frontend.page.evaluate("window.app.graph.serialize()")["nodes"] if each["type"] == "CoarseToFine")
     assert saved["widgets_values"][1] == "custom"
     assert frontend.api()[str(number)]["inputs"]["switch"] == "custom"
     assert frontend.complaints == []
