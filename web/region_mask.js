@@ -6,7 +6,7 @@ import { regionOf } from "./region/downstream.mjs"
 import { RegionEditor } from "./region/editor.mjs"
 import { UNKNOWN_MODEL } from "./region/readout.mjs"
 import { originOf, sizeAtInput, sizeOfFields, sizeOfPicture } from "./region/size.mjs"
-import { LANGUAGES, say, speak } from "./region/words.mjs"
+import { say } from "./words/words.mjs"
 
 const NODE = "MixedResRegionMask"
 const INPUT = "regions"
@@ -21,9 +21,7 @@ const models = new Map() // by node of a region: what its model was in the last 
 
 app.registerExtension({
   name: "ropeworks.regionMask",
-  async init() {
-    const language = app.extensionManager?.setting?.get("Comfy.Locale")
-    if (LANGUAGES.includes(language)) speak((await import(`./region/words/${language}.mjs`)).default)
+  init() {
     const style = document.createElement("link")
     Object.assign(style, { rel: "stylesheet", href: new URL("./region/editor.css", import.meta.url).href })
     document.head.append(style)

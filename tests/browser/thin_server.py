@@ -54,7 +54,10 @@ class Handler(BaseHTTPRequestHandler):
             "/object_info": json.loads(RECORDED.read_text()),
             "/extensions": [f"/extensions/ropeworks/{file.relative_to(web).as_posix()}" for file in sorted(web.rglob("*.js"))],
             "/workflow_templates": {"ropeworks": sorted(file.stem for file in workflows.glob("*.json"))},
-            "/i18n": {"en": {file.stem: json.loads(file.read_text()) for file in (PACK / "locales" / "en").glob("*.json")}},
+            "/i18n": {
+                folder.name: {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
+                for folder in (PACK / "locales").iterdir()
+            },
             "/settings": self.settings,
             "/system_stats": SYSTEM,
             "/users": {"storage": "server", "migrated": True},

@@ -1,6 +1,6 @@
 // The editor's elements, built by hand: text reaches the page through textContent alone.
 
-import { say } from "./words.mjs"
+import { say } from "../words/words.mjs"
 
 const PATHS = {
   box: "M2.5 3.5h11v9h-11z",
@@ -17,12 +17,12 @@ const PATHS = {
   next: "M5.5 3.5l5 4.5-5 4.5M12.5 3.5v9",
   key: "M8 2.4 13.6 8 8 13.6 2.4 8z"
 }
-const TOOLS = {
-  box: "Box (M). Shift: square, Alt: from the centre, Ctrl: also over another region",
-  ellipse: "Ellipse (O). Shift: circle, Alt: from the centre, Ctrl: also over another region",
-  brush: "Brush (B)",
-  erase: "Eraser (E): takes away from everything drawn before it"
-}
+const toolLabels = () => ({
+  box: say("Box (M). Shift: square, Alt: from the centre, Ctrl: also over another region"),
+  ellipse: say("Ellipse (O). Shift: circle, Alt: from the centre, Ctrl: also over another region"),
+  brush: say("Brush (B)"),
+  erase: say("Eraser (E): takes away from everything drawn before it")
+})
 
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag)
@@ -43,58 +43,58 @@ function icon(name) {
 const tested = (name) => ({ "data-testid": `ropeworks-regions-${name}` })
 
 function button(name, label, picture = name) {
-  const said = say(label)
-  return element("button", { type: "button", title: said, "aria-label": said, ...tested(name) }, icon(picture))
+  return element("button", { type: "button", title: label, "aria-label": label, ...tested(name) }, icon(picture))
 }
 
 function slider(name, label, low, high, step) {
-  const said = say(label)
-  return element("input", { type: "range", min: low, max: high, step, "aria-label": said, title: said, ...tested(name) })
+  return element("input", { type: "range", min: low, max: high, step, "aria-label": label, title: label, ...tested(name) })
 }
 
 function worded(name, label) {
   const made = element("button", { type: "button", ...tested(name) })
-  made.textContent = say(label)
+  made.textContent = label
   return made
 }
 
-const row = (label, ...children) => element("div", { class: "ropeworks-regions-row", role: "group", "aria-label": say(label) }, ...children)
+const row = (label, ...children) => element("div", { class: "ropeworks-regions-row", role: "group", "aria-label": label }, ...children)
 
 /** Every element of an editor by name; `root` stands in the node and holds `panel`, which holds all others. */
 export function buildControls() {
-  const tools = Object.fromEntries(Object.entries(TOOLS).map(([name, label]) => [name, button(`tool-${name}`, label, name)]))
+  const tools = Object.fromEntries(Object.entries(toolLabels()).map(([name, label]) => [name, button(`tool-${name}`, label, name)]))
   const canvas = element("canvas", { tabindex: "0", role: "application", ...tested("canvas") })
-  const undo = button("undo", "Undo (Ctrl+Z)")
-  const redo = button("redo", "Redo (Ctrl+Shift+Z)")
-  const remove = button("delete", "Delete what is selected (Del)")
-  const clear = button("clear", "Delete all regions")
-  const snap = button("snap", "Snap to token cells")
-  const expand = button("expand", "Over the whole window and back (Esc). There the wheel zooms, the middle button or Space pans")
+  const undo = button("undo", say("Undo (Ctrl+Z)"))
+  const redo = button("redo", say("Redo (Ctrl+Shift+Z)"))
+  const remove = button("delete", say("Delete what is selected (Del)"))
+  const clear = button("clear", say("Delete all regions"))
+  const snap = button("snap", say("Snap to token cells"))
+  const expand = button("expand", say("Over the whole window and back (Esc). There the wheel zooms, the middle button or Space pans"))
   const name = element("input", {
     type: "text", maxlength: "64", placeholder: say("no region selected"), "aria-label": say("Name of the selected region"), ...tested("name")
   })
-  const radius = slider("radius", "Brush size ([ and ]), also of selected lines", 0.005, 0.25, 0.005)
-  const time = slider("time", "Time in the video", 0, 1, 0.01)
+  const radius = slider("radius", say("Brush size ([ and ]), also of selected lines"), 0.005, 0.25, 0.005)
+  const time = slider("time", say("Time in the video"), 0, 1, 0.01)
   const marks = element("div", { class: "ropeworks-regions-marks", "aria-hidden": "true", ...tested("marks") })
   const moment = element("output", tested("moment"))
-  const back = button("key-back", "To the key frame before", "back")
-  const next = button("key-next", "To the next key frame", "next")
-  const key = button("key", "Add or remove a key frame of the selected region at this time")
+  const back = button("key-back", say("To the key frame before"), "back")
+  const next = button("key-next", say("To the next key frame"), "next")
+  const key = button("key", say("Add or remove a key frame of the selected region at this time"))
   const readout = element("div", { class: "ropeworks-regions-readout", role: "status", "aria-live": "polite", ...tested("readout") })
   const message = element("p")
   const kept = element("div")
   kept.textContent = say("The text is kept as it is, and this node does not run with it.")
-  const [copy, reset] = [worded("copy", "Copy the text"), worded("reset", "Start anew")]
+  const [copy, reset] = [worded("copy", say("Copy the text")), worded("reset", say("Start anew"))]
   const error = element(
-    "div", { class: "ropeworks-regions-error", role: "alert", hidden: "", ...tested("error") }, message, kept, row("What to do", copy, reset)
+    "div", { class: "ropeworks-regions-error", role: "alert", hidden: "", ...tested("error") },
+    message, kept, row(say("What to do"), copy, reset)
   )
   const stage = element("div", { class: "ropeworks-regions-stage" }, canvas, error)
   const list = element("div", { class: "ropeworks-regions-list", role: "group", "aria-label": say("Regions"), ...tested("list") })
   const gap = element("span", { class: "ropeworks-regions-gap" })
-  const timeRow = row("Key frames", back, element("div", { class: "ropeworks-regions-time" }, marks, time), next, moment, key)
+  const timeRow = row(say("Key frames"), back, element("div", { class: "ropeworks-regions-time" }, marks, time), next, moment, key)
   const panel = element(
     "div", { class: "ropeworks-regions", role: "group", "aria-label": say("Regions") },
-    row("Tools", ...Object.values(tools), gap, undo, redo, remove, clear, snap, expand), stage, list, row("Selected region", name, radius), timeRow, readout
+    row(say("Tools"), ...Object.values(tools), gap, undo, redo, remove, clear, snap, expand),
+    stage, list, row(say("Selected region"), name, radius), timeRow, readout
   )
   const root = element("div", { class: "ropeworks-regions-root", "data-testid": "ropeworks-regions" }, panel)
   return {

@@ -3,10 +3,16 @@
 import { LIMITS, RegionError, parseRegions, serialiseRegions } from "./document.mjs"
 import { clamp, keyIndexAt, movedTogether, withKey, withoutKey } from "./geometry.mjs"
 import { History } from "./history.mjs"
-import { say } from "./words.mjs"
+import { say } from "../words/words.mjs"
 
 const PASTED = 16 // pixels beside what was copied, where nothing snaps
 const clipboard = { shapes: [] } // of all editors in a page
+
+/** What shapes like this one are called. */
+export function called({ kind, erase }) {
+  if (kind === "brush") return erase ? say("eraser") : say("brush")
+  return kind === "box" ? say("box") : say("ellipse")
+}
 
 export class Drawing {
   constructor() {
@@ -121,11 +127,12 @@ export class Drawing {
     this.commit([...this.shapes, ...added], added.map((_, index) => first + index))
   }
 
-  newName(kind, shapes = this.shapes) {
-    const names = new Set(shapes.map((shape) => shape.name))
+  /** For a new shape {kind, erase}: what such shapes are called, and a number. */
+  newName(shape, shapes = this.shapes) {
+    const names = new Set(shapes.map(({ name }) => name))
     let number = 1
-    while (names.has(`${kind} ${number}`)) number++
-    return `${kind} ${number}`
+    while (names.has(`${called(shape)} ${number}`)) number++
+    return `${called(shape)} ${number}`
   }
 
   /** replace: from a selected shape to the one in its place. */
@@ -193,7 +200,7 @@ export class Drawing {
     for (const shape of structuredClone(shapes)) {
       const others = [...this.shapes, ...named]
       const taken = others.some((other) => other.name === shape.name)
-      named.push(taken ? { ...shape, name: this.newName(shape.erase ? "eraser" : shape.kind, others) } : shape)
+      named.push(taken ? { ...shape, name: this.newName(shape, others) } : shape)
     }
     this.add(...named.map((shape) => beside(shape, x, y)))
     return true

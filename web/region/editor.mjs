@@ -1,7 +1,7 @@
 // The region editor: a canvas with tools. It knows nothing of ComfyUI; region_mask.js gives it a text, a picture and takes the text back.
 
 import { buildControls } from "./controls.mjs"
-import { Drawing } from "./drawing.mjs"
+import { Drawing, called } from "./drawing.mjs"
 import { clamp, keyIndexAt } from "./geometry.mjs"
 import { Gesture } from "./gesture.mjs"
 import { listenToKeys } from "./keyboard.mjs"
@@ -9,7 +9,7 @@ import { RegionList } from "./list.mjs"
 import { UNKNOWN_MODEL, inWords, predict } from "./readout.mjs"
 import { Screen } from "./screen.mjs"
 import { paint } from "./view.mjs"
-import { say } from "./words.mjs"
+import { say } from "../words/words.mjs"
 
 const READOUT_DELAY = 80 // ms
 const SHARPEST = 3 // backing pixels per CSS pixel
@@ -197,7 +197,7 @@ export class RegionEditor extends Drawing {
 
   described() {
     const count = this.shapes.length
-    const chosen = this.current ? `, ${this.current.name || this.current.kind}` : ""
+    const chosen = this.current ? `, ${this.current.name || called(this.current)}` : ""
     const size = this.picture.known ? "" : ` (${say("size known after the first run")})`
     return say("Region canvas{size}: {count} regions{chosen}. Enter adds a box, arrows move, Shift and arrows resize, Delete deletes, Page Up and Page Down select.", {
       size, count, chosen

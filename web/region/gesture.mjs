@@ -81,7 +81,7 @@ export class Gesture {
     const { editor } = this
     const erase = editor.tool === "erase"
     const least = LEAST_MOVE / Math.max(editor.screen.box.width, 1)
-    const name = editor.newName(erase ? "eraser" : "brush")
+    const name = editor.newName({ kind: "brush", erase })
     let points = [this.from]
     const stroke = () => ({ kind: "brush", name, radius: editor.radius, points, erase })
     this.finish = () => editor.add(stroke())
@@ -130,7 +130,7 @@ export class Gesture {
 
   drawing() {
     const { editor } = this
-    const name = editor.newName(editor.tool)
+    const name = editor.newName({ kind: editor.tool })
     let area = null
     this.finish = () => {
       if (area) editor.add({ kind: editor.tool, name, ...area })

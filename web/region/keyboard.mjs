@@ -90,5 +90,5 @@ function addInTheMiddle(editor) {
   const kind = editor.tool === "ellipse" ? "ellipse" : "box"
   const middle = { x: 0.375, y: 0.375, width: 0.25, height: 0.25 }
   const area = resized(resized(middle, "nw", 0, 0, editor.grid), "se", 0, 0, editor.grid)
-  editor.add({ kind, name: editor.newName(kind), ...area })
+  editor.add({ kind, name: editor.newName({ kind }), ...area })
 }

@@ -1,6 +1,7 @@
 // The list of regions: a click selects, Ctrl or Shift adds, a double click renames.
 
 import { element } from "./controls.mjs"
+import { called } from "./drawing.mjs"
 
 const SIGNS = { box: "▭", ellipse: "◯", brush: "~", eraser: "−" }
 
@@ -31,7 +32,7 @@ export class RegionList {
     while (this.list.children.length < shapes.length) this.list.append(element("button", { type: "button" }))
     shapes.forEach((shape, index) => {
       const entry = this.list.children[index]
-      const text = `${SIGNS[shape.erase ? "eraser" : shape.kind]} ${shape.name || shape.kind}`
+      const text = `${SIGNS[shape.erase ? "eraser" : shape.kind]} ${shape.name || called(shape)}`
       if (entry.textContent !== text) entry.textContent = text
       entry.setAttribute("aria-pressed", String(selection.includes(index)))
     })

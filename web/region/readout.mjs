@@ -1,7 +1,7 @@
 // What a region costs: the arithmetic of TokenLayout in rope_core/mixed/regions.py.
 
 import { countCells } from "./raster.mjs"
-import { say } from "./words.mjs"
+import { say } from "../words/words.mjs"
 
 /**
  * What a region is for. ratio, and the bands of Boundary Expand-Replace in cells, as the nodes behind it say; the model's width and its text
