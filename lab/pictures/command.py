@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from .. import workflows
 from ..cores import PACK
 from ..model.files import WEIGHTS_FILE
 from . import cards, help, study, tables
@@ -18,7 +19,7 @@ FIRST = PACK / "docs" / "first.jpg"
 GROUPS: dict[str, dict[Path, Callable[[Hand], Image.Image]]] = {
     "first": {FIRST: first},
     "help": {help.FOLDER / f"{name}.jpg": draw for name, draw in help.HELP.items()},
-    "cards": {cards.FOLDER / f"{name}.jpg": draw for name, draw in cards.CARDS.items()},
+    "cards": {workflows.FOLDER / f"{name}.jpg": draw for name, draw in cards.CARDS.items()},
     "study": {study.FOLDER / f"{name}.png": draw for name, draw in study.STUDY.items()},
 }
 TABLES = "tables"

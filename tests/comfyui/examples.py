@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence
 
-from lab.cores import PACK
+from lab.workflows import FOLDER, RUNS_AT_ONCE
 
-EXAMPLES = sorted(path.name for path in (PACK / "example_workflows" / "api").glob("*.json"))
-FOR_LARGE_MODELS = [name for name in EXAMPLES if "_tiny" not in name]
+EXAMPLES = sorted(path.stem for path in (FOLDER / "api").glob("*.json"))
+FOR_LARGE_MODELS = [name for name in EXAMPLES if RUNS_AT_ONCE not in name]
 EXECUTED = [name for name in EXAMPLES if name not in FOR_LARGE_MODELS]
 
 
 def workflow(name: str, folder: str = "api") -> dict[str, Any]:
-    return json.loads((PACK / "example_workflows" / folder / name).read_text())
+    return json.loads((FOLDER / folder / f"{name}.json").read_text())
 
 
 def pixels(file: bytes) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch
 from examples import EXAMPLES, EXECUTED, pixels, workflow
 from server import Server
 
+from lab import workflows
 from lab.cores import PACK, Core
 
 OURS = {
@@ -36,11 +37,11 @@ OURS = {
     "RopeLabVideoModel": "RoPE Lab: Tiny Wan",
 }
 SEEDS = {"seed", "noise_seed"}  # the browser gives them a second widget, whatever the node says
-TRAINS = {"rpe2d_train_tiny.json", "rpe2d_train_video_tiny.json"}
-VIDEOS = {"mixed_res_video_tiny.json", "style_ref_video_tiny.json", "rpe2d_train_video_tiny.json"}
+TRAINS = {workflows.RPE2D_TRAIN, workflows.RPE2D_TRAIN_CLIP}
+VIDEOS = {workflows.MIXED_CLIP, workflows.STYLE_CLIP, workflows.RPE2D_TRAIN_CLIP}
 FRAMES = 8  # each latent frame is shown for four pictures, and an animation keeps equal ones once
-SIDES = {"style_ref_tiny.json": 256, "mixed_res_video_tiny.json": 256, "style_ref_video_tiny.json": 128, "rpe2d_train_video_tiny.json": 192}
-PLOTS = {"inspect_tiny.json"}
+SIDES = {workflows.STYLE: 256, workflows.MIXED_CLIP: 256, workflows.STYLE_CLIP: 128, workflows.RPE2D_TRAIN_CLIP: 192}
+PLOTS = {workflows.INSPECT}
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -119,7 +120,7 @@ def test_every_input_and_output_has_a_tooltip_and_few_are_in_sight(info: dict[st
 def at_work_in_process(core: Core, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A process that runs the nodes of every workflow one after another, and the folder that it writes the last pictures to."""
     folder = tmp_path_factory.mktemp(f"in-process-{core.version}")
-    sources = [str(PACK / "example_workflows" / "api" / name) for name in sorted(set(EXECUTED) - TRAINS)]
+    sources = [str(workflows.FOLDER / "api" / f"{name}.json") for name in sorted(set(EXECUTED) - TRAINS)]
     command = [str(core.python), str(PACK / "tests" / "comfyui" / "render_workflow.py"), str(core.path), str(PACK), str(folder), *sources]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as process:
         yield process, folder
@@ -141,7 +142,7 @@ def test_a_workflow_gives_the_picture_that_its_nodes_give_in_process(
     if name not in PLOTS:
         side = SIDES.get(name, 512)
         assert pictures[name].shape == (side * (FRAMES if name in VIDEOS else 1), side, 3)
-    alone = pixels((drawn_in_process / name).with_suffix(".png").read_bytes())
+    alone = pixels((drawn_in_process / f"{name}.png").read_bytes())
     if name in VIDEOS:
         pictures_of_clip = alone.reshape(-1, *pictures[name].shape[1:2], *pictures[name].shape[1:])
         alone = pictures_of_clip[[0, *range(1, len(pictures_of_clip), 4)]].reshape(pictures[name].shape)
@@ -154,7 +155,7 @@ def test_the_server_and_the_embedded_engine_draw_the_same_picture(pictures: dict
     from lab.sampling.sample import CANVASES
     from rope_core import Sega
 
-    nodes = {node["class_type"]: node["inputs"] for node in workflow("sega_tiny.json").values()}
+    nodes = {node["class_type"]: node["inputs"] for node in workflow(workflows.SEGA).values()}
     told, sampler = nodes["RopeLabModel"], nodes["KSampler"]
     # ComfyUI's noise for a seed, in place of the engine's own.
     noise = torch.randn(1, 16, 64, 64, generator=torch.manual_seed(sampler["seed"]))
@@ -162,14 +163,14 @@ def test_the_server_and_the_embedded_engine_draw_the_same_picture(pictures: dict
     prompt, settings = Prompt(**told), {"steps": sampler["steps"], "cfg": sampler["cfg"]}
     drawn = draw(Drawn.load(), [prompt], CANVASES["2×"], (sega,), seeds=[0], noise=noise, **settings)
     ours = (drawn[0].permute(1, 2, 0) * 255).round().numpy().astype(int)
-    assert psnr(ours, pictures["sega_tiny.json"]) > 30
+    assert psnr(ours, pictures[workflows.SEGA]) > 30
 
 
 def test_the_server_draws_what_it_is_told(server: Server) -> None:
     """At native size, with the open prompt as the negative: the nearest truth over every subject and rendering is the one asked for."""
     from lab.evaluate.named import named
 
-    plain = workflow("sega_tiny.json")
+    plain = workflow(workflows.SEGA)
     plain["5"]["inputs"]["model"] = ["1", 0]
     plain["3"]["inputs"].update(width=256, height=256)
     right = 0
@@ -188,15 +189,15 @@ def test_the_server_draws_what_it_is_told(server: Server) -> None:
 
 
 def test_sega_on_twice_the_native_size_differs_from_the_plain_model(server: Server, pictures: dict[str, np.ndarray]) -> None:
-    plain = workflow("sega_tiny.json")
+    plain = workflow(workflows.SEGA)
     plain["5"]["inputs"]["model"] = ["1", 0]
-    assert psnr(pixels(server.images(plain)[0]), pictures["sega_tiny.json"]) < 20
+    assert psnr(pixels(server.images(plain)[0]), pictures[workflows.SEGA]) < 20
 
 
 def test_mixed_resolution_is_sharp_in_its_region_alone(server: Server, pictures: dict[str, np.ndarray]) -> None:
-    coarse = workflow("mixed_res_tiny.json")
+    coarse = workflow(workflows.MIXED)
     coarse["5"]["inputs"].update(mask=["2", 0], fine_from=1.0)
-    mixed = workflow("mixed_res_tiny.json")
+    mixed = workflow(workflows.MIXED)
     mixed["5"]["inputs"]["fine_from"] = 1.0
     low, found = (pixels(server.images(graph)[0]) for graph in (coarse, mixed))
     region = np.zeros((512, 512), dtype=bool)
@@ -204,7 +205,7 @@ def test_mixed_resolution_is_sharp_in_its_region_alone(server: Server, pictures:
     changed = np.abs(found - low).mean(-1)
     inside, outside = (float(changed[part].mean()) for part in (region, ~region))
     assert inside > 2 * outside, (inside, outside)
-    shown = server.run(workflow("mixed_res_tiny.json"))["outputs"]
+    shown = server.run(workflow(workflows.MIXED))["outputs"]
     layout = next(image for output in shown.values() for image in output["images"] if image["type"] == "temp")
     assert pixels(server.get("/view?" + urlencode(layout))).std() > 10
 
@@ -234,16 +235,16 @@ def test_a_lora_is_trained_saved_loaded_and_used(server: Server, info: dict[str,
 
 
 def test_the_inspector_shows_plots_and_report_on_its_node_and_what_the_run_did(server: Server, pictures: dict[str, np.ndarray]) -> None:
-    (shown,) = (output for output in server.run(workflow("inspect_tiny.json"))["outputs"].values() if "text" in output)
+    (shown,) = (output for output in server.run(workflow(workflows.INSPECT))["outputs"].values() if "text" in output)
     report = "".join(shown["text"])
     assert "model: Flux.1, 32×32 tokens" in report
     assert "last run of 16 steps at 32×32 tokens" in report
     on_node = pixels(server.get("/view?" + urlencode(shown["images"][0])))
-    assert np.array_equal(on_node, pictures["inspect_tiny.json"])
+    assert np.array_equal(on_node, pictures[workflows.INSPECT])
 
 
 def test_bands_without_a_region_are_an_error_that_says_what_to_connect(server: Server) -> None:
-    alone = workflow("mixed_res_tiny.json")
+    alone = workflow(workflows.MIXED)
     alone["6"]["inputs"]["model"] = ["1", 0]
     entry = server.run(alone)
     assert entry["status"]["status_str"] == "error"
@@ -265,7 +266,7 @@ def test_the_drawn_workflow_says_the_same_as_its_api_form(info: dict[str, Any], 
     for node in told.values():
         taken = info[node["class_type"]]["input"]
         assert taken["required"].keys() <= node["inputs"].keys() <= {**taken["required"], **taken.get("optional", {})}.keys()
-    assert (PACK / "example_workflows" / name).with_suffix(".jpg").is_file()
+    assert (workflows.FOLDER / f"{name}.jpg").is_file()
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,7 @@ def test_the_drawn_workflow_says_the_same_as_its_api_form(info: dict[str, Any], 
     ],
 )
 def test_bad_input_is_one_clear_error_and_the_server_goes_on(server: Server, change: dict[str, Any], message: str) -> None:
-    bad = workflow("sega_tiny.json")
+    bad = workflow(workflows.SEGA)
     bad["2"]["inputs"].update(change)
     answer = server.post(bad)
     told = json.dumps(answer)
