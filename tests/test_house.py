@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -74,4 +75,4 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#|/)([^)#]+)[^)]*\)", text) + re.findall(r'<img src="(?!https?:)([^"]+)"', text):
-        assert (page.parent / target).exists(), target
+        assert (page.parent / unquote(target)).exists(), target

@@ -19,7 +19,7 @@ from .thin_server import RECORDED
 
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
 NEEDS_DOWNLOADS = {name for name in NAMES if RUNS_AT_ONCE not in name}
-LOADERS = {"UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader", "LoraLoaderModelOnly", "LoadImage"}  # may name absent files
+LOADERS = {"UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader", "LoraLoaderModelOnly"}  # may name absent files
 INFO = json.loads(RECORDED.read_text())
 
 
