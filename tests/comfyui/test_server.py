@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 
 import numpy as np
@@ -314,6 +315,16 @@ def test_bad_input_is_one_clear_error_and_the_server_goes_on(server: Server, cha
         told = json.dumps(entry["status"])
     assert message in told
     assert server.json("/system_stats")
+
+
+def test_blueprints_are_listed_and_served(server: Server) -> None:
+    try:
+        listed = server.json("/global_subgraphs")
+    except HTTPError:
+        pytest.skip("this core knows no blueprints")
+    ours = {entry["name"]: number for number, entry in listed.items() if entry["info"]["node_pack"] == "custom_nodes.ropeworks"}
+    files = {file.stem: file.read_text(encoding="utf-8") for file in (PACK / "subgraphs").glob("*.json")}
+    assert {name: server.json(f"/global_subgraphs/{number}")["data"] for name, number in ours.items()} == files
 
 
 def test_help_pages_and_names_are_served(server: Server) -> None:
