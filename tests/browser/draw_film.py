@@ -26,24 +26,28 @@ from .frontend import Frontend
 from .regions import NODE, Point, Regions
 
 FILE = PACK / "docs" / "region.gif"
-WINDOW, CLIP = {"width": 1120, "height": 760}, {"x": 60, "y": 44, "width": 1060, "height": 650}
+WINDOW, CLIP = {"width": 1120, "height": 820}, {"x": 60, "y": 40, "width": 1060, "height": 730}
 WIDTH, COLOURS = 860, 128
-PLACES = {NODE: ((80, 70), (440, 600)), "SaveImage": ((560, 70), (480, 560))}  # in sight; all others stand far below
+PLACES = {NODE: ((80, 130), (440, 600)), "SaveImage": ((560, 130), (480, 570))}  # in sight; all others stand far below
+FINE_FROM = 2  # among the values of Mixed-Res Region (CRPA)
 TOLD = ["house", "256 px", "engraving", "dawn"]
-FROM, TO, STROKES = (0.2, 0.2), (0.62, 0.56), 10
+FROM, TO, STROKES = (0.25, 0.2), (0.72, 0.52), 10
 QUICK, SLOW, LONG = 90, 900, 3200  # milliseconds that a frame stands
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 NO_PICTURE = "none yet"
+TOAST = 6000  # milliseconds until the page's own word about a run is gone
 
 
 def scene() -> dict[str, Any]:
-    """The template, with its editor beside its picture and no region."""
+    """The template, with its editor beside its picture, without a region, and with the rest coarse to the end."""
     drawn = json.loads((workflows.FOLDER / f"{workflows.REGION}.json").read_text())
     drawn["groups"] = []
     for node in drawn["nodes"]:
         node["pos"], node["size"] = PLACES.get(node["type"], ((node["pos"][0], node["pos"][1] + 3000), node["size"]))
         if node["type"] == NODE:
             node["widgets_values"][0] = ""
+        if node["type"] == "MixedResRegionCRPA":
+            node["widgets_values"][FINE_FROM] = 1.0
         if node["type"] == "RopeLabModel":
             node["widgets_values"] = TOLD
     return drawn
@@ -89,6 +93,7 @@ def film(server: Server) -> Film:
         frontend.page.evaluate("() => { Object.assign(window.app.canvas.ds, { scale: 1, offset: [0, 0] }); }")
         regions, done = Regions(frontend).wait(), Film(frontend.page)
         without = run(frontend)
+        frontend.page.wait_for_timeout(TOAST)
         button = frontend.page.get_by_test_id("queue-button").bounding_box()
         assert button is not None
         at_run = (button["x"] + button["width"] / 2, button["y"] + button["height"] / 2)
@@ -107,7 +112,7 @@ def film(server: Server) -> Film:
         done.shot(regions.at(TO), SLOW)
         done.shot(at_run, SLOW)
         run(frontend, without)
-        frontend.frame()
+        frontend.page.wait_for_timeout(TOAST)
         done.shot(at_run, LONG)
         browser.close()
     return done
