@@ -17,6 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from lab import workflows
 from lab.cores import HOW_TO, PACK, find_cores, newest
+from lab.pictures.drawing import INK, PAPER, font_of
 
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
 from server import Server, fresh_folder, running_server
@@ -32,6 +33,7 @@ PLACES = {NODE: ((80, 130), (440, 600)), "SaveImage": ((560, 130), (480, 570))} 
 FINE_FROM = 2  # among the values of Mixed-Res Region (CRPA)
 TOLD = ["house", "256 px", "engraving", "dawn"]
 FROM, TO, STROKES = (0.25, 0.2), (0.72, 0.52), 10
+MARGIN, LETTERS = 20, 28
 QUICK, SLOW, LONG = 90, 900, 3200  # milliseconds that a frame stands
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 NO_PICTURE = "none yet"
@@ -66,9 +68,21 @@ class Film:
         height = round(shown.height * WIDTH / shown.width)
         self.frames.append((shown.resize((WIDTH, height), Image.Resampling.LANCZOS), milliseconds))
 
+    def closing(self, before: Image.Image, after: Image.Image) -> None:
+        """A corner of the box, seen close, before and after."""
+        page = Image.new("RGB", self.frames[-1][0].size, PAPER)
+        draw, high = ImageDraw.Draw(page), TO[1] - FROM[1]
+        side = (page.width - 3 * MARGIN) // 2
+        for number, (said, picture) in enumerate((("without a region", before), ("with the box", after))):
+            box = [round(picture.width * share) for share in (TO[0] - high, FROM[1], TO[0], TO[1])]
+            x, y = MARGIN + number * (side + MARGIN), (page.height - side) // 2 + LETTERS
+            page.paste(picture.convert("RGB").crop(box).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+            draw.text((x + side / 2, y - MARGIN), said, INK, font_of(LETTERS), anchor="ms")
+        self.frames.append((page, LONG))
+
     def save(self) -> None:
-        """In the colours of the last frame, which has the most."""
-        palette = self.frames[-1][0].quantize(COLOURS)
+        """In the colours of the last frame of the window, which has the most."""
+        palette = self.frames[-2][0].quantize(COLOURS)
         first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame, _ in self.frames]
         times = [milliseconds for _, milliseconds in self.frames]
         first.save(FILE, save_all=True, append_images=others, duration=times, loop=0, optimize=True)
@@ -111,9 +125,10 @@ def film(server: Server) -> Film:
         regions.readout  # noqa: B018  until it has been counted
         done.shot(regions.at(TO), SLOW)
         done.shot(at_run, SLOW)
-        run(frontend, without)
+        within = run(frontend, without)
         frontend.page.wait_for_timeout(TOAST)
         done.shot(at_run, LONG)
+        done.closing(*(Image.open(io.BytesIO(frontend.page.request.get(address).body())) for address in (without, within)))
         browser.close()
     return done
 
