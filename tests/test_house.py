@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -65,4 +66,4 @@ def test_links_and_pictures_of_a_page_lead_to_files(page: Path) -> None:
     help_pages = ROOT / "web" / "docs"
     folder = help_pages if help_pages in page.parents else page.parent
     for target in re.findall(r"\]\((?!https?:|#|/)([^)#]+)[^)]*\)", text) + re.findall(r'<img src="(?!https?:)([^"]+)"', text):
-        assert (folder / target).exists(), target
+        assert (folder / unquote(target)).exists(), target

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rope_core.version import VERSION
 
@@ -90,7 +91,15 @@ def test_pyproject_says_what_the_registry_asks_for() -> None:
     assert re.fullmatch(r"[a-z0-9-]+", comfy["PublisherId"])
     assert comfy["DisplayName"]
     assert comfy["requires-comfyui"] == ">=0.3.64"
-    assert "Icon" in comfy
+
+
+@pytest.mark.parametrize("kind", ["Icon", "Banner"])
+def test_the_registry_finds_a_picture_of_a_shape_that_it_takes(kind: str) -> None:
+    repository = section("project.urls")["Repository"].removeprefix("https://github.com/")
+    address, branch = section("tool.comfy")[kind], f"https://raw.githubusercontent.com/{repository}/main/"
+    assert address.startswith(branch)
+    width, height = Image.open(ROOT / address.removeprefix(branch)).size
+    assert width == height <= 400 if kind == "Icon" else 9 * width == 21 * height
 
 
 def test_ci_audits_after_the_tests_and_says_so_where_it_cannot(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..cores import PACK
+from .. import workflows
 from ..data.clips import NATIVE_FRAMES
 from ..demo.pictures import region_on_truth
 from ..sampling.mixed import GIVEN_BANDS
@@ -20,7 +20,6 @@ from .charts import to_image
 from .drawing import INK, PAPER, font_of, wrapped
 from .hand import BEST, CLIP, LARGER, REGION, STYLES, Hand
 
-FOLDER = PACK / "example_workflows"
 SIDE, INSET, EDGE, LETTERS = 512, 184, 6, 20
 
 
@@ -92,7 +91,7 @@ def labelled(card: Image.Image, said: str, whole: bool = False) -> Image.Image:
 
 def same_nodes(tiny: str, model: str, _: Hand) -> Image.Image:
     """From the card of the workflow for the tiny model, which has to be drawn before."""
-    with Image.open(FOLDER / f"{tiny}.jpg") as source:
+    with Image.open(workflows.FOLDER / f"{tiny}.jpg") as source:
         shown = source.convert("RGB")
     side = min(shown.size)
     left, top = (shown.width - side) // 2, (shown.height - side) // 2
@@ -100,24 +99,24 @@ def same_nodes(tiny: str, model: str, _: Hand) -> Image.Image:
 
 
 CARDS: dict[str, Callable[[Hand], Image.Image]] = {
-    "sega_tiny": partial(larger, method=BEST),
-    "extrapolate_tiny": partial(larger, method="pi"),
-    "mixed_res_tiny": mixed,
-    "style_ref_tiny": style,
-    "mixed_res_video_tiny": partial(native_clip, motion="bounce"),
-    "style_ref_video_tiny": partial(native_clip, motion="turn"),
-    "rpe2d_train_video_tiny": partial(native_clip, motion="cross"),
-    "extrapolate_wan22_5b": longer_clip,
-    "sega_flux1_dev": partial(same_nodes, "sega_tiny", "FLUX.1-dev"),
-    "sega_qwen_image": partial(same_nodes, "sega_tiny", "Qwen-Image"),
-    "sega_krea2": partial(same_nodes, "sega_tiny", "Krea 2"),
-    "sega_ltx2": partial(same_nodes, "sega_tiny", "LTX-2.5"),
-    "sega_z_image": partial(same_nodes, "sega_tiny", "Z-Image"),
-    "coarse_to_fine_flux1_dev": partial(same_nodes, "coarse_to_fine_tiny", "FLUX.1-dev"),
-    "coarse_to_fine_4k_flux1_dev": partial(same_nodes, "coarse_to_fine_tiny", "FLUX.1-dev"),
-    "coarse_to_fine_wan22_5b": partial(same_nodes, "coarse_to_fine_tiny", "Wan 2.2 5B"),
-    "style_ref_flux1_dev": partial(same_nodes, "style_ref_tiny", "FLUX.1-dev"),
-    "region_mask_flux1_dev": partial(same_nodes, "region_mask_tiny", "FLUX.1-dev"),
-    "rpe2d_flux1_dev": partial(same_nodes, "rpe2d_tiny", "FLUX.1-dev"),
-    "rpe2d_train_flux1_dev": partial(same_nodes, "rpe2d_train_tiny", "FLUX.1-dev"),
+    workflows.SEGA: partial(larger, method=BEST),
+    workflows.EXTRAPOLATE: partial(larger, method="pi"),
+    workflows.MIXED: mixed,
+    workflows.STYLE: style,
+    workflows.MIXED_CLIP: partial(native_clip, motion="bounce"),
+    workflows.STYLE_CLIP: partial(native_clip, motion="turn"),
+    workflows.RPE2D_TRAIN_CLIP: partial(native_clip, motion="cross"),
+    "2 Extrapolate, Wan 2.2 for 10 seconds": longer_clip,
+    "1 SEGA, FLUX.1-dev at 2048 px": partial(same_nodes, workflows.SEGA, "FLUX.1-dev"),
+    "1 SEGA, Qwen-Image at 2048 px": partial(same_nodes, workflows.SEGA, "Qwen-Image"),
+    "1 SEGA, Krea 2 at 2048 px": partial(same_nodes, workflows.SEGA, "Krea 2"),
+    "1 SEGA, LTX-2.5 at 2560 px": partial(same_nodes, workflows.SEGA, "LTX-2.5"),
+    "1 SEGA, Z-Image at 2048 px": partial(same_nodes, workflows.SEGA, "Z-Image"),
+    "3 Coarse to fine, FLUX.1-dev 2048 px": partial(same_nodes, workflows.COARSE_TO_FINE, "FLUX.1-dev"),
+    "3 Coarse to fine, FLUX.1-dev 4096 px": partial(same_nodes, workflows.COARSE_TO_FINE, "FLUX.1-dev"),
+    "3 Coarse to fine, Wan 2.2 at 1920 px": partial(same_nodes, workflows.COARSE_TO_FINE, "Wan 2.2 5B"),
+    "7 Style, FLUX.1-dev": partial(same_nodes, workflows.STYLE, "FLUX.1-dev"),
+    "6 Region, FLUX.1-dev at 2048 px": partial(same_nodes, workflows.REGION, "FLUX.1-dev"),
+    "8 RPE-2D, FLUX.1-dev and your LoRA": partial(same_nodes, workflows.RPE2D, "FLUX.1-dev"),
+    "8 RPE-2D, FLUX.1-dev, your pictures": partial(same_nodes, workflows.RPE2D_TRAIN, "FLUX.1-dev"),
 }

@@ -8,17 +8,20 @@ from pathlib import Path
 
 from PIL import Image
 
+from .. import workflows
 from ..cores import PACK
 from ..model.files import WEIGHTS_FILE
-from . import cards, help, study, tables
+from . import cards, help, marks, study, tables
 from .first import first
 from .hand import Hand, MissingError
 
-FIRST = PACK / "docs" / "first.jpg"
+DOCS = PACK / "docs"
+FIRST = DOCS / "first.jpg"
 GROUPS: dict[str, dict[Path, Callable[[Hand], Image.Image]]] = {
     "first": {FIRST: first},
+    "marks": {DOCS / "icon.png": marks.icon, DOCS / "banner.png": marks.banner},
     "help": {help.FOLDER / f"{name}.jpg": draw for name, draw in help.HELP.items()},
-    "cards": {cards.FOLDER / f"{name}.jpg": draw for name, draw in cards.CARDS.items()},
+    "cards": {workflows.FOLDER / f"{name}.jpg": draw for name, draw in cards.CARDS.items()},
     "study": {study.FOLDER / f"{name}.png": draw for name, draw in study.STUDY.items()},
 }
 TABLES = "tables"

@@ -12,6 +12,7 @@ from torch import Tensor
 from rope_core.rpe2d.crops import in_words, random_crops
 from rope_core.rpe2d.positions import even_positions, random_positions
 
+from .. import workflows
 from ..cores import PACK
 from ..data.clips import MOTIONS, NATIVE_FRAMES
 from ..data.world import NATIVE_TOKENS, RENDERING_NAMES, SUBJECTS, picture, scene
@@ -29,7 +30,6 @@ from .hand import CLIP, LARGER, PRESET, REGION, STYLES, Hand, MissingError
 from .seeds import called
 
 FOLDER = PACK / "web" / "docs"
-EXAMPLES = PACK / "example_workflows"
 BACKGROUND_OF = ("meadow", "sea", "dawn", "night", "desert", "studio")
 BLUE, ORANGE = "#31688e", "#e07b39"
 MAX_GRID = 48  # where no LoRA says another
@@ -51,7 +51,7 @@ def extrapolation(hand: Hand) -> Image.Image:
 
 def by_workflow(hand: Hand, workflow: str, caption: str) -> Image.Image:
     """What an example workflow draws in a running ComfyUI, beside what the rule alone does."""
-    file = EXAMPLES / f"{workflow}.jpg"
+    file = workflows.FOLDER / f"{workflow}.jpg"
     if not file.is_file():
         raise MissingError(f"there is no {file.name}: python -m tests.browser.draw_pictures draws it")
     with Image.open(file) as shown:
@@ -133,11 +133,11 @@ def crops(_: Hand) -> Image.Image:
 
 def saved_lora(_: Hand) -> Image.Image:
     """Drawn by the workflow itself, in a running ComfyUI."""
-    file = EXAMPLES / "rpe2d_train_tiny.jpg"
+    file = workflows.FOLDER / f"{workflows.RPE2D_TRAIN}.jpg"
     if not file.is_file():
         raise MissingError(f"there is no {file.name}: python -m tests.browser.draw_pictures draws it")
     with Image.open(file) as shown:
-        return gallery("", [("rpe2d_train_tiny, at twice the native side", shown.convert("RGB"), "")], 1, 480)
+        return gallery("", [("the workflow's picture, twice the native side", shown.convert("RGB"), "")], 1, 480)
 
 
 def known(hand: Hand) -> Image.Image:
@@ -161,8 +161,8 @@ def clips(hand: Hand) -> Image.Image:
 HELP: dict[str, Callable[[Hand], Image.Image]] = {
     "RopePatchSEGA": sega,
     "RopePatchExtrapolate": extrapolation,
-    "CoarseToFine": partial(by_workflow, workflow="coarse_to_fine_tiny", caption="pi, coarse to fine"),
-    "GuidedByPicture": partial(by_workflow, workflow="guided_by_picture_tiny", caption="pi, guided by a picture"),
+    "CoarseToFine": partial(by_workflow, workflow=workflows.COARSE_TO_FINE, caption="pi, coarse to fine"),
+    "GuidedByPicture": partial(by_workflow, workflow=workflows.GUIDED_BY_PICTURE, caption="pi, guided by a picture"),
     "MixedResRegionCRPA": crpa,
     "BoundaryExpandReplace": bands,
     "SharedAttentionStyleRef": style,

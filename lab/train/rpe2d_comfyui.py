@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .. import workflows
 from ..cores import PACK, Core
 from ..inside import LOADED, loaded_nodes, opened
 
-WORKFLOW = PACK / "example_workflows" / "api" / "rpe2d_train_tiny.json"
+WORKFLOW = workflows.FOLDER / "api" / f"{workflows.RPE2D_TRAIN}.json"
 MAX_GRID, MODE = 48, "normalised"  # three times the native side
 # The core's trainer runs every picture of a batch with every prompt of it, so a step takes its pictures one by one.
 SETTINGS = {"batch_size": 1, "grad_accumulation_steps": 4, "rank": 16, "learning_rate": 0.002}

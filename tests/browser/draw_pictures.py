@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
+from lab import workflows
 from lab.cores import HOW_TO, PACK, find_cores, newest
 
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
@@ -23,15 +24,15 @@ from .conftest import FLAGS, SETTINGS, find_chromium
 from .frontend import Frontend
 from .regions import Regions, node
 
-HELP, EXAMPLES = PACK / "web" / "docs", PACK / "example_workflows"
-ONE_RESULT = ("coarse_to_fine_tiny", "guided_by_picture_tiny", "region_mask_tiny", "rpe2d_tiny", "rpe2d_train_tiny")
+HELP = PACK / "web" / "docs"
+ONE_RESULT = (workflows.COARSE_TO_FINE, workflows.GUIDED_BY_PICTURE, workflows.REGION, workflows.RPE2D, workflows.RPE2D_TRAIN)
 WAVELENGTHS, MAGNITUDES = (0, 116, 832, 532), (0, 546, 832, 962)  # where RoPE Inspect's page shows them
 THUMBNAIL_HEIGHT = 384
 AROUND = 12  # pixels of the canvas around a node
 
 
 def inspector(server: Server) -> None:
-    outputs = server.run(workflow("inspect_tiny.json"))["outputs"]
+    outputs = server.run(workflow(workflows.INSPECT))["outputs"]
     shown = next(output for output in outputs.values() if "text" in output)["images"][0]
     page = Image.open(io.BytesIO(server.get("/view?" + urlencode(shown)))).convert("RGB")
     page.quantize(128).save(HELP / "RopeInspect.png", optimize=True)
@@ -40,14 +41,14 @@ def inspector(server: Server) -> None:
     for place, part in enumerate(parts):
         both.paste(part, (place * parts[0].width, 0))
     both.resize((both.width * THUMBNAIL_HEIGHT // both.height, THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS).save(
-        EXAMPLES / "inspect_tiny.jpg", quality=90
+        workflows.FOLDER / f"{workflows.INSPECT}.jpg", quality=90
     )
 
 
 def results(server: Server) -> None:
     for name in ONE_RESULT:
-        with Image.open(io.BytesIO(server.images(workflow(f"{name}.json"))[0])) as picture:
-            picture.convert("RGB").save(EXAMPLES / f"{name}.jpg", quality=90)
+        with Image.open(io.BytesIO(server.images(workflow(name))[0])) as picture:
+            picture.convert("RGB").save(workflows.FOLDER / f"{name}.jpg", quality=90)
 
 
 def editor(server: Server) -> None:

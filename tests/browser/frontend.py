@@ -97,6 +97,17 @@ class Frontend:
         self.frame()
         return number
 
+    def place(self, title: str) -> int:
+        """Puts the node of this title on the canvas by the search, and returns its id."""
+        self.page.mouse.dblclick(800, 600)
+        box = self.page.get_by_role("dialog").locator("input:visible").first
+        box.fill(title)
+        self.page.locator("#results-list [role=option]").filter(has_text=title).first.click()
+        box.wait_for(state="hidden")
+        self.page.mouse.click(800, 600)  # the node follows the pointer until then
+        self.frame()
+        return self.page.evaluate("window.app.graph.nodes.at(-1).id")
+
     def nodes_that_cover_others(self) -> list[list[str]]:
         """Pairs of nodes whose rectangles overlap, once sizes have settled; Nodes 2.0 measures its nodes after it has drawn them."""
         script = """() => {

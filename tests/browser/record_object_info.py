@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.cores import HOW_TO, PACK, find_cores, newest
+from lab.workflows import FOLDER
 
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
 from server import fresh_folder, running_server
@@ -20,7 +21,7 @@ from .thin_server import RECORDED
 
 
 def used_nodes() -> set[str]:
-    files = (PACK / "example_workflows" / "api").glob("*.json")
+    files = (FOLDER / "api").glob("*.json")
     return {node["class_type"] for file in files for node in json.loads(file.read_text()).values()}
 
 

@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.cores import PACK
+from lab.workflows import EXTRAPOLATE, FOLDER, RUNS_AT_ONCE
 
 from .conftest import CANVAS
 from .frontend import Frontend
 from .thin_server import RECORDED
 
-FOLDER = PACK / "example_workflows"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.json"))
-NEEDS_DOWNLOADS = {name for name in NAMES if "_tiny" not in name}
-LOADERS = {"UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader", "LoraLoaderModelOnly", "LoadImage"}  # may name absent files
+NEEDS_DOWNLOADS = {name for name in NAMES if RUNS_AT_ONCE not in name}
+LOADERS = {"UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader", "LoraLoaderModelOnly"}  # may name absent files
 INFO = json.loads(RECORDED.read_text())
 
 
@@ -72,7 +71,7 @@ def test_the_template_browser_lists_every_workflow_with_its_picture(frontend: Fr
 
 @pytest.mark.runs_workflows
 def test_a_workflow_queued_in_the_browser_shows_its_picture(frontend: Frontend, renderer: str) -> None:
-    tiny = drawn("extrapolate_tiny")
+    tiny = drawn(EXTRAPOLATE)
     frontend.load(tiny)
     frontend.page.evaluate("""() => {
         const { nodes } = window.app.graph;

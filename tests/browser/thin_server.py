@@ -58,15 +58,22 @@ class Handler(BaseHTTPRequestHandler):
                 folder.name: {file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")}
                 for folder in (PACK / "locales").iterdir()
             },
+            "/global_subgraphs": {name: {**entry, "data": ""} for name, entry in self.blueprints().items()},
+            **{f"/global_subgraphs/{name}": entry for name, entry in self.blueprints().items()},
             "/settings": self.settings,
             "/system_stats": SYSTEM,
             "/users": {"storage": "server", "migrated": True},
             "/queue": EMPTY_QUEUE,
             "/prompt": {"exec_info": {"queue_remaining": 0}},
             "/jobs": {"jobs": [], "pagination": {"offset": 0, "limit": None, "total": 0, "has_more": False}},
-            **{path: {} for path in ("/features", "/history", "/global_subgraphs", "/node_replacements", "/internal/folder_paths")},
+            **{path: {} for path in ("/features", "/history", "/node_replacements", "/internal/folder_paths")},
             **{path: [] for path in ("/embeddings", "/experiment/models", "/models", "/internal/logs", "/templates/index.json")},
         }
+
+    def blueprints(self) -> dict[str, dict[str, Any]]:
+        files = (PACK / "subgraphs").glob("*.json")
+        pack = {"source": "custom_node", "info": {"node_pack": "custom_nodes.ropeworks"}}
+        return {file.stem: {**pack, "name": file.stem, "data": file.read_text()} for file in files}
 
     def file(self, path: str) -> Path | None:
         """The file behind a path, under one of the folders that are served; None for anything outside them."""

@@ -24,7 +24,7 @@ def main(core: str, pack: str, folder: str, *workflows: str) -> None:
     classes = known_classes()
     for workflow in map(Path, workflows):
         graph = json.loads(workflow.read_text())
-        last = next(name for name, node in graph.items() if node["class_type"] in ("SaveImage", "SaveAnimatedWEBP"))
+        last = next(name for name, node in graph.items() if node["class_type"] in ("SaveImage", "CreateVideo"))
         with torch.inference_mode():
             image = compute(graph, classes, {}, graph[last]["inputs"]["images"]).flatten(0, 1)
         picture = Image.fromarray((image.numpy() * 255.0).clip(0, 255).astype(numpy.uint8))

@@ -16,6 +16,8 @@ from urllib.parse import urlencode
 
 from lab.cores import PACK, Core
 
+VIDEO = ".mp4"
+
 
 class Server:
     def __init__(self, port: int, base: Path, process: subprocess.Popen) -> None:
@@ -61,12 +63,12 @@ class Server:
         raise AssertionError(f"no result after {seconds} s; the log ends:\n{self.log.read_text()[-3000:]}")
 
     def images(self, workflow: dict[str, Any]) -> list[bytes]:
-        """The files that the workflow saves; previews are left out."""
+        """The pictures that the workflow saves; previews and videos are left out."""
         entry = self.run(workflow)
         if entry["status"]["status_str"] != "success":
             raise AssertionError(json.dumps(entry["status"])[:4000])
-        found = [image for output in entry["outputs"].values() for image in output.get("images", []) if image["type"] == "output"]
-        return [self.get("/view?" + urlencode(image)) for image in found]
+        files = [image for output in entry["outputs"].values() for image in output.get("images", []) if image["type"] == "output"]
+        return [self.get("/view?" + urlencode(image)) for image in files if not image["filename"].endswith(VIDEO)]
 
 
 def fresh_folder(base: Path) -> Path:

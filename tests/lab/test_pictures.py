@@ -13,6 +13,7 @@ from PIL import Image
 pytest.importorskip("resvg_py", reason="the lab needs resvg-py")
 pytest.importorskip("diffusers", reason="the lab needs diffusers")
 
+from lab import workflows
 from lab.demo.page import page_of
 from lab.demo.pictures import PROMPTS, SIZES, Demo, figure_name
 from lab.pictures import cards, command, study, tables
@@ -91,12 +92,12 @@ def test_pictures_are_chosen_by_group_and_by_name():
 
 
 def test_cards_are_square_whatever_they_show(tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "FOLDER", tmp_path)
+    monkeypatch.setattr(workflows, "FOLDER", tmp_path)
     card = cards.square(torch.zeros(3, 256, 256), torch.ones(3, 64, 64), "without")
     assert card.size == (cards.SIDE, cards.SIDE)
     assert card.getpixel((cards.SIDE - 1, 0)) == (0, 0, 0) and card.getpixel((100, cards.SIDE - 100)) == (255, 255, 255)
-    Image.new("RGB", (700, 300), "#ff0000").save(tmp_path / "sega_tiny.jpg")
-    other = cards.same_nodes("sega_tiny", "FLUX.1-dev", Hand(tmp_path))
+    Image.new("RGB", (700, 300), "#ff0000").save(tmp_path / f"{workflows.SEGA}.jpg")
+    other = cards.same_nodes(workflows.SEGA, "FLUX.1-dev", Hand(tmp_path))
     assert other.size == card.size and count(other, "#ffffff") > 1000
     frames = cards.frames([torch.zeros(3, 8, 16, 16), torch.ones(3, 8, 16, 16)])
     assert frames.getpixel((64, 64)) == (0, 0, 0) and frames.getpixel((64, cards.SIDE - 64)) == (255, 255, 255)
