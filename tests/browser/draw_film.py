@@ -28,7 +28,7 @@ from .regions import NODE, Point, Regions
 
 FILE = PACK / "docs" / "region.gif"
 WINDOW, CLIP = {"width": 1120, "height": 820}, {"x": 60, "y": 40, "width": 1060, "height": 730}
-WIDTH, COLOURS = 860, 128
+WIDTH, COLOURS = 860, 240
 PLACES = {NODE: ((80, 130), (440, 600)), "SaveImage": ((560, 130), (480, 570))}  # in sight; all others stand far below
 FINE_FROM = 2  # among the values of Mixed-Res Region (CRPA)
 TOLD = ["house", "256 px", "engraving", "dawn"]
@@ -81,8 +81,12 @@ class Film:
         self.frames.append((page, LONG))
 
     def save(self) -> None:
-        """In the colours of the last frame of the window, which has the most."""
-        palette = self.frames[-2][0].quantize(COLOURS)
+        """In the colours of the window's last frame, which has the most, and of the closing one."""
+        last = [frame for frame, _ in self.frames[-2:]]
+        both = Image.new("RGB", (WIDTH, 2 * last[0].height))
+        for number, frame in enumerate(last):
+            both.paste(frame, (0, number * frame.height))
+        palette = both.quantize(COLOURS)
         first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame, _ in self.frames]
         times = [milliseconds for _, milliseconds in self.frames]
         first.save(FILE, save_all=True, append_images=others, duration=times, loop=0, optimize=True)
