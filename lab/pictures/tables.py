@@ -116,6 +116,7 @@ SPOTS: dict[str, Callable[[], str]] = {
     "style untrained": lambda: styles(style.UNTRAINED),
     "rpe2d": random_positions,
     "rpe2d differences": random_positions_differences,
+    "clips once": lambda: longer(1),
     "clips twice": lambda: longer(2),
     "clips thrice": lambda: longer(3),
     **{f"setting of {name}": (lambda name=name: setting(name)) for name in ("extrapolation", "mixed", "larger", "style", "rpe2d", "clips")},
