@@ -12,6 +12,7 @@ READY = (
     "!!(window.app?.vueAppReady && window.app.extensionManager.spinner === false && window.LiteGraph.registered_node_types.RopePatchSEGA)"
 )
 MINE = "ropeworks"
+STARTS_WITHIN = 120_000  # ms: servers and cores start beside it
 STILL = 6  # looks, two frames apart
 
 
@@ -39,7 +40,7 @@ class Frontend:
 
     def open(self) -> None:
         self.page.goto(self.url)
-        self.page.wait_for_function(READY)
+        self.page.wait_for_function(READY, timeout=STARTS_WITHIN)
         self.settle(self.page.locator("#graph-canvas"))
         self.clear()
 
