@@ -75,9 +75,12 @@ def test_a_workflow_queued_in_the_browser_shows_its_picture(frontend: Frontend, 
     frontend.load(tiny)
     frontend.page.evaluate("""() => {
         const { nodes } = window.app.graph;
-        const set = (type, name, value) => nodes.find(n => n.type === type).widgets.find(w => w.name === name).value = value;
-        set('KSampler', 'steps', 2);
-        set('KSampler', 'seed', Math.floor(Math.random() * 1e9));
+        const set = (node, name, value) => node.widgets.find(w => w.name === name).value = value;
+        for (const sampler of nodes.filter(node => node.type === 'KSampler')) {
+            set(sampler, 'steps', 2);
+            set(sampler, 'seed', Math.floor(Math.random() * 1e9));
+        }
+        window.app.canvas.centerOnNode(nodes.find(node => node.type === 'SaveImage'));  // the canvas loads pictures that are in sight
     }""")
     frontend.page.get_by_test_id("queue-button").click()
     if renderer == "canvas":

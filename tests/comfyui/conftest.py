@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from core_runs import waits_for_cores
 from server import Server
 
 from lab.cores import HOW_TO, Core, find_cores
@@ -11,22 +12,9 @@ from lab.cores import HOW_TO, Core, find_cores
 collect_ignore = ["in_core"]  # run by a core's own interpreter, see test_in_core.py
 
 
-def waits_for_cores(item: pytest.Item) -> bool:
-    return item.path.name == "test_in_core.py"
-
-
 @pytest.hookimpl(trylast=True)  # pytest itself groups tests by their core first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=waits_for_cores)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cores_at_work(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The cores begin with the first test and have done much when they are asked last."""
-    if any(waits_for_cores(item) for item in request.session.items):
-        from core_runs import started
-
-        started(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,10 @@ LIMIT_SECONDS = 1800
 POLITE = 10
 
 
+def waits_for_cores(item: pytest.Item) -> bool:
+    return item.path.name == "test_in_core.py"
+
+
 @cache
 def started(folder: Path) -> dict[str, tuple[subprocess.Popen[bytes], Path]]:
     """All cores at once, a thread each: version -> the process and the report that it writes."""

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import EXECUTED, workflow
+from examples import EXECUTED, with_lossless_clip, workflow
 from server import Server, fresh_folder, running_server
 
 from lab.cores import HOW_TO, find_cores
 from rope_core.version import VERSION
 
-JOBS = [name for name in EXECUTED if "train" not in name and "inspect" not in name]
+JOBS = [name for name in EXECUTED if "train" not in name and "Inspect" not in name]
 STEPS = 2
 
 
 def job(name: str) -> dict[str, Any]:
-    graph = workflow(name)
+    graph = with_lossless_clip(workflow(name))
     for node in graph.values():
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = STEPS

@@ -103,4 +103,4 @@ def test_all_that_stands_around_the_model_runs(server: Server, info: dict[str, A
         assert any("rpe2d_flux1_dev" in str(output) for output in entry["outputs"].values())
     else:
         (file, *_) = server.images(with_lossless_clip(small))
-        assert pixels(file).std() > 10
+        assert pixels(file).std() > 5
