@@ -1,4 +1,4 @@
-"""Draws the pictures that take a running ComfyUI and a browser: two of help pages, and thumbnails that are one run's result.
+"""Draws the pictures that take a running ComfyUI and a browser: two of help pages, README's graphs, and thumbnails of one run's result.
 
 python -m tests.browser.draw_pictures
 """
@@ -6,6 +6,7 @@ python -m tests.browser.draw_pictures
 from __future__ import annotations
 
 import io
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,10 @@ HELP = PACK / "web" / "docs"
 ONE_RESULT = (workflows.COARSE_TO_FINE, workflows.GUIDED_BY_PICTURE, workflows.REGION, workflows.RPE2D, workflows.RPE2D_TRAIN)
 WAVELENGTHS, MAGNITUDES = (0, 116, 832, 532), (0, 546, 832, 962)  # where RoPE Inspect's page shows them
 THUMBNAIL_HEIGHT = 384
+GRAPHS = {workflows.SEGA: "graph_sega.jpg", workflows.REGION: "graph_region.jpg"}
+ALL_SHOWN = "window.app.graph.nodes.filter(node => ['SaveImage', 'PreviewImage'].includes(node.type)).every(node => node.imgs?.length)"
+GRAPH_WIDTH = 1600
+TOAST = 6000  # ms until the page's own messages are gone
 AROUND = 12  # pixels of the canvas around a node
 
 
@@ -79,6 +84,38 @@ def editor(server: Server) -> None:
         browser.close()
 
 
+def graphs(server: Server) -> None:
+    """Workflows after a run, as they open."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        context = browser.new_context(viewport={"width": 3200, "height": 1600})
+        context.request.post(server.url + "/settings", data={**SETTINGS, "Comfy.Minimap.Visible": False})
+        frontend = Frontend(context, server.url)
+        for name, file in GRAPHS.items():
+            frontend.load(json.loads((workflows.FOLDER / f"{name}.json").read_text()))
+            fit = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
+            frontend.page.evaluate(fit)
+            frontend.page.get_by_test_id("queue-button").click()
+            frontend.page.wait_for_function(ALL_SHOWN, timeout=600_000)
+            frontend.page.evaluate(fit)
+            frontend.page.wait_for_timeout(TOAST)
+            canvas = frontend.page.evaluate("""() => {
+                const { left, top } = window.app.canvas.canvas.getBoundingClientRect(), { scale, offset } = window.app.canvas.ds;
+                const boxes = [...window.app.graph.nodes, ...window.app.graph.groups].map(one => one.boundingRect);
+                const [x, y] = [0, 1].map(axis => Math.min(...boxes.map(box => box[axis])));
+                const [right, bottom] = [0, 1].map(axis => Math.max(...boxes.map(box => box[axis] + box[axis + 2])));
+                return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale, (right - x) * scale, (bottom - y) * scale];
+            }""")
+            x, y, width, height = canvas
+            clip = {"x": max(x - AROUND, 0), "y": max(y - AROUND, 0), "width": width + 2 * AROUND, "height": height + 2 * AROUND}
+            shown = Image.open(io.BytesIO(frontend.page.screenshot(clip=clip))).convert("RGB")
+            size = (GRAPH_WIDTH, shown.height * GRAPH_WIDTH // shown.width)
+            shown.resize(size, Image.Resampling.LANCZOS).save(PACK / "docs" / file, quality=85)
+        browser.close()
+
+
 def main() -> None:
     cores = find_cores()
     if not cores:
@@ -87,6 +124,7 @@ def main() -> None:
         inspector(server)
         results(server)
         editor(server)
+        graphs(server)
 
 
 if __name__ == "__main__":
