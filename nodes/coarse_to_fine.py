@@ -30,7 +30,10 @@ class CoarseToFine(io.ComfyNode):
                 "Draws the whole picture at 1/ratio of its size first, where structure settles, then at full size, in one ordinary sampler "
                 "run: larger pictures in less time, with the composition of a small one. Does nothing at or below native size."
             ),
-            search_aliases=["rope", "coarse", "high resolution", "hires fix", "2k", "4k", "faster", "speed", "progressive", "upscale"],
+            search_aliases=[
+                "rope", "coarse", "high resolution", "hires fix", "2048", "2k", "4k", "faster", "speed", "progressive", "upscale",
+                "加速", "高分辨率", "高解像度", "고해상도",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="A rotary diffusion transformer: Flux, Chroma, Qwen-Image, Z-Image, Wan."),
                 io.Combo.Input(

@@ -29,7 +29,10 @@ class GuidedByPicture(io.ComfyNode):
                 "Draws large what a small picture shows: at every step the low frequencies are pulled towards the picture's, with a weight "
                 "that falls to nothing, and the detail is the model's own. Any model, any sampler, video too."
             ),
-            search_aliases=["hiflow", "i-max", "high resolution", "hires fix", "upscale", "low frequency", "composition"],
+            search_aliases=[
+                "hiflow", "i-max", "high resolution", "hires fix", "2048", "upscale", "low frequency", "composition",
+                "高清放大", "高解像度", "고해상도",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any model."),
                 io.Image.Input(
