@@ -165,6 +165,13 @@ class Stack:
     def find(self, kind: type[AnyPatch]) -> AnyPatch | None:
         return next((patch for patch in self.patches if isinstance(patch, kind)), None)
 
+    def the(self, kind: type[AnyPatch]) -> AnyPatch:
+        """As `find`, for a run that such a patch has asked for."""
+        found = self.find(kind)
+        if found is None:
+            raise RuntimeError(f"a run of {kind.__name__} without such a patch")
+        return found
+
     def resolve(self, call: Call) -> Plan:
         found = [(call.within(patch.window), patch.magnitudes(call)) for patch in self.patches]
         image, text = (product_of(found, len(call.axes), on_text) for on_text in (False, True))

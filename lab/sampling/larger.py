@@ -10,16 +10,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from rope_core import Extrapolate, MixedResolution
+from rope_core import CoarseToFine, Extrapolate
 from rope_core.guidance import LowBand, falling, kept_of, pulled
 from rope_core.mixed.handover import Upsample
-from rope_core.mixed.patches import COARSE_UNTIL
 
 from ..model.drawn import Drawn
 from ..model.vae import PATCH
 from .draw import STEPS, Prompt, draw
 from .methods import PLAIN, Patches
-from .mixed import CANVAS_OF_RATIO, CELLS
+from .mixed import CANVAS_OF_RATIO
 from .sample import NATIVE
 
 RATIO = 2
@@ -43,10 +42,7 @@ class Way:
     @property
     def patches(self) -> Patches:
         rule = (Extrapolate("pi"),) if self.pi else ()
-        if not self.coarse:
-            return rule
-        nothing = torch.zeros(1, CELLS, CELLS)
-        return (*rule, MixedResolution(mask=nothing, ratio=RATIO, coarse_until=COARSE_UNTIL, fine_from=COARSE_UNTIL))
+        return (*rule, CoarseToFine(RATIO)) if self.coarse else rule
 
 
 # The native picture costs between 3 and 4 steps of the large one, and coarse to fine about 10: so many are left.

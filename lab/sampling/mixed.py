@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rope_core import BoundaryExpandReplace, MixedResolution
-from rope_core.mixed.patches import COARSE_UNTIL
+from rope_core import BoundaryExpandReplace, CoarseToFine, MixedResolution
 
 from ..data.world import NATIVE_TOKENS, PIXELS_PER_TOKEN
 from ..model.drawn import Drawn
@@ -49,10 +48,9 @@ def compared(mask: Tensor, ratio: int) -> dict[str, Patches]:
         return MixedResolution(mask=mask, ratio=ratio, **options)
 
     found, bands = MixedResolution(ratio=ratio), BoundaryExpandReplace()
-    nothing = torch.zeros(1, CELLS, CELLS)
     return {
         # Coarse as long as the others are, then at full resolution everywhere.
-        FULL: (MixedResolution(mask=nothing, ratio=ratio, coarse_until=COARSE_UNTIL, fine_from=COARSE_UNTIL),),
+        FULL: (CoarseToFine(ratio),),
         GIVEN: (given(),),
         GIVEN_BANDS: (given(), bands),
         FOUND: (found,),

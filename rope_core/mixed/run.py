@@ -50,10 +50,7 @@ class MixedRun:
 
     @property
     def settings(self) -> MixedResolution:
-        found = self.stack.find(MixedResolution)
-        if found is None:
-            raise RuntimeError("a mixed run without a mixed-resolution patch")
-        return found
+        return self.stack.the(MixedResolution)
 
     @property
     def all_high(self) -> bool:

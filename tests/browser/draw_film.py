@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from lab import workflows
 from lab.cores import HOW_TO, PACK, find_cores, newest
@@ -22,12 +22,12 @@ from lab.pictures.drawing import INK, PAPER, font_of
 sys.path.insert(0, str(PACK / "tests" / "comfyui"))
 from server import Server, fresh_folder, running_server
 
-from .conftest import FLAGS, SETTINGS, find_chromium
+from .draw_pictures import TOAST, window_on
 from .frontend import Frontend
 from .regions import NODE, Point, Regions
 
 FILE = PACK / "docs" / "region.gif"
-WINDOW, CLIP = {"width": 1120, "height": 820}, {"x": 60, "y": 40, "width": 1060, "height": 730}
+WINDOW, CLIP = (1120, 820), {"x": 60, "y": 40, "width": 1060, "height": 730}
 WIDTH, COLOURS = 860, 240
 PLACES = {NODE: ((80, 130), (440, 600)), "SaveImage": ((560, 130), (480, 570))}  # in sight; all others stand far below
 FINE_FROM = 2  # among the values of Mixed-Res Region (CRPA)
@@ -37,7 +37,6 @@ MARGIN, LETTERS = 20, 28
 QUICK, SLOW, LONG = 90, 900, 3200  # milliseconds that a frame stands
 ARROW = ((0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12))
 NO_PICTURE = "none yet"
-TOAST = 6000  # milliseconds until the page's own word about a run is gone
 
 
 def scene() -> dict[str, Any]:
@@ -102,11 +101,7 @@ def run(frontend: Frontend, before: str = NO_PICTURE) -> str:
 
 
 def film(server: Server) -> Film:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        context = browser.new_context(viewport=WINDOW)
-        context.request.post(server.url + "/settings", data={**SETTINGS, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False})
-        frontend = Frontend(context, server.url)
+    with window_on(server, *WINDOW) as frontend:
         frontend.load(scene())
         frontend.page.evaluate("() => { Object.assign(window.app.canvas.ds, { scale: 1, offset: [0, 0] }); }")
         regions, done = Regions(frontend).wait(), Film(frontend.page)
@@ -133,7 +128,6 @@ def film(server: Server) -> Film:
         frontend.page.wait_for_timeout(TOAST)
         done.shot(at_run, LONG)
         done.closing(*(Image.open(io.BytesIO(frontend.page.request.get(address).body())) for address in (without, within)))
-        browser.close()
     return done
 
 

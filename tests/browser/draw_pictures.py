@@ -9,10 +9,13 @@ import io
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from lab import workflows
 from lab.cores import HOW_TO, PACK, find_cores, newest
@@ -56,14 +59,19 @@ def results(server: Server) -> None:
             picture.convert("RGB").save(workflows.FOLDER / f"{name}.jpg", quality=90)
 
 
-def editor(server: Server) -> None:
-    from playwright.sync_api import sync_playwright
-
+@contextmanager
+def window_on(server: Server, width: int, height: int) -> Iterator[Frontend]:
+    """The server's frontend on the classic canvas, in a browser of its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        context = browser.new_context(viewport={"width": 1600, "height": 1000})
-        context.request.post(server.url + "/settings", data={**SETTINGS, "Comfy.Minimap.Visible": False})
-        frontend = Frontend(context, server.url)
+        context = browser.new_context(viewport={"width": width, "height": height})
+        context.request.post(server.url + "/settings", data={**SETTINGS, "Comfy.Minimap.Visible": False, "Comfy.VueNodes.Enabled": False})
+        yield Frontend(context, server.url)
+        browser.close()
+
+
+def editor(server: Server) -> None:
+    with window_on(server, 1600, 1000) as frontend:
         drawn = node()
         drawn["nodes"][0]["pos"] = [400, 160]  # clear of the page's own buttons
         frontend.load(drawn)
@@ -81,18 +89,11 @@ def editor(server: Server) -> None:
         clip = {"x": left + x - AROUND, "y": top + y - AROUND, "width": width + 2 * AROUND, "height": height + 2 * AROUND}
         regions.readout  # noqa: B018  until it has been counted
         frontend.page.screenshot(path=HELP / "MixedResRegionMask.png", clip=clip)
-        browser.close()
 
 
 def graphs(server: Server) -> None:
     """Workflows after a run, as they open."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-        context = browser.new_context(viewport={"width": 3200, "height": 1600})
-        context.request.post(server.url + "/settings", data={**SETTINGS, "Comfy.Minimap.Visible": False})
-        frontend = Frontend(context, server.url)
+    with window_on(server, 3200, 1600) as frontend:
         for name, file in GRAPHS.items():
             frontend.load(json.loads((workflows.FOLDER / f"{name}.json").read_text()))
             fit = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
@@ -113,7 +114,6 @@ def graphs(server: Server) -> None:
             shown = Image.open(io.BytesIO(frontend.page.screenshot(clip=clip))).convert("RGB")
             size = (GRAPH_WIDTH, shown.height * GRAPH_WIDTH // shown.width)
             shown.resize(size, Image.Resampling.LANCZOS).save(PACK / "docs" / file, quality=85)
-        browser.close()
 
 
 def main() -> None:

@@ -100,7 +100,4 @@ class CoarsePart(Part):
 
     @property
     def settings(self) -> CoarseToFine:
-        found = self.model.stack.find(CoarseToFine)
-        if found is None:
-            raise RuntimeError("coarse calls without a coarse-to-fine patch")
-        return found
+        return self.model.stack.the(CoarseToFine)

@@ -243,10 +243,7 @@ class MixedPart(Part):
 
     @property
     def settings(self) -> MixedResolution:
-        found = self.model.stack.find(MixedResolution)
-        if found is None:
-            raise RuntimeError("mixed calls without a mixed-resolution patch")
-        return found
+        return self.model.stack.the(MixedResolution)
 
     def _cells(self, size: Size, patch: int) -> CellGrid:
         pixels = self.model.architecture.pixels_per_token / patch

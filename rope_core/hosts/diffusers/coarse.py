@@ -10,43 +10,33 @@ from torch import Tensor
 from ...layout import LOW
 from ...mixed.coarse_to_fine import CoarseRun, CoarseToFine
 from ...stack import COARSE_TO_FINE
-from .drawn import PATCH, Drawn
-from .execution import Answer, Execution, Grid, Part, PatchedTransformer
+from .drawn import PATCH, DrawnPart
+from .execution import Answer, Execution, PatchedTransformer
 from .mixed import UPSAMPLER, read_otherwise, refuse_two_transformers
-from .runs import Runs
 
 log = logging.getLogger("ropeworks")
-WHAT = "coarse to fine"
 
 
-class CoarsePart(Part):
+class CoarsePart(DrawnPart[CoarseRun]):
     """Decides at which size the picture runs."""
 
-    needs = COARSE_TO_FINE
-    model: Drawn
+    needs, what = COARSE_TO_FINE, "coarse to fine"
 
     def __init__(self, model: PatchedTransformer) -> None:
         super().__init__(model)
-        self.model.refuse_a_picture_beside(WHAT)
-        self.runs: dict[tuple[int | None, Grid], Runs[CoarseRun]] = {}  # by image, where they run one by one, and its tokens
         if model.told.upsampler is not None:
             refuse_two_transformers(model, UPSAMPLER, "Leave it out.")
-
-    def close(self) -> None:
-        for runs in self.runs.values():
-            runs.clear()
 
     def answer(self, execution: Execution, inner: Answer) -> Any:
         if not self.settings.acts_on(execution.planned.call):
             return inner(execution)
         level = execution.planned.call.sigma
         now = float(level)
-        runs = self.runs.setdefault((execution.image, execution.grid), self.model.runs())
-        found = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(execution, now))
+        found = self.run(execution, (execution.image, execution.grid), now, lambda: self._new(execution, now))
         run, again = found.kept, found.again(now)  # guidance in two calls asks for its own prompt first
         if not run.levels:
             return inner(execution)
-        self.model.refuse_other_sizes(execution.arguments, WHAT)
+        self.model.refuse_other_sizes(execution.arguments, self.what)
         carrier, depth = self.model.latent(execution), run.depth(now)
         read = run.cascade.read(carrier, depth, lambda: now)
         if depth == 0:
@@ -72,10 +62,7 @@ class CoarsePart(Part):
 
     @property
     def settings(self) -> CoarseToFine:
-        found = self.model.stack.find(CoarseToFine)
-        if found is None:
-            raise RuntimeError("coarse calls without a coarse-to-fine patch")
-        return found
+        return self.model.stack.the(CoarseToFine)
 
 
 def _with_own(velocity: Tensor, own: Tensor, ratio: int) -> Tensor:

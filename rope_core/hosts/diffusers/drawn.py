@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from ...errors import RopeWorksError
 from ...layout import GRID_DIMENSION
 from ...mixed.strip import Strip
 from ...reference.bank import ImageCalls
-from .execution import Arguments, Execution, Grid, PatchedTransformer
-from .runs import Runs, RunsOfIds
+from .execution import Arguments, Execution, Grid, Part, PatchedTransformer
+from .runs import Kept, Run, Runs, RunsOfIds
 
 PATCH = 2  # a token is 2 x 2 latent pixels
 
@@ -119,3 +119,23 @@ class Drawn(PatchedTransformer):
         """(tokens, axes) float64 on the device of `like`: where a picture of `grid` stands, counted from its own first token."""
         numbers = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64, device=like.device) for size in grid))
         return numbers[:, [GRID_DIMENSION.get(role, 0) for role in self.architecture.roles]]
+
+
+class DrawnPart(Part, Generic[Kept]):
+    """What one kind of run does to the calls of such a transformer. what: that kind, for people."""
+
+    what: str
+    model: Drawn
+
+    def __init__(self, model: PatchedTransformer) -> None:
+        super().__init__(model)
+        self.model.refuse_a_picture_beside(self.what)
+        self._runs: dict[Hashable, Runs[Kept]] = {}
+
+    def run(self, execution: Execution, of: Hashable, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
+        """The run that a call at `sigma` belongs to, of those of the pictures `of`."""
+        return self._runs.setdefault(of, self.model.runs()).at(self.model.key_of_run(execution.whole), sigma, begin)
+
+    def close(self) -> None:
+        for runs in self._runs.values():
+            runs.clear()

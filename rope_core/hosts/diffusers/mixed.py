@@ -21,15 +21,15 @@ from ...mixed.regions import CellGrid
 from ...mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip, interpolated
 from ...stack import MIXED
-from .drawn import PATCH, Drawn
-from .execution import Answer, Execution, Grid, Part, PatchedTransformer, Planned
+from .drawn import PATCH, Drawn, DrawnPart
+from .execution import Answer, Execution, PatchedTransformer, Planned
 from .flux import start_of
 from .images import one_by_one
 from .pipelines import transformers_in
-from .runs import Run, Runs
+from .runs import Run
 
 log = logging.getLogger("ropeworks")
-WHAT, UPSAMPLER = "mixed resolution", "what a latent upsampler has made"
+UPSAMPLER = "what a latent upsampler has made"
 
 
 @dataclass
@@ -50,24 +50,17 @@ class Answered:
     known: Tensor
 
 
-class MixedPart(Part):
+class MixedPart(DrawnPart[MixedState]):
     """Decides which tokens run: a small grid, a strip of two resolutions, or all."""
 
-    needs = MIXED
-    model: Drawn
+    needs, what = MIXED, "mixed resolution"
 
     def __init__(self, model: PatchedTransformer) -> None:
         super().__init__(model)
-        self.model.refuse_a_picture_beside(WHAT)
-        self.runs: dict[tuple[int | None, Grid], Runs[MixedState]] = {}  # by image, where they run one by one, and its tokens
         if self.settings.automatic:
             refuse_two_transformers(model, "an automatic region", "Give a mask or boxes.")
         if model.told.upsampler is not None:
             refuse_two_transformers(model, UPSAMPLER, "Leave it out.")
-
-    def close(self) -> None:
-        for runs in self.runs.values():
-            runs.clear()
 
     def answer(self, execution: Execution, inner: Answer) -> Any:
         images = len(execution.arguments["hidden_states"])
@@ -78,8 +71,7 @@ class MixedPart(Part):
     def _answer(self, execution: Execution, inner: Answer) -> Any:
         call = execution.planned.call
         now = float(call.sigma)
-        runs = self.runs.setdefault((execution.image, execution.grid), self.model.runs())
-        found = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(execution, now))
+        found = self.run(execution, (execution.image, execution.grid), now, lambda: self._new(execution, now))
         run = found.kept.run
 
         def sigma() -> float:
@@ -88,7 +80,7 @@ class MixedPart(Part):
         stage = run.stage(sigma)
         if run.unchanged:
             return inner(execution)
-        self.model.refuse_other_sizes(execution.arguments, WHAT)
+        self.model.refuse_other_sizes(execution.arguments, self.what)
         carrier = self.model.latent(execution)
         level = call.sigma.to(carrier)
         if stage == FINE:
@@ -158,7 +150,7 @@ class MixedPart(Part):
             grids={HIGH: high, LOW: low},
             groups=groups,
             layout=layout,
-            attention_for=WHAT,
+            attention_for=self.what,
         )
 
     def _at_low(self, execution: Execution, run: MixedRun, carrier: Tensor) -> Execution:
@@ -169,10 +161,7 @@ class MixedPart(Part):
 
     @property
     def settings(self) -> MixedResolution:
-        found = self.model.stack.find(MixedResolution)
-        if found is None:
-            raise RuntimeError("mixed calls without a mixed-resolution patch")
-        return found
+        return self.model.stack.the(MixedResolution)
 
     def _new(self, execution: Execution, sigma: float) -> MixedState:
         settings, (frames, rows, columns) = self.settings, execution.grid

@@ -15,14 +15,13 @@ from ...reference.bank import Entry, KeyBank, Recording
 from ...reference.shared import Reading, Sharing
 from ...reference.style import SharedAttention, reference_turn
 from ...stack import SHARED, Call
-from .drawn import PATCH, Drawn
-from .execution import Answer, Arguments, Execution, Grid, Part, PatchedTransformer, Planned
+from .drawn import PATCH, Drawn, DrawnPart
+from .execution import Answer, Arguments, Execution, Grid, PatchedTransformer, Planned
 from .images import by_image
-from .runs import Run, Runs
+from .runs import Run
 from .schedule import Schedule
 
 log = logging.getLogger("ropeworks")
-WHAT = "a style reference"
 
 
 @dataclass(frozen=True)
@@ -44,29 +43,22 @@ class StyleState:
     reads: dict[str, Read] = field(default_factory=dict)
 
 
-class ReferencePart(Part):
+class ReferencePart(DrawnPart[StyleState]):
     """Gives the picture's attention the references to read that act at a step."""
 
-    needs = SHARED
-    model: Drawn
+    needs, what = SHARED, "a style reference"
 
     def __init__(self, model: PatchedTransformer) -> None:
         super().__init__(model)
-        self.model.refuse_a_picture_beside(WHAT)
         self.references = [patch for patch in model.stack.patches if isinstance(patch, SharedAttention)]
-        self.runs: dict[Grid, Runs[StyleState]] = {}  # by the picture's tokens
         for patch in self.references:
             _check(patch, self.model)
-
-    def close(self) -> None:
-        for runs in self.runs.values():
-            runs.clear()
 
     def answer(self, execution: Execution, inner: Answer) -> Any:
         references = self._ready(execution)
         if references is None:
             return inner(execution)
-        return inner(replace(execution, shared=references.sharing(execution), attention_for=execution.attention_for or WHAT))
+        return inner(replace(execution, shared=references.sharing(execution), attention_for=execution.attention_for or self.what))
 
     def _ready(self, execution: Execution) -> ReadyReferences | None:
         """The references that act at this step, read; None where none does."""
@@ -74,9 +66,8 @@ class ReferencePart(Part):
         if not able:
             return None
         now = float(call.sigma)
-        self.model.refuse_times_by_token(execution.whole, WHAT)
-        runs = self.runs.setdefault(self.model.grid(execution.whole), self.model.runs())
-        run = runs.at(self.model.key_of_run(execution.whole), now, lambda: self._new(now))
+        self.model.refuse_times_by_token(execution.whole, self.what)
+        run = self.run(execution, self.model.grid(execution.whole), now, lambda: self._new(now))
         run.again(now)  # also for a step outside of every window, which counts as one
         acting = [patch for patch in able if _inside(call, patch)]
         for patch in able:
@@ -107,7 +98,7 @@ class ReferencePart(Part):
             bank = KeyBank(round(first * blocks), round(patch.last_block * blocks), patch.keep_on == "cpu")
             banks.append(bank)
             recording = Recording(bank, self.model.as_read(execution), execution.tokens)
-            return self.model.executed(replace(execution, shared=recording, attention_for=WHAT))
+            return self.model.executed(replace(execution, shared=recording, attention_for=self.what))
 
         by_image(reference, recorded)
         read = reads[patch.key] = Read(at, reference.grid, _joined(banks), reference.planned)
