@@ -28,7 +28,8 @@ from lab.sampling.methods import METHODS, PLAIN
 from lab.sampling.mixed import CANVAS_OF_RATIO, compared, pixels, shapes
 from lab.sampling.sample import CANVASES
 from lab.sampling.style import Pair, methods, pairs
-from rope_core.mixed.patches import COARSE_UNTIL
+from rope_core.mixed.coarse_to_fine import CoarseToFine
+from rope_core.mixed.patches import AUTOMATIC
 
 PROMPT = Prompt("cat", "engraving", "dawn")
 SETTING = {"date": "today", "weights": "a", "steps": "1", "cfg": "2", "command": "the command"}
@@ -136,8 +137,9 @@ def test_regions_are_compared_at_the_nodes_own_defaults():
     patches = compared(shapes()["disc"], 2)
     assert {method for pair in mixed.COMPARED for method in pair} - {mixed.COARSE} <= patches.keys()
     assert len({repr(value) for value in patches.values()}) == len(patches) == 7
+    assert patches.pop(mixed.FULL) == (CoarseToFine(),)
     for name, (region, *_) in patches.items():
-        assert (region.coarse_until, region.fine_from) == ((COARSE_UNTIL,) * 2 if name == mixed.FULL else (-1.0, -1.0)), name
+        assert (region.coarse_until, region.fine_from) == (AUTOMATIC, AUTOMATIC), name
         assert (region.mask is None) == name.startswith("automatic")
     assert [name for name, value in patches.items() if len(value) == 2] == ["given region, bands", "automatic region, bands"]
 
