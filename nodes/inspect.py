@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..rope_core.hosts.comfyui import usual_text
 from ..rope_core.hosts.comfyui.inspection import inspected
 from .inputs import checked
 from .inspect_pictures import VIEWS, inspection_picture
-from .layout_picture import SHOWN_TEXT_TOKENS, as_image
+from .layout_picture import as_image
 from .schema import CATEGORY, advanced_combo, known
 
 
@@ -45,9 +46,9 @@ class RopeInspect(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, latent: Any = None, view: str = VIEWS[0]) -> io.NodeOutput:
-        inspection = inspected(model, latent)
-        image = as_image(inspection_picture(inspection, view, SHOWN_TEXT_TOKENS))
-        report = inspection.report(SHOWN_TEXT_TOKENS)
+        inspection, text = inspected(model, latent), usual_text(model)
+        image = as_image(inspection_picture(inspection, view, text))
+        report = inspection.report(text)
         if getattr(cls.hidden, "unique_id", None) is None:  # nobody looks at the node
             return io.NodeOutput(image, report)
         return io.NodeOutput(image, report, ui={**ui.PreviewImage(image, cls=cls).as_dict(), **ui.PreviewText(report).as_dict()})

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..lab.data.world import BACKGROUNDS, OPEN, RENDERING_NAMES, SUBJECTS, WIDEST
 from ..lab.model.decoder import Decoder, decoder_of
 from ..lab.model.files import COMPANIONS_FILE, RPE2D_FILE, WEIGHTS, WEIGHTS_FILE
-from ..lab.model.prompts import numbers_of, prompts
+from ..lab.model.prompts import PARTS, TOKENS, numbers_of, prompts
 from ..lab.model.vae import CHANNELS, PATCH
 from ..rope_core.hosts.comfyui import set_native_pixels
 from ..rope_core.hosts.comfyui.training import set_trained_positions
@@ -109,7 +109,8 @@ def load_model(folder: Path, **_: Any) -> Any:
     wanted = comfy.supported_models.FluxSchnell({k: v for k, v in config.items() if k in fields or k == "image_model"})
     patcher = as_patcher(wanted, path, folder / COMPANIONS_FILE)
     patcher.cached_patcher_init = (load_model, (folder,))  # how a core makes the copy that it trains on
-    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]), widest=WIDEST)
+    text = sum(TOKENS[part] for part in PARTS)
+    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]), widest=WIDEST, text=text)
 
 
 def as_patcher(wanted: Any, weights: Path, companions: Path) -> Any:

@@ -16,7 +16,7 @@ from ..lab.data.clips import CLIP_BACKGROUNDS, CLIP_RENDERINGS, CLIP_SUBJECTS, M
 from ..lab.data.world import OPEN
 from ..lab.model.decoder import decoder_of
 from ..lab.model.files import CLIP_WEIGHTS_FILE, COMPANIONS_FILE, WEIGHTS
-from ..lab.model.prompts import numbers_of, prompts
+from ..lab.model.prompts import TOKENS, numbers_of, prompts
 from ..rope_core.hosts.comfyui import set_native_pixels
 from .inputs import checked
 from .lab_model import OPEN_OUTPUT, LabVAE, as_patcher, word
@@ -92,7 +92,7 @@ def load_video_model(folder: Path, **_: Any) -> Any:
     wanted.sampling_settings = {"shift": 1.0}
     patcher = as_patcher(wanted, path, folder / COMPANIONS_FILE)
     patcher.cached_patcher_init = (load_video_model, (folder,))  # how a core makes the copy that it trains on
-    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]), widest=1.0)
+    return set_native_pixels(patcher, int(facts["ropeworks.native_pixels"]), widest=1.0, text=sum(TOKENS.values()))
 
 
 class LabVideoVAE(LabVAE):

@@ -13,7 +13,6 @@ from torch.nn import functional
 from ..lab.pictures.drawing import font_of, wrapped
 from ..rope_core.mixed.regions import TokenLayout, dilated, eroded
 
-SHOWN_TEXT_TOKENS = 512  # reckoned with where the prompt is not known
 LONG_SIDE, MARGIN = 768, 16
 LETTERS = 40  # pixels, so that they can be read on a node
 MOST_SIDE = 500  # cells that are drawn across and down

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..rope_core import MixedResolution, RopeWorksError
 from ..rope_core.errors import shown
-from ..rope_core.hosts.comfyui import add_patch, facts_of
+from ..rope_core.hosts.comfyui import add_patch, facts_of, usual_text
 from ..rope_core.hosts.comfyui.vae_upsampler import with_vae
 from ..rope_core.mixed.regions import Box, TokenLayout
 from .inputs import checked
@@ -118,7 +118,7 @@ class MixedResRegionCRPA(io.ComfyNode):
         share = PRESETS[preset]
         hidden = facts_of(model)[1]
         node = getattr(cls.hidden, "unique_id", None)
-        told = RunEvent(node)
+        told = RunEvent(node, usual_text(model))
         boxes = None if regions is None else boxes_of(regions)
         if boxes == () and mask is None:
             log.info("Mixed-Res Region (CRPA): no box is in the regions, so nothing is at full resolution before the fine stage. %s", FIND)

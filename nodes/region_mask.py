@@ -15,14 +15,12 @@ from torch.nn import functional
 from ..rope_core import RopeWorksError
 from ..rope_core.mixed.region_document import parse_regions
 from ..rope_core.mixed.region_raster import boxes_of_frames, drawn_on
-from ..rope_core.mixed.regions import Box, CellGrid, TokenLayout
+from ..rope_core.mixed.regions import Box, CellGrid
 from .inputs import checked
-from .layout_picture import SHOWN_TEXT_TOKENS, shares
 from .mixed_res import as_masks, boxes_of
 from .schema import CATEGORY, known
 
-RATIO = 2  # the prediction is for the default of Mixed-Res Region (CRPA)
-HIDDEN = 3072  # and for the width of Flux.1, since no model is connected here
+RATIO = 2  # cells are those of the default of Mixed-Res Region (CRPA)
 LATENT_PIXELS, LATENT_PIXELS_BY_CHANNELS = 8, {128: 16, 48: 16}  # Flux.2 and Wan 2.2 5B compress more
 TOKEN_PIXELS, TOKEN_PIXELS_BY_CHANNELS = 16, {48: 32}
 SMALLEST, LARGEST = 16, 16384
@@ -121,7 +119,8 @@ class MixedResRegionMask(io.ComfyNode):
         if any(box.of is not None for box in given) and len(shown) == 1:
             shown = shown * frames
         found = [[*grid.boxes_at(given, frame), *each] for frame, each in enumerate(shown)]
-        line = _prediction(drawn, CellGrid(frames, height, width, token * RATIO))
+        cells = CellGrid(frames, height, width, token * RATIO).from_mask(drawn)
+        line = f"{cells.float().mean():.0%} of the area at full resolution"
         if not drawn.any():
             line = "no region: with this empty mask everything is drawn at low resolution"
             log.info("Mixed-Res Region Mask: %s. Draw one, or leave the mask unconnected to have it found during sampling.", line)
@@ -158,10 +157,6 @@ def _picture(latent: dict[str, Any] | None, image: Tensor | None, height: int, w
     if max(height, width) > LARGEST:
         raise RopeWorksError(f"the {whose} has {width} x {height} pixels: expected at most {LARGEST} a side. Connect a smaller one.")
     return Picture(frames, height, width, token, pixels)
-
-
-def _prediction(drawn: Tensor, grid: CellGrid) -> str:
-    return "; ".join(shares(TokenLayout(grid.from_mask(drawn), RATIO), HIDDEN, SHOWN_TEXT_TOKENS))
 
 
 def _as_bounding_box(box: Box) -> dict[str, int]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from .layout_picture import SHOWN_TEXT_TOKENS
-
 EVENT = "ropeworks.run"
 
 
 class RunEvent:
     """Of one node, `unique_id`; without one nobody looks. text: text tokens of the last run, or what is reckoned with before it."""
 
-    def __init__(self, unique_id: str | None) -> None:
+    def __init__(self, unique_id: str | None, text: int) -> None:
         self.unique_id = unique_id
-        self.text = SHOWN_TEXT_TOKENS
+        self.text = text
 
     def begin(self, hidden: int, text: int) -> None:
         self.text = text

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ..rope_core import BoundaryExpandReplace, MixedResolution
-from ..rope_core.hosts.comfyui import facts_of, stack_of
+from ..rope_core.hosts.comfyui import facts_of, stack_of, usual_text
 from ..rope_core.mixed.patches import token_layout
 from ..rope_core.mixed.regions import CellGrid, TokenLayout
 from ..rope_core.stack import Stack
-from .layout_picture import SHOWN_TEXT_TOKENS, WITHOUT_BAND, as_image, automatic_picture, layout_picture
+from .layout_picture import WITHOUT_BAND, as_image, automatic_picture, layout_picture
 
 MOST_CELLS = 1 << 20
 
@@ -28,7 +28,7 @@ def layout_image(model: Any) -> Tensor:
         return as_image(automatic_picture(native, native, patch.share(frames)))
     note = "" if stack.find(BoundaryExpandReplace) else WITHOUT_BAND
     layout = shown_layout(stack, patch, architecture.pixels_per_token, native)
-    return as_image(layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, note))
+    return as_image(layout_picture(layout, hidden, usual_text(model), note))
 
 
 def shown_layout(stack: Stack, patch: MixedResolution, pixels_per_token: int, native: float) -> TokenLayout:

@@ -42,8 +42,8 @@ class Architecture:
     reaches this family. riflex_pair: the one whose period is nearest to the trained frames, and longer, as RIFLEx's authors identify it;
     HunyuanVideo's is theirs. schedule_by_size: its own scheduler already goes by the picture's size. refusals: kind of run -> why it is not
     possible yet. unplaced: condition of the model -> what it is, for people, where its tokens cannot be told yet. hidden, channels: further
-    marks that tell variants of one class apart. assumed: what no mark tells, for people. published: what methods' authors use on this
-    family.
+    marks that tell variants of one class apart. assumed: what no mark tells, for people. usual_text: tokens that a prompt is padded to, or
+    that a step is reckoned with before its prompt is known. published: what methods' authors use on this family.
     """
 
     family: str
@@ -82,6 +82,7 @@ class Architecture:
     hidden: int | None = None
     channels: int | None = None
     assumed: str = ""
+    usual_text: int = 512
     published: Published = GENERAL_RULES
 
     @property

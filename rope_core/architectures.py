@@ -59,7 +59,7 @@ _ON_QWEN_IMAGE = Published(sega_side=1024, ultraimage=SlowedPairs((9, 10)))
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "Flux.1", ("Flux", "FluxTransformer2DModel"), ("Flux",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,
-        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, heeds_rope_options=True, published=_ON_FLUX,
+        side_of(1024, 1024), _PICTURES, _MEGAPIXEL, heeds_rope_options=True, usual_text=256, published=_ON_FLUX,
     ),
     Architecture(
         "LongCat-Image", ("Flux",), ("LongCatImage",), _IMAGE, "pe_embedder", "img_in", TEXT_IMAGE_REFERENCES,

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 WEB = FOLDER.parents[1] / "web"
 SCRIPTS = sorted([*WEB.rglob("*.js"), *WEB.rglob("*.mjs")])
 OLDEST_NODE = 18  # the first with the test runner that the tests use
-UNKNOWN_MODEL = {"ratio": 2, "outer": 0, "inner": 0, "hidden": 3072, "text": 512}
+UNKNOWN_MODEL = {"ratio": 2, "outer": 0, "inner": 0, "hidden": 3072, "text": 256}
 
 
 def node() -> str:

@@ -5,9 +5,9 @@ import { say } from "../words/words.mjs"
 
 /**
  * What a region is for. ratio, and the bands of Boundary Expand-Replace in cells, as the nodes behind it say; the model's width and its text
- * tokens as the last run told, or Flux.1's, as nodes/region_mask.py assumes: then `told` is false.
+ * tokens as the last run told, or Flux.1's: then `told` is false.
  */
-export const UNKNOWN_MODEL = { ratio: 2, outer: 0, inner: 0, hidden: 3072, text: 512, told: false }
+export const UNKNOWN_MODEL = { ratio: 2, outer: 0, inner: 0, hidden: 3072, text: 256, told: false }
 
 /** Shares of area and tokens, and the predicted speed-up of a mixed step; nothing where too much is drawn to count. */
 export function predict(shapes, picture, { ratio, outer, inner, hidden, text } = UNKNOWN_MODEL, start = null) {

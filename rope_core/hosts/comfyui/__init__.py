@@ -8,9 +8,11 @@ from .patching import (
     set_latent_upsampler,
     set_native_pixels,
     stack_of,
+    usual_text,
     wrapper_of,
 )
 
 __all__ = [
-    "add_patch", "architecture_of", "facts_of", "picture_channels", "set_latent_upsampler", "set_native_pixels", "stack_of", "wrapper_of"
+    "add_patch", "architecture_of", "facts_of", "picture_channels", "set_latent_upsampler", "set_native_pixels", "stack_of", "usual_text",
+    "wrapper_of",
 ]  # fmt: skip

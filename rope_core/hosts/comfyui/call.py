@@ -24,7 +24,7 @@ from .packed import PAYLOAD, finder_in, sizes_of
 from .positions import OWN_STEPS, origins_of, own_steps, position_steps, rope_options
 from .run import SamplingRun
 
-NATIVE_KEY, WIDEST_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect"
+NATIVE_KEY, WIDEST_KEY, TEXT_KEY = "ropeworks_native_pixels", "ropeworks_widest_aspect", "ropeworks_usual_text"
 UPSAMPLE_KEY = "ropeworks_latent_upsampler"
 # Conditionings whose tokens stand beside the picture's: Flux and Qwen-Image, Wan, HunyuanVideo.
 REFERENCES = ("ref_latents", "context_latents", "ref_latent")

@@ -11,7 +11,7 @@ from ...architectures import ARCHITECTURES, recognise, with_text_behind, without
 from ...errors import RopeWorksError
 from ...stack import COARSE_TO_FINE, MIXED, Patch, Stack
 from .apply_model import ApplyModel
-from .call import NATIVE_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
+from .call import NATIVE_KEY, TEXT_KEY, UPSAMPLE_KEY, WIDEST_KEY, hidden_width, native_size
 from .camera import let_ready_ones_pass
 from .embedder import rotary_of_model, stand_in
 from .execution import PatchedModel
@@ -103,20 +103,25 @@ def facts_of(model: Any) -> tuple[Architecture, int, float]:
     return architecture, hidden_width(model.model.diffusion_model, architecture), native
 
 
+def usual_text(model: Any) -> int:
+    """Text tokens to reckon a MODEL's step with before its prompt is known."""
+    return model.model_options.get("transformer_options", {}).get(TEXT_KEY) or architecture_of(model).usual_text
+
+
 def picture_channels(model: Any) -> int | None:
     """Of a MODEL's latent. Where sound is packed up with the picture, the format names the most that one of them has."""
     channels: int | None = getattr(model.model.diffusion_model, "latents_dim", None) or model.model.latent_format.latent_channels
     return channels
 
 
-def set_native_pixels(model: Any, pixels: int, widest: float = 0.0) -> Any:
+def set_native_pixels(model: Any, pixels: int, widest: float = 0.0, text: int = 0) -> Any:
     """A clone of MODEL that carries its own native size for every RoPE Works node after it: squares of `pixels` per side.
 
-    widest: trained aspect, longer side over shorter; 0 = the family's.
+    widest: trained aspect, longer side over shorter; 0 = the family's. text: see `usual_text`; 0 = the family's.
     """
     clone = model.clone()
     options = clone.model_options.setdefault("transformer_options", {})
-    options[NATIVE_KEY], options[WIDEST_KEY] = pixels, widest
+    options[NATIVE_KEY], options[WIDEST_KEY], options[TEXT_KEY] = pixels, widest, text
     return clone
 
 

@@ -19,7 +19,6 @@ from ropeworks_pack.nodes.layout_picture import (
     LOW,
     MARGIN,
     MOST_FRAMES,
-    SHOWN_TEXT_TOKENS,
     WITHOUT_BAND,
     as_image,
     layout_picture,
@@ -100,9 +99,9 @@ def test_inspect_shows_a_moving_region_frame_by_frame():
         models.sample(patched, SHAPE, steps=4)
     after = inspected(patched, empty)
     assert not after.example
-    shown = layout_panels(after, SHOWN_TEXT_TOKENS)[-1]
+    shown = layout_panels(after, 512)[-1]
     assert torch.equal(cells_of(shown, FRAMES), after.layout.region)
-    assert inspection_picture(after, LAYOUT, SHOWN_TEXT_TOKENS).height > shown.height
+    assert inspection_picture(after, LAYOUT, 512).height > shown.height
 
 
 def cells_of(picture: Image.Image, frames: int, across: int = 3, ratio: int = 2) -> torch.Tensor:
@@ -130,7 +129,7 @@ def test_a_layout_shows_the_frames_of_a_moving_mask_and_one_of_a_resting_one():
         return MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=mask).args[1]
 
     for cells in (moving(), moving()[:1].expand(FRAMES, -1, -1), moving()[:1]):
-        assert torch.equal(shown(cells), as_image(layout_picture(TokenLayout(cells, 2), hidden, SHOWN_TEXT_TOKENS, WITHOUT_BAND)))
+        assert torch.equal(shown(cells), as_image(layout_picture(TokenLayout(cells, 2), hidden, 512, WITHOUT_BAND)))
     assert torch.equal(cells_of(layout_picture(TokenLayout(moving(), 2), hidden, 0), FRAMES), moving())
     resting = layout_picture(TokenLayout(moving()[:1].expand(FRAMES, -1, -1), 2), hidden, 0)
     assert torch.equal(cells_of(resting, 1, across=1), moving()[:1])

@@ -11,11 +11,13 @@ from unittest.mock import patch
 import torch
 from PIL import ImageColor
 from ropeworks_pack.nodes.boundary import BoundaryExpandReplace
-from ropeworks_pack.nodes.layout_picture import HIGH, LONG_SIDE, MARGIN, SHOWN_TEXT_TOKENS, WITHOUT_BAND, as_image, layout_picture, shares
+from ropeworks_pack.nodes.lab_model import RopeLabModel
+from ropeworks_pack.nodes.lab_video_model import RopeLabVideoModel
+from ropeworks_pack.nodes.layout_picture import HIGH, LONG_SIDE, MARGIN, WITHOUT_BAND, as_image, layout_picture
 from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA, boxes_of
 from ropeworks_pack.nodes.region_mask import MixedResRegionMask
 from ropeworks_pack.nodes.run_event import RunEvent
-from ropeworks_pack.rope_core.hosts.comfyui import facts_of, stack_of
+from ropeworks_pack.rope_core.hosts.comfyui import facts_of, stack_of, usual_text
 from ropeworks_pack.rope_core.mixed.patches import MixedResolution
 from ropeworks_pack.rope_core.mixed.regions import CellGrid, TokenLayout
 
@@ -141,11 +143,10 @@ def test_region_mask_without_a_region_is_empty_and_says_what_follows():
     assert "low resolution" in told["text"][0]
 
 
-def test_region_mask_predicts_as_the_patch_after_it_does():
+def test_region_mask_tells_the_share_that_the_patch_after_it_makes_sharp():
     mask, _, told = ran(text(LEFT), 1024, 1024)
     region = MixedResolution(mask=mask).region(CellGrid(1, 1024, 1024, 32))
-    assert told["text"] == ["; ".join(shares(TokenLayout(region, 2), 3072, SHOWN_TEXT_TOKENS))]
-    assert "12% of the area" in told["text"][0]
+    assert told["text"] == [f"{TokenLayout(region, 2).area:.0%} of the area at full resolution"] == ["12% of the area at full resolution"]
 
 
 def test_region_mask_refuses_what_it_cannot_read():
@@ -185,24 +186,32 @@ def test_one_cost_for_one_workflow():
     hidden = facts_of(model)[1]
     for (outer, inner), note, shown in (((0, 0), WITHOUT_BAND, without_band), ((1, 2), "", with_band)):
         layout = TokenLayout(region, 2, outer, inner)
-        assert torch.equal(shown, as_image(layout_picture(layout, hidden, SHOWN_TEXT_TOKENS, note)))
+        assert torch.equal(shown, as_image(layout_picture(layout, hidden, 256, note)))  # Flux.1's prompts are padded to as many
     with lines_of_ours() as lines:
         models.sample(banded, (1, 16, 32, 32))
     told = stack_of(banded).find(MixedResolution).on_run.__self__
-    assert told.text != SHOWN_TEXT_TOKENS
+    assert told.text != 256
     speedup = TokenLayout(region, 2, 1, 2).speedup(hidden, told.text)
     assert any(f"12% of the area in 48% of the tokens, a mixed step about {speedup:.1f}x faster" in line for line in lines), lines
+
+
+def test_before_a_run_the_bundled_models_are_reckoned_with_their_own_prompts():
+    for node, subject in ((RopeLabModel, "rocket"), (RopeLabVideoModel, "butterfly")):
+        model, prompt, *_ = node.execute(subject).args
+        assert usual_text(model) == prompt[0][0].shape[1]
+        patched, _ = MixedResRegionCRPA.execute(model, 2, 0.0, 1.0, mask=torch.ones(1, 16, 16)).args
+        assert usual_text(patched) == prompt[0][0].shape[1]
 
 
 def test_the_page_is_told_what_a_step_costs_by():
     sent = []
     server = SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(send_sync=lambda *event: sent.append(event))))
     with patch.dict(sys.modules, {"server": server}):
-        RunEvent("7:3").begin(3072, 77)
-        RunEvent(None).begin(3072, 77)
+        RunEvent("7:3", 512).begin(3072, 77)
+        RunEvent(None, 512).begin(3072, 77)
     assert sent == [("ropeworks.run", {"node": "7:3", "hidden": 3072, "text": 77})]
     with patch.dict(sys.modules, {"server": SimpleNamespace()}):
-        RunEvent("7").begin(3072, 77)
+        RunEvent("7", 512).begin(3072, 77)
 
 
 def test_a_region_yet_to_be_chosen_is_hatched_and_not_made_up():
