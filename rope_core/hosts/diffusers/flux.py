@@ -33,6 +33,7 @@ class Flux(Drawn):
     patch_layer = "x_embedder"
     called = "Flux"
     prompt = ("encoder_hidden_states", "pooled_projections", "guidance")
+    cut = frozenset({"hidden_states", "encoder_hidden_states", "img_ids", "txt_ids"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -94,6 +95,9 @@ class Flux(Drawn):
         text, image = self.text_ids(execution.arguments), self.image_ids(execution.arguments)
         with whole_ids(self.itself, txt_ids=text, img_ids=image):
             return super().executed(execution)
+
+    def sequence(self, arguments: Arguments) -> tuple[int, ...]:
+        return len(self.text_ids(arguments)), len(self.image_ids(arguments))
 
     def start(self, arguments: Arguments) -> int:
         return arguments["encoder_hidden_states"].shape[1]

@@ -27,6 +27,7 @@ class Wan(Drawn):
     called = "Wan"
     runs = RunsOfThread
     prompt = ("encoder_hidden_states", "encoder_hidden_states_image")
+    cut = frozenset({0, 1, "hidden_states", "timestep"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -41,6 +42,9 @@ class Wan(Drawn):
 
     def start(self, arguments: Arguments) -> int:
         return 0
+
+    def sequence(self, arguments: Arguments) -> tuple[int, ...]:
+        return (prod(self.grid(arguments)),)
 
     def describe(self, arguments: Arguments, grid: Grid) -> Call:
         latent, timestep = arguments["hidden_states"], arguments["timestep"]
@@ -122,9 +126,10 @@ class Wan(Drawn):
         return self.config.num_layers, 1 / 3
 
     def as_read(self, execution: Execution) -> ImageCalls:
-        """Prompts as long as the clip look like the clip."""
+        """Prompts as long as the clip look like the clip, unless each process asks them by itself."""
         tokens = execution.tokens
-        return ImageCalls(lambda length: 0 if length == tokens else None, 1 + self._beside(execution.arguments).count(tokens))
+        alike = 0 if self.ulysses is not None else self._beside(execution.arguments).count(tokens)
+        return ImageCalls(lambda length: 0 if length == tokens else None, 1 + alike)
 
     def latents_expected(self) -> tuple[int, int]:
         return self.config.in_channels, 5
