@@ -23,6 +23,7 @@ from .drawn import PATCH, Drawn
 from .embedders import IdsEmbedder, as_table
 from .execution import Arguments, Execution, Grid
 from .parallel import whole_ids
+from .weights import as_called
 
 
 class Flux(Drawn):
@@ -106,8 +107,8 @@ class Flux(Drawn):
         tokens, timestep = arguments["hidden_states"], arguments["timestep"]
 
         def token_map() -> Tensor:
-            layer = getattr(self.transformer, self.patch_layer)
-            return packed_map(layer, tokens, grid)
+            with as_called(getattr(self.transformer, self.patch_layer), arguments) as layer:
+                return packed_map(layer, tokens, grid)
 
         sigma = timestep.reshape(-1)[0].float() / self.times
         return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)

@@ -20,6 +20,7 @@ from .embedders import Counts, LatentEmbedder, whole_patches
 from .execution import Arguments, Execution, Grid
 from .flux import like, sample_of
 from .runs import RunsOfThread
+from .weights import as_called
 
 
 class Wan(Drawn):
@@ -51,7 +52,8 @@ class Wan(Drawn):
         patch = self.counts.patch[-(latent.dim() - 2) :]
 
         def token_map() -> Tensor:
-            weights = probe_convolution(self._patch_layer, (latent.shape[1], *patch), latent.dtype, latent.device)
+            with as_called(self._patch_layer, arguments) as layer:
+                weights = probe_convolution(layer, (latent.shape[1], *patch), latent.dtype, latent.device)
             whole = tuple(slice(0, size // p * p) for size, p in zip(latent.shape[2:], patch, strict=True))
             return project(latent[(..., *whole)], weights)
 
