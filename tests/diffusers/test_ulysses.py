@@ -16,13 +16,25 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig
+from diffusers.models import attention_dispatch
 from torch import Tensor, nn
 
 from lab.model.flux import grid_ids, pack
-from rope_core import BoundaryExpandReplace, CoarseToFine, Extrapolate, KeyScale, MixedResolution, Patch, Sega, SharedAttention
+from rope_core import (
+    BoundaryExpandReplace,
+    CoarseToFine,
+    Extrapolate,
+    KeyScale,
+    MixedResolution,
+    Patch,
+    RopeWorksError,
+    Sega,
+    SharedAttention,
+)
 from rope_core.hosts.diffusers import patched
 from rope_core.hosts.diffusers.ulysses import Ulysses
-from tests.diffusers.tiny import flux, wan
+from tests.diffusers.test_parallel import attention_for_ring
+from tests.diffusers.tiny import TEXT, flux, flux_call, wan, wan_call
 
 PROCESSES = 2
 NATIVE = 64  # pixels: 4 tokens a side
@@ -200,3 +212,48 @@ def process(rank: int, store: str, kind: str, mode: dict[str, Any], heads: int) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_draw_what_one_draws(tmp_path: Path, kind: str, mode: dict[str, Any], heads: int) -> None:
     torch.multiprocessing.spawn(process, (str(tmp_path / "store"), kind, mode, heads), nprocs=PROCESSES)
+
+
+@torch.inference_mode()
+def refusals(rank: int, store: str) -> None:
+    begin(rank, store)
+    kinds = [(flux, flux_call(), style(1, 16, 8, 8)), (wan, wan_call(), style(1, 16, 2, 8, 8))]
+    for make, call, reference in kinds:
+        every = {"mixed resolution": mixed(), "shared attention": reference, "coarse to fine": CoarseToFine()}
+        for mode in ({"ring_degree": PROCESSES}, {"ring_degree": PROCESSES, "ring_anything": True}):
+            ring = make()
+            ring.enable_parallelism(config=ContextParallelConfig(**mode))
+            for what, patch in every.items():
+                with pytest.raises(RopeWorksError, match=f"{what} needs all of them: Ring is not supported"), patched(ring, patch):
+                    pass
+        other, late, model = make(), make(), make()
+        plan = {place: cut for place, cut in other._cp_plan.items() if place != ""}
+        other.enable_parallelism(config=ContextParallelConfig(**ULYSSES), cp_plan=plan)
+        model.enable_parallelism(config=ContextParallelConfig(**ULYSSES))
+        for what, patch in every.items():
+            with pytest.raises(RopeWorksError, match=f"{what} needs a plan that cuts"), patched(other, patch):
+                pass
+        with patched(late, every["mixed resolution"], native_pixels=NATIVE):
+            late.enable_parallelism(config=ContextParallelConfig(**ULYSSES))
+            with pytest.raises(RopeWorksError, match="before `with patched"):
+                late(**call)
+        plain = make()(**call)[0]
+        with pytest.MonkeyPatch.context() as replaced:
+            replaced.setattr(attention_dispatch, "_native_attention_forward_op", attention_for_ring)
+            with patched(model, reference), pytest.raises(RopeWorksError, match="does not go through torch's scaled_dot_product_attention"):
+                model(**call)
+        assert (model(**call)[0] - plain).abs().max() < 2e-6
+    model = flux()
+    model.enable_parallelism(config=ContextParallelConfig(**ULYSSES))
+    call = flux_call(rows=5, columns=5)
+    whole = len(call["img_ids"]) + TEXT
+    call["joint_attention_kwargs"] = {"attention_mask": torch.zeros(1, 1, whole + whole % PROCESSES, whole + whole % PROCESSES)}
+    with patched(model, style(1, 16, 8, 8)), pytest.raises(RopeWorksError, match="Draw without a mask"):
+        model(**call)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    dist.destroy_process_group()
+
+
+@needs_gloo
+def test_ring_other_plans_masks_and_other_attention_are_refused(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(refusals, (str(tmp_path / "store"),), nprocs=PROCESSES)
