@@ -242,8 +242,8 @@ def test_a_call_looks_at_blocks_and_their_parts_alone(flux, monkeypatch):
     assert not walks
 
 
-@pytest.mark.parametrize("mesh", [{"ulysses_degree": 2}, {"ring_degree": 2}], ids=str)
-def test_context_parallelism_is_refused_in_the_block_and_where_all_tokens_are_needed(flux, wan, mesh):
+@pytest.mark.parametrize("mesh", [{"ulysses_degree": 2}, {"ring_degree": 2}, {"ulysses_degree": 2, "ring_degree": 2}], ids=str)
+def test_context_parallelism_is_refused_in_the_block_and_where_all_tokens_are_needed_by_ring_or_another_plan(flux, wan, mesh):
     """The configuration as diffusers records it; splitting itself needs several processes."""
     parallel = SimpleNamespace(context_parallel_config=diffusers.ContextParallelConfig(**mesh), tensor_parallel_config=None)
     for original, patch in ((flux, Sega()), (wan, Sega())):
@@ -254,13 +254,16 @@ def test_context_parallelism_is_refused_in_the_block_and_where_all_tokens_are_ne
                 model(hidden_states=None)
         with patched(model, patch):
             pass
-    for patch, what in ((region(), "mixed resolution"), (style(), "shared attention")):
+    expected = "Ring is not supported for it" if "ring_degree" in mesh else "needs a plan that cuts encoder_hidden_states, hidden_states"
+    for patch, what in ((region(), "mixed resolution"), (style(), "shared attention"), (CoarseToFine(), "coarse to fine")):
         model = copy.deepcopy(flux)
         with patched(model, patch):
             model._parallel_config = parallel
-            with pytest.raises(RopeWorksError, match=f"context parallelism is on.*{what} needs all of them"):
+            with pytest.raises(RopeWorksError, match=r"enable_parallelism.*before `with patched"):
                 model(hidden_states=None)
-        assert f"{what} needs all of them" in refused(model, patch)
+        complaint = refused(model, patch)
+        assert f"{what} needs" in complaint
+        assert expected in complaint
 
 
 def test_a_transformer_sharded_by_fsdp_is_refused_by_name(flux):

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...active import ActivePlan, grouped_attention, running
 from ...errors import RopeWorksError
+from .ulysses import Spread
 
 log = logging.getLogger("ropeworks")
 _told: WeakSet[nn.Module] = WeakSet()
@@ -24,30 +25,50 @@ _SDPA = inspect.signature(lambda query, key, value, attn_mask=None, dropout_p=0.
 
 
 class GroupedAttention(TorchFunctionMode):
-    """While it is active, torch's attention runs as the running plan wants it."""
+    """While it is active, torch's attention runs as the running plan wants it. spread: the sequence, where processes share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, spread: Spread | None) -> None:
         super().__init__()
         self.used = False
+        self.spread = spread
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
-        self.used = True
         given = _SDPA.bind(*args, **(kwargs or {})).arguments
         q, k, v, mask = given.pop("query"), given.pop("key"), given.pop("value"), given.pop("attn_mask", None)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             return scaled_dot_product_attention(q, k, v, attn_mask=mask, **given)
 
-        with torch._C.DisableTorchFunction():
+        def grouped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             return grouped_attention(q, k, v, mask, q.shape[1], True, attend, out_tokens_at=2)
 
+        with torch._C.DisableTorchFunction():
+            if self.spread is None:
+                self.used = True
+                return grouped(q, k, v, mask)
+            if not self.spread.gathered_by(q, k):
+                return attend(q, k, v, mask)  # what this process's tokens ask of something else
+            self.used = True
+            return self.spread.in_order(grouped, q, k, v, mask)
 
-def run_grouped(original: Callable[..., Any], active: ActivePlan, arguments: dict[str, Any], what: str, transformer: nn.Module) -> Any:
+
+def run_grouped(
+    original: Callable[..., Any],
+    active: ActivePlan,
+    arguments: dict[str, Any],
+    what: str,
+    transformer: nn.Module,
+    spread: Spread | None = None,
+) -> Any:
     """The transformer's forward under `active`, with our attention. Raises RopeWorksError where that cannot act; what: for whom."""
-    with running(active), GroupedAttention() as attention, _as_written(transformer, what):
-        output = original(**arguments)
+    with running(active), GroupedAttention(spread) as attention, _as_written(transformer, what):
+        if spread is None:
+            output = original(**arguments)
+        else:
+            with spread.filled(arguments) as even:
+                output = original(**even)
     if not attention.used:
         raise RopeWorksError(
             f"this transformer's attention runs by {backend_of(transformer)} and does not go through torch's scaled_dot_product_attention, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from typing import Any, Generic
 
 import torch
@@ -14,15 +15,40 @@ from ...mixed.strip import Strip
 from ...reference.bank import ImageCalls
 from .execution import Arguments, Execution, Grid, Part, PatchedTransformer
 from .runs import Kept, Run, Runs, RunsOfIds
+from .ulysses import Ulysses, refuse_shared
 
 PATCH = 2  # a token is 2 x 2 latent pixels
 
 
 class Drawn(PatchedTransformer):
-    """Latents are (batch, channels, [frames,] height, width), velocities too; executions are those that this model made."""
+    """Latents are (batch, channels, [frames,] height, width), velocities too; executions are those that this model made.
+
+    prompt: arguments that a reference may bring, or has of the batch's first image. cut: what diffusers' context parallelism cuts, by
+    argument or number of an answer. ulysses: what shares the sequence with other processes, where patches need the whole of it.
+    """
 
     runs: type[Runs] = RunsOfIds
-    prompt: tuple[str, ...]  # arguments that a reference may bring, or has of the batch's first image
+    prompt: tuple[str, ...]
+    cut: frozenset[str | int]
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ulysses = Ulysses.of(self.itself) if self.needs else None
+
+    def refuse_cuts(self, cuts: tuple[Any, ...]) -> None:
+        if self.needs:
+            refuse_shared(cuts, self.ulysses, self.cut, self.needs)
+
+    def executed(self, execution: Execution) -> Any:
+        if self.ulysses is not None:
+            spread = self.ulysses.spread(self.sequence(execution.arguments))
+            wanted = execution.attention_for or (self.needs if spread.uneven else "")
+            execution = replace(execution, spread=spread, attention_for=wanted)
+        return super().executed(execution)
+
+    def sequence(self, arguments: Arguments) -> tuple[int, ...]:
+        """Tokens of each part that is cut by itself, the picture's last."""
+        raise NotImplementedError
 
     @property
     def hidden(self) -> int:

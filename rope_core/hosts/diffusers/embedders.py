@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...active import now_running
-from .parallel import CosSin, cut_like_answer, cut_like_ids, uncut, whole_sequence
+from .parallel import CosSin, cut_like_answer, cut_like_ids, own_answer, uncut, whole_sequence
 
 if TYPE_CHECKING:
     from .door import Door
@@ -42,7 +42,7 @@ class LatentEmbedder(PlannedEmbedder):
     def forward(self, hidden_states: Tensor) -> CosSin:
         active = now_running()
         if active is None or (active.plan.untouched and active.groups is None):
-            return self.base(hidden_states)
+            return own_answer(self.base, hidden_states)
         counts = Counts.of(self.base)
         grid = whole_patches(hidden_states, counts.patch)
         axes = [torch.arange(n, device=hidden_states.device, dtype=torch.float32) for n in grid[-len(counts.axes) :]]

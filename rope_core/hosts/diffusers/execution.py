@@ -23,6 +23,7 @@ from .attention import run_grouped
 from .embedders import PlannedEmbedder
 from .others import Others
 from .schedule import Schedule, schedule_of
+from .ulysses import Spread
 
 if TYPE_CHECKING:
     from ...mixed.handover import Upsample
@@ -47,7 +48,7 @@ class Execution:
 
     grids: by query group. groups, layout: of a step with two of them, and its tokens; grid is then the whole picture's. shared: what
     looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. image: number of
-    the one of the whole call's that runs, where they run one by one.
+    the one of the whole call's that runs, where they run one by one. spread: the sequence, where processes share it.
     """
 
     whole: Arguments
@@ -60,6 +61,7 @@ class Execution:
     shared: Reader | None = None
     attention_for: str = ""
     image: int | None = None
+    spread: Spread | None = None
 
     @property
     def group(self) -> str:
@@ -102,7 +104,7 @@ class Execution:
             references=references,
         )
         if self.attention_for:
-            return run_grouped(forward, active, self.arguments, self.attention_for, transformer)
+            return run_grouped(forward, active, self.arguments, self.attention_for, transformer, self.spread)
         with running(active):
             return forward(**self.arguments)
 
@@ -167,6 +169,14 @@ class PatchedTransformer:
     @property
     def facts(self) -> ModelFacts:
         raise NotImplementedError
+
+    @property
+    def needs(self) -> str:
+        """The kinds of run that patches ask for, for people; empty where a table is all they need."""
+        return " and ".join(dict.fromkeys(patch.needs for patch in self.stack.patches if patch.needs))
+
+    def refuse_cuts(self, cuts: tuple[Any, ...]) -> None:
+        """Raises RopeWorksError for context parallelism that the kinds of run cannot follow. cuts: see `cuts_of`."""
 
     def refuse_call(self, arguments: Arguments) -> None:
         """Raises RopeWorksError for a call that patches cannot follow."""

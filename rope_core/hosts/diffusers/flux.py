@@ -23,6 +23,7 @@ from .drawn import PATCH, Drawn
 from .embedders import IdsEmbedder, as_table
 from .execution import Arguments, Execution, Grid
 from .parallel import whole_ids
+from .weights import as_called
 
 
 class Flux(Drawn):
@@ -33,6 +34,7 @@ class Flux(Drawn):
     patch_layer = "x_embedder"
     called = "Flux"
     prompt = ("encoder_hidden_states", "pooled_projections", "guidance")
+    cut = frozenset({"hidden_states", "encoder_hidden_states", "img_ids", "txt_ids"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -95,6 +97,9 @@ class Flux(Drawn):
         with whole_ids(self.itself, txt_ids=text, img_ids=image):
             return super().executed(execution)
 
+    def sequence(self, arguments: Arguments) -> tuple[int, ...]:
+        return len(self.text_ids(arguments)), len(self.image_ids(arguments))
+
     def start(self, arguments: Arguments) -> int:
         return arguments["encoder_hidden_states"].shape[1]
 
@@ -102,8 +107,8 @@ class Flux(Drawn):
         tokens, timestep = arguments["hidden_states"], arguments["timestep"]
 
         def token_map() -> Tensor:
-            layer = getattr(self.transformer, self.patch_layer)
-            return packed_map(layer, tokens, grid)
+            with as_called(getattr(self.transformer, self.patch_layer), arguments) as layer:
+                return packed_map(layer, tokens, grid)
 
         sigma = timestep.reshape(-1)[0].float() / self.times
         return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)

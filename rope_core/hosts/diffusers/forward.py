@@ -40,10 +40,11 @@ class Forward:
     def refuse_others(self, everywhere: bool = False) -> None:
         """Raises RopeWorksError where what else is on the transformer cannot be combined with the patches."""
         refuse_parts(self.model.itself)
-        needs = " and ".join(patch.needs for patch in self.model.stack.patches if patch.needs)
-        whole = needs or ("" if self.cut else f"a table for {self.model.class_name}, which has not been cut yet,")
-        refuse_cuts(self.door.cuts, self.door.cuts_now(self.model.itself), whole)
-        self.model.others.refuse(needs, everywhere)
+        uncut = "" if self.cut else f"a table for {self.model.class_name}, which has not been cut yet,"
+        cuts = self.door.cuts_now(self.model.itself)
+        refuse_cuts(self.door.cuts, cuts, uncut)
+        self.model.refuse_cuts(cuts)
+        self.model.others.refuse(self.model.needs, everywhere)
 
     def close(self) -> None:
         """Drops what runs have left."""

@@ -15,6 +15,7 @@ from ...tokens import caption_mask
 from .complex_tables import ListsEmbedder, MaskEmbedder
 from .embedders import PlannedEmbedder, whole_patches
 from .execution import Arguments, Grid, PatchedTransformer
+from .weights import as_called
 
 
 class Lumina(PatchedTransformer):
@@ -51,8 +52,8 @@ class Lumina(PatchedTransformer):
     def describe(self, arguments: Arguments, grid: Grid) -> Call:
         def token_map() -> Tensor:
             latent, patch = self.latent(arguments), self.patch(arguments)
-            layer = self.patch_layer(arguments)
-            weights = probe_linear(layer, latent.shape[1], patch, "h w c", latent.dtype, latent.device)
+            with as_called(self.patch_layer(arguments), arguments) as layer:
+                weights = probe_linear(layer, latent.shape[1], patch, "h w c", latent.dtype, latent.device)
             _, rows, columns = grid
             return project(latent[..., : rows * patch[1], : columns * patch[2]], weights)
 

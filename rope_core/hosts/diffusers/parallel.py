@@ -48,17 +48,23 @@ class _Whole:
     def cut(self, name: str, part: Tensor) -> Tensor:
         for hook in self.hooks:
             if name in hook.metadata:
-                part = hook._prepare_cp_input(part, hook.metadata[name])
+                part = hook._prepare_cp_input(filled(part, 0), hook.metadata[name])
         return part
 
 
 _whole: ContextVar[_Whole | None] = ContextVar("ropeworks_whole_sequence", default=None)
+_multiple: ContextVar[int] = ContextVar("ropeworks_multiple_of_tokens", default=1)
+
+
+def config_of(transformer: nn.Module) -> Any:
+    """diffusers' configuration of context parallelism, None without."""
+    return getattr(getattr(transformer, "_parallel_config", None), "context_parallel_config", None)
 
 
 def cuts_of(transformer: nn.Module, *embedders: nn.Module) -> tuple[Any, ...]:
     """What cuts a transformer's sequence: the configuration and diffusers' hooks; empty without context parallelism."""
-    config = getattr(getattr(transformer, "_parallel_config", None), "context_parallel_config", None)
-    hooks = [hook for module in (transformer, *embedders) for hook in _split_hooks(module)]
+    config = config_of(transformer)
+    hooks = [hook for module in (transformer, *embedders) for hook in split_hooks(module)]
     return (*(() if config is None else (config,)), *hooks)
 
 
@@ -81,9 +87,29 @@ def refuse_cuts(made_behind: tuple[Any, ...], now: tuple[Any, ...], who: str) ->
 
 
 @contextmanager
+def filling(multiple: int) -> Iterator[None]:
+    """Until the end, tables are filled up to a multiple of tokens before they are cut."""
+    token = _multiple.set(multiple)
+    try:
+        yield
+    finally:
+        _multiple.reset(token)
+
+
+def filled(x: Tensor, dimension: int) -> Tensor:
+    """With zeros behind it, up to the multiple that is asked for."""
+    missing = -x.shape[dimension] % _multiple.get()
+    if not missing:
+        return x
+    shape = list(x.shape)
+    shape[dimension] = missing
+    return torch.cat([x, x.new_zeros(shape)], dimension)
+
+
+@contextmanager
 def whole_ids(transformer: nn.Module, **ids: Tensor) -> Iterator[None]:
     """For the length of a call of Flux. ids: (tokens, axes) by argument, in the order of the sequence, before they are cut."""
-    token = _whole.set(_Whole(_split_hooks(transformer), ids))
+    token = _whole.set(_Whole(split_hooks(transformer), ids))
     try:
         yield
     finally:
@@ -109,19 +135,25 @@ def cut_like_ids(answer: CosSin) -> CosSin:
 
 def cut_like_answer(embedder: nn.Module, answer: CosSin) -> CosSin:
     """This process's part of a table of the whole sequence, cut as diffusers cuts what `embedder` answers."""
-    for hook in _split_hooks(embedder):
-        answer = hook.post_forward(embedder, answer)
+    for hook in split_hooks(embedder):
+        cos, sin = (filled(part, hook.metadata[place].split_dim) for place, part in enumerate(answer))
+        answer = hook.post_forward(embedder, (cos, sin))
     return answer
+
+
+def own_answer(embedder: nn.Module, *args: Any) -> CosSin:
+    """What a transformer's own embedder answers to this process."""
+    return embedder(*args) if _multiple.get() == 1 else cut_like_answer(embedder, uncut(embedder, *args))
 
 
 def uncut(embedder: nn.Module, *args: Any) -> Any:
     """What a transformer's own embedder answers for the whole sequence."""
-    return type(embedder).forward(embedder, *args) if _split_hooks(embedder) else embedder(*args)
+    return type(embedder).forward(embedder, *args) if split_hooks(embedder) else embedder(*args)
 
 
 def hand_on_hooks(ours: nn.Module, own: nn.Module) -> None:
     """Cuts that came onto an embedder of ours go on to the transformer's own, whose place it had."""
-    cuts, registry = _split_hooks(ours), vars(ours).get("_diffusers_hook")
+    cuts, registry = split_hooks(ours), vars(ours).get("_diffusers_hook")
     if registry is None:
         return
     for name, hook in registry.hooks.items():
@@ -129,6 +161,11 @@ def hand_on_hooks(ours: nn.Module, own: nn.Module) -> None:
             type(registry).check_if_exists_or_initialize(own).register_hook(hook, name)
 
 
-def _split_hooks(module: nn.Module) -> list[Any]:
+def split_hooks(module: nn.Module) -> list[Any]:
+    return hooks_of(module, "cp_input")
+
+
+def hooks_of(module: nn.Module, kind: str) -> list[Any]:
+    """diffusers' hooks on a module whose names begin so."""
     registry = vars(module).get("_diffusers_hook")
-    return [] if registry is None else [hook for name, hook in registry.hooks.items() if name.startswith("cp_input")]
+    return [] if registry is None else [hook for name, hook in registry.hooks.items() if name.startswith(kind)]

@@ -53,7 +53,7 @@ def patched(
     in use where the transformer is called, else of the pipeline's.
     Raises RopeWorksError for transformers that are not supported or patched already, for patches that cannot act on them or beside
     others, for step caches where patches call the transformer more than once a step, and for context parallelism that begins inside the
-    block or where a patch needs the whole sequence in one process.
+    block, or that is not Ulysses' alone where a patch needs the whole sequence at once.
     """
     told = _told(target, native_pixels, native_widest, latent_upsampler, sigmas)
     entered = _enter(target, patches, told, on_plan)

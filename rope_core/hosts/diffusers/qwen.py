@@ -12,6 +12,7 @@ from ...stack import Call
 from .complex_tables import ShapesEmbedder, shapes_of
 from .execution import Arguments, Execution, Grid, PatchedTransformer
 from .flux import packed_map
+from .weights import as_called
 
 
 class Qwen(PatchedTransformer):
@@ -39,7 +40,8 @@ class Qwen(PatchedTransformer):
         tokens, timestep = arguments["hidden_states"], arguments["timestep"]
 
         def token_map() -> Tensor:
-            return packed_map(self.transformer.img_in, tokens, grid)
+            with as_called(self.transformer.img_in, arguments) as layer:
+                return packed_map(layer, tokens, grid)
 
         sigma = timestep.reshape(-1)[0].float() / self.times
         return self.call(tuple(self.base.axes_dim), float(self.base.theta), grid, sigma, token_map)

@@ -20,6 +20,7 @@ from .embedders import Counts, LatentEmbedder, whole_patches
 from .execution import Arguments, Execution, Grid
 from .flux import like, sample_of
 from .runs import RunsOfThread
+from .weights import as_called
 
 
 class Wan(Drawn):
@@ -27,6 +28,7 @@ class Wan(Drawn):
     called = "Wan"
     runs = RunsOfThread
     prompt = ("encoder_hidden_states", "encoder_hidden_states_image")
+    cut = frozenset({0, 1, "hidden_states", "timestep"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -42,12 +44,16 @@ class Wan(Drawn):
     def start(self, arguments: Arguments) -> int:
         return 0
 
+    def sequence(self, arguments: Arguments) -> tuple[int, ...]:
+        return (prod(self.grid(arguments)),)
+
     def describe(self, arguments: Arguments, grid: Grid) -> Call:
         latent, timestep = arguments["hidden_states"], arguments["timestep"]
         patch = self.counts.patch[-(latent.dim() - 2) :]
 
         def token_map() -> Tensor:
-            weights = probe_convolution(self._patch_layer, (latent.shape[1], *patch), latent.dtype, latent.device)
+            with as_called(self._patch_layer, arguments) as layer:
+                weights = probe_convolution(layer, (latent.shape[1], *patch), latent.dtype, latent.device)
             whole = tuple(slice(0, size // p * p) for size, p in zip(latent.shape[2:], patch, strict=True))
             return project(latent[(..., *whole)], weights)
 
@@ -122,9 +128,10 @@ class Wan(Drawn):
         return self.config.num_layers, 1 / 3
 
     def as_read(self, execution: Execution) -> ImageCalls:
-        """Prompts as long as the clip look like the clip."""
+        """Prompts as long as the clip look like the clip, unless each process asks them by itself."""
         tokens = execution.tokens
-        return ImageCalls(lambda length: 0 if length == tokens else None, 1 + self._beside(execution.arguments).count(tokens))
+        alike = 0 if self.ulysses is not None else self._beside(execution.arguments).count(tokens)
+        return ImageCalls(lambda length: 0 if length == tokens else None, 1 + alike)
 
     def latents_expected(self) -> tuple[int, int]:
         return self.config.in_channels, 5

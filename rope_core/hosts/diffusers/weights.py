@@ -1,6 +1,11 @@
-"""diffusers: where a transformer's weights are when a call begins, and whether this process holds them whole."""
+"""diffusers: where a transformer's weights are when a call begins, at which scale its LoRAs act, and whether this process holds all."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +21,21 @@ def bring(transformer: nn.Module) -> None:
     hook = None if registry is None else registry.hooks.get("group_offloading")
     if hook is not None:
         hook.pre_forward(transformer)
+
+
+@contextmanager
+def as_called(layer: nn.Module, arguments: Mapping[str, Any]) -> Iterator[nn.Module]:
+    """A layer with its LoRAs at the scale that a call with these arguments asks for, which diffusers sets within the call alone."""
+    options = arguments.get("joint_attention_kwargs") or arguments.get("attention_kwargs") or {}
+    scale, own = options.get("scale", 1.0), sys.modules.get("diffusers.utils")
+    if scale == 1.0 or own is None or not own.USE_PEFT_BACKEND:  # without which a call does not scale either
+        yield layer
+        return
+    own.scale_lora_layers(layer, scale)
+    try:
+        yield layer
+    finally:
+        own.unscale_lora_layers(layer, scale)
 
 
 def refuse_parts(transformer: nn.Module, everywhere: bool = False) -> None:
