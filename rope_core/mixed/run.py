@@ -148,7 +148,7 @@ class MixedRun:
             return f"Mixed resolution: the region is empty, so all steps before the fine stage are coarse; {stages}"
         layout = self.layout
         return (
-            f"Mixed resolution: {layout.area:.0%} of the area in {layout.token_share:.0%} of the tokens, "
+            f"Mixed resolution: {layout.area:.0%} of the area{layout.margin_words} in {layout.token_share:.0%} of the tokens, "
             f"a mixed step about {layout.speedup(hidden, text):.1f}x faster; {stages}"
         )
 
@@ -165,6 +165,7 @@ def query_groups(
     layout: TokenLayout,
     high: GroupGrid,
     low: GroupGrid,
+    middle: GroupGrid | None = None,
     *,
     start: Callable[[int], int | None],
     base: Callable[[Tensor], Tensor],
@@ -184,5 +185,5 @@ def query_groups(
         "neutral": neutral,
     }
     if settings.positions == ALIGNED:
-        return QueryGroups(layout, high, low, **options)
+        return QueryGroups(layout, high, low, middle, **options)
     return OneGrid(settings.positions, layout, high, low, **options)
