@@ -216,6 +216,11 @@ class TokenLayout:
             return three_levels(self.region, self.ring)
         return two_levels(self.region, self.ratio, dilated(self.region, self.outer) & ~self.region, eroded(self.region, self.inner))
 
+    @property
+    def smaller(self) -> dict[str, int]:
+        """The ratios of all levels but the finest, by query group."""
+        return {level.group: level.ratio for level in self.levels[:-1]}
+
     @cached_property
     def slices(self) -> dict[str, tuple[int, int]]:
         """First and last + 1 of every level's tokens in the row, by query group."""

@@ -85,8 +85,8 @@ class Strip:
     def gather(self, carrier: Tensor, for_high: Tensor | None = None, for_low: Tensor | None = None) -> Tensor:
         """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens), or (B, C, tokens, patch, patch). H and W may end within a cell.
 
-        for_high: what high-resolution tokens read instead, and low-resolution ones within the region. for_low: what the latter read
-        instead, at low resolution.
+        for_high: what tokens of the region and the margin read instead, and low-resolution ones within the region. for_low: what the
+        latter read instead, at low resolution.
         """
         video = carrier.dim() == 5
         full = self._full(carrier)
@@ -97,7 +97,7 @@ class Strip:
             coarse = torch.where(self.region_low, for_low if video else for_low.unsqueeze(2), coarse)
         latents = {self.layout.ratio: coarse, 1: high}
         parts = [
-            self._tokens(latents[ratio] if ratio in latents else decimated(full, ratio)).index_select(-1, tokens)
+            self._tokens(latents[ratio] if ratio in latents else decimated(high, ratio)).index_select(-1, tokens)
             for ratio, tokens in self.tokens_of.items()
         ]
         if self.layout.padding:
@@ -124,6 +124,16 @@ class Strip:
     def low_answer(self, answer: Tensor) -> Tensor:
         """The low-resolution latent of an answer, (B, C, [T,] h, w); of finer tokens the pixels that stand there."""
         return self._low(self._canvases(answer))
+
+    def half_answer(self, answer: Tensor) -> Tensor:
+        """The half-size latent of an answer with a margin, (B, C, [T,] h, w); interpolated where `known_half` is False."""
+        found = self._canvases(answer)
+        return self._half(found, self._low(found))
+
+    @property
+    def known_half(self) -> Tensor:
+        """(T, h, w) bool of the half-size latent: the margin, and the region within it."""
+        return self.ring_half | self.region_half
 
     def composed(self, answer: Tensor, rest: Tensor, size: tuple[int, int]) -> Tensor:
         """The region of an answer within `rest`, a latent of the full size."""
