@@ -15,7 +15,7 @@ from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
 from . import models
 from .recording import AttentionCalls, message_of, muted, watched
-from .test_mixed_models import constant_noise, first_forward, same
+from .test_mixed_models import first_forward, same
 
 MIXED_ONLY = {"coarse_until": 0.0, "fine_from": 1.0}
 FLUX_SHAPE, WAN_SHAPE = (1, 16, 32, 32), (1, 16, 3, 32, 32)
