@@ -57,7 +57,7 @@ def automatic_picture(height: float, width: float, share: float) -> Image.Image:
 
 def _captioned(drawn: Image.Image, legend: dict[str, str], lines: list[str]) -> Image.Image:
     font, width = font_of(LETTERS), max(drawn.width, LONG_SIDE) + 2 * MARGIN
-    rows = [row for line in lines for row in wrapped(line, font, width - 2 * MARGIN).split("\n")]
+    rows = [(row, line is lines[0]) for line in lines for row in wrapped(line, font, width - 2 * MARGIN).split("\n")]
     step, top = LETTERS + 12, drawn.height + 2 * MARGIN
     picture = Image.new("RGB", (width, top + step * (len(rows) + bool(legend)) + MARGIN), PAPER)
     picture.paste(drawn, ((width - drawn.width) // 2, MARGIN))
@@ -67,8 +67,8 @@ def _captioned(drawn: Image.Image, legend: dict[str, str], lines: list[str]) -> 
         draw.rectangle([x, top + 4, x + LETTERS - 4, top + LETTERS], colour, FAINT)
         draw.text((x + LETTERS + 6, top), name, INK, font)
         x += LETTERS + 6 + round(font.getlength(name)) + 28
-    for number, row in enumerate(rows, bool(legend)):
-        draw.text((MARGIN, top + number * step), row, INK if number == bool(legend) else FAINT, font)
+    for number, (row, is_first) in enumerate(rows, bool(legend)):
+        draw.text((MARGIN, top + number * step), row, INK if is_first else FAINT, font)
     return picture
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import comfy.sample
 import torch
+from PIL import ImageColor
+from ropeworks_pack.nodes.layout_picture import HALF, HIGH, LONG_SIDE, LOW, MARGIN, shares
+from ropeworks_pack.nodes.mixed_res import MixedResRegionCRPA
 from ropeworks_pack.rope_core import Extrapolate, Sega
 from ropeworks_pack.rope_core.hosts.comfyui import add_patch, stack_of
 from ropeworks_pack.rope_core.hosts.comfyui.patching import set_latent_upsampler
@@ -14,7 +17,7 @@ from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedR
 from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
 from . import models
-from .recording import AttentionCalls, message_of, muted, watched
+from .recording import AttentionCalls, lines_of_ours, message_of, muted, watched
 from .test_mixed_models import first_forward, same
 
 MIXED_ONLY = {"coarse_until": 0.0, "fine_from": 1.0}
@@ -229,6 +232,37 @@ def test_three_levels_of_a_region_that_moves():
     patched = add_patch(models.wan(), region(mask=masks))
     assert [len(level) for level in layout_of(patched, WAN_SHAPE).levels][1] == 0
     assert torch.isfinite(models.sample(patched, WAN_SHAPE, steps=2)).all()
+
+
+# ---- what is told
+
+
+def test_three_levels_node_draws_and_tells_them():
+    model = models.flux()
+    colours = {name: torch.tensor(ImageColor.getrgb(colour)) / 255 for name, colour in (("full", HIGH), ("half", HALF), ("coarse", LOW))}
+    shares_of = {}
+    for margin in (0, 2):
+        mask = torch.zeros(1, 1024, 1024)
+        mask[:, 256:512, 256:512] = 1
+        patched, picture = MixedResRegionCRPA.execute(model, 4, 0.0, 1.0, mask, margin=margin).result
+        assert stack_of(patched).find(MixedResolution).margin == margin
+        drawn = picture[0, MARGIN : MARGIN + LONG_SIDE, MARGIN : MARGIN + LONG_SIDE]  # above the legend
+        area = {name: float(((drawn - colour).abs() < 1e-3).all(-1).float().mean()) for name, colour in colours.items()}
+        layout = layout_of(patched, (1, 16, 128, 128))
+        assert (area["half"] > 0) == bool(margin)
+        assert 0 < area["full"] < area["coarse"]
+        shares_of[margin] = shares(layout, 3072, 512)[0]
+    assert shares_of == {0: "6% of the area, 12% of the tokens", 2: "6% of the area + 19% at 1/2, 16% of the tokens"}, shares_of
+
+
+def test_three_levels_log_line_is_that_of_the_layout():
+    patched = add_patch(models.flux(), region())
+    with lines_of_ours() as lines:
+        models.sample(patched, FLUX_SHAPE, steps=1)
+    layout = layout_of(patched, FLUX_SHAPE)
+    expected = f"{layout.area:.0%} of the area + {float(layout.ring.float().mean()):.0%} at 1/2 in {layout.token_share:.0%} of the tokens"
+    assert any(expected in line for line in lines), lines
+    assert any("1 cell around it at 1/2, the rest at 1/4" in line for line in lines), lines
 
 
 # ---- with other patches
