@@ -19,6 +19,7 @@ from ropeworks_pack.rope_core.mixed.regions import CellGrid
 from . import models
 from .recording import AttentionCalls, lines_of_ours, message_of, muted, watched
 from .test_mixed_models import first_forward, same
+from .test_style import picture, style
 
 MIXED_ONLY = {"coarse_until": 0.0, "fine_from": 1.0}
 FLUX_SHAPE, WAN_SHAPE = (1, 16, 32, 32), (1, 16, 3, 32, 32)
@@ -282,6 +283,33 @@ def test_three_levels_hand_over_from_level_to_level():
     assert asked == [2, 2, 2, 2], "twice for the region, twice for the rest"
     assert torch.isfinite(handed).all()
     assert not torch.allclose(handed, plain, atol=1e-3)
+
+
+def test_three_levels_read_a_style_each_on_its_own_grid():
+    """The margin that is all of the rest makes of a style what ratio 2 does, group by group; with a style mask too."""
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :, :2] = 1
+    for make, shape, reference in ((models.flux, FLUX_SHAPE, (1, 16, 8, 12)), (models.wan, (1, 16, 2, 32, 32), (1, 16, 1, 8, 12))):
+        model, calls = make(), AttentionCalls(kept=False)
+        for covered in (None, mask):
+            styled = add_patch(watched(model, calls), style(picture(*reference), mask=covered))
+
+            def run(patch: Any, styled: Any = styled, shape: tuple[int, ...] = shape) -> torch.Tensor:
+                return models.sample(add_patch(styled, patch), shape, steps=2)
+
+            half, three = run(region(ratio=2, margin=0)), run(region(margin=16))
+            assert torch.allclose(three, half, atol=1e-3), (three - half).abs().max()
+            calls.lengths.clear()
+            ringed = run(region())
+            assert torch.isfinite(ringed).all()
+            assert not torch.allclose(ringed, models.sample(add_patch(model, region()), shape, steps=2), atol=1e-3)
+            assert not torch.allclose(ringed, half, atol=1e-3)
+    # Every group's keys have the reference's 24 behind them.
+    layout = layout_of(add_patch(models.flux(), region()), FLUX_SHAPE)
+    calls = AttentionCalls(kept=False)
+    models.sample(add_patch(add_patch(watched(models.flux(), calls), style(picture(1, 16, 8, 12))), region()), FLUX_SHAPE, steps=1)
+    wanted = [12 + 24 + sum(end - begin for _, begin, end in layout.keys_of(level)) for level in reversed(layout.levels)]
+    assert [keys for _, keys in calls.lengths][-3:] == wanted
 
 
 def test_three_levels_refuse_bands_by_name():
