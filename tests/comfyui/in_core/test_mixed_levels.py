@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -17,7 +18,7 @@ from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedR
 from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
 from . import models
-from .recording import AttentionCalls, lines_of_ours, message_of, muted, watched
+from .recording import AttentionCalls, NumberedControl, lines_of_ours, message_of, muted, watched
 from .test_mixed_models import first_forward, same
 from .test_style import picture, style
 
@@ -127,20 +128,25 @@ def test_three_levels_phases_wan():
 # ---- every value at its own place
 
 
-def check_places(make: Callable[[], Any], shape: tuple[int, ...], steps: int = 2, patch: int = PATCH) -> None:
-    """Without attention a token is answered for itself: as at full, half or quarter size. steps: 1 where what is filled up is read anew."""
+def check_places(
+    make: Callable[[], Any], shape: tuple[int, ...], steps: int = 2, conditions: Callable[[int], dict[str, Any]] = lambda every: {}
+) -> None:
+    """Without attention a token is answered for itself: as at full, half or quarter size.
+
+    steps: 1 where what is filled up is read anew. conditions: what a run at every n-th token is conditioned on.
+    """
     model, noise = muted(make()), comfy.sample.prepare_noise(torch.zeros(shape), 3)
-    side = 4 * patch
+    side = 4 * PATCH
     rows, columns = (torch.arange(-(-n // side) * side) % n for n in shape[-2:])
     carrier = noise[..., rows, :][..., columns]
-    positive, negative = (models.conditioning(seed=seed) for seed in (5, 6))
 
-    def run(patched: Any, noise: torch.Tensor) -> torch.Tensor:
+    def run(patched: Any, noise: torch.Tensor, ratio: int = 1) -> torch.Tensor:
+        positive, negative = (models.conditioning(seed=seed, **conditions(ratio)) for seed in (5, 6))
         return models.sample(patched, tuple(noise.shape), steps=steps, noise=noise, cfg=2.0, positive=positive, negative=negative)
 
-    plain = {1: run(model, noise)} | {ratio: run(model, carrier[every(ratio)].contiguous()) for ratio in (2, 4)}
+    plain = {1: run(model, noise)} | {ratio: run(model, carrier[every(ratio)].contiguous(), ratio) for ratio in (2, 4)}
     patched = add_patch(model, region())
-    layout = layout_of(patched, shape, 16 // patch, patch)
+    layout = layout_of(patched, shape)
     found = run(patched, noise)
     areas = {1: layout.region, 2: layout.ring, 4: ~layout.region & ~layout.ring}
     for ratio, cells in areas.items():
@@ -159,6 +165,15 @@ def test_three_levels_places():
     check_places(models.flux, (1, 16, 27, 30), steps=1)
     check_places(models.qwen, (1, 16, 1, 32, 32))
     check_places(models.wan, (1, 16, 2, 29, 33), steps=1)
+
+
+def test_three_levels_places_of_control_residuals_and_a_camera():
+    grid = (FLUX_SHAPE[-2] // PATCH, FLUX_SHAPE[-1] // PATCH)
+    controlled = lambda every: {"control": NumberedControl(grid, every), "control_apply_to_uncond": True}  # noqa: E731
+    check_places(models.flux, FLUX_SHAPE, 1, controlled)
+    rays = torch.randn(1, 24, 3, 256, 256, generator=torch.Generator().manual_seed(8))
+    make = partial(models.wan, "WAN21_Camera", model_type="camera", in_dim=36, in_dim_control_adapter=24)
+    check_places(make, WAN_SHAPE, 1, lambda every: {"camera_conditions": rays[..., ::every, ::every]})
 
 
 # ---- limits
