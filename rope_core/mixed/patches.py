@@ -1,4 +1,4 @@
-"""Mixed resolution in three stages: coarse (all low), mixed (a region high, the rest low), fine (all high).
+"""Mixed resolution in three stages: coarse (all low), mixed (a region high, the rest low, with a margin between), fine (all high).
 
 Wu et al. 2025. Structure settles early, detail late: mixed resolution from pure noise duplicates objects, so the coarse stage comes first.
 """

@@ -27,7 +27,7 @@ CONDITIONAL, UNCONDITIONAL = 0, 1
 class MixedRun:
     """Which part of the picture is sharp, and at which steps; hosts keep one per run of a sampler and drop it afterwards.
 
-    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions. region: where it is known
+    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of every resolution. region: where it is known
     before the run begins, for a grid that is a part of the picture; else mask and boxes tell. looks: the stage of a step below the
     coarse stage that finds an automatic region because none before it did; FINE where the latent is sharp already.
     """

@@ -43,7 +43,7 @@ log = logging.getLogger("ropeworks")
 
 
 class MixedPart(Part):
-    """Decides which tokens run: a small grid, a strip of two resolutions, or all."""
+    """Decides which tokens run: a small grid, a strip of several resolutions, or all."""
 
     needs = MIXED
 

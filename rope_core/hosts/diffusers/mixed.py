@@ -50,7 +50,7 @@ class Answered:
 
 
 class MixedPart(DrawnPart[MixedState]):
-    """Decides which tokens run: a small grid, a strip of two resolutions, or all."""
+    """Decides which tokens run: a small grid, a strip of several resolutions, or all."""
 
     needs, what = MIXED, "mixed resolution"
 
