@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shlex
 import sys
@@ -14,11 +15,13 @@ FOLDER = Path(__file__).parent
 OWN_PACKAGES = ("lab", "rope_core")
 EVALUATIONS = {
     "mixed": "mixed resolution",
+    "levels": "three levels of resolution",
     "larger": "coarse to fine, and guidance by a picture,",
     "style": "style references",
     "rpe2d": "RPE-2D's LoRA",
     "clips": "the length of clips",
 }
+PROMPTS = {"mixed": 20, "levels": 6, "larger": 20, "style": 36, "clips": 9}  # what takes a quarter of an hour
 
 
 def at_least_one(text: str) -> int:
@@ -130,22 +133,10 @@ def run_evaluation(commands: argparse.ArgumentParser, options: argparse.Namespac
     needed = {"clips": (CLIP_WEIGHTS_FILE,), "rpe2d": (RPE2D_FILE,)}
     expect(commands, folder, WEIGHTS_FILE, *needed.get(options.what, ()))
     told = {"command": command, "pictures": options.sheets, "minutes": options.minutes}
-    if options.what == "mixed":
-        from .evaluate import mixed
-
-        return mixed.evaluate(options.out, folder, options.prompts or 20, **told)
-    if options.what == "larger":
-        from .evaluate import larger
-
-        return larger.evaluate(options.out, folder, options.prompts or 20, **told)
-    if options.what == "style":
-        from .evaluate import style
-
-        return style.evaluate(options.out, folder, options.prompts or 36, **told)
-    if options.what == "clips":
-        from .evaluate import clips
-
-        return clips.evaluate(options.out, folder, options.prompts or 9, **told)
+    if options.what in PROMPTS:
+        evaluation = importlib.import_module(f".evaluate.{options.what}", __package__)
+        page: Path = evaluation.evaluate(options.out, folder, options.prompts or PROMPTS[options.what], **told)
+        return page
     if options.what == "rpe2d":
         from .evaluate import rpe2d
 

@@ -20,7 +20,7 @@ MOST_FRAMES, GAP = 24, 8  # latent frames that are drawn beside one another, and
 LINED = 3  # pixels of a token that leave room for its lines
 HATCH = 48  # pixels from line to line
 PAPER, INK, FAINT = "#f6f7f9", "#1b1f24", "#667080"
-LOW, HIGH, BAND, LINE = "#cfdcec", "#e8a05c", "#b7a7d6", "#ffffff"
+LOW, HIGH, BAND, HALF, LINE = "#cfdcec", "#e8a05c", "#b7a7d6", "#f4d9b0", "#ffffff"
 CHOSEN_LATER = "chosen during sampling"
 WITHOUT_BAND = "without a band"
 
@@ -36,9 +36,10 @@ def layout_picture(layout: TokenLayout, hidden: int, text: int, note: str = "") 
         shown = np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int).tolist()
         told = [f"{f'{len(shown)} of ' * (len(shown) < count)}{count} latent frames, left to right, downwards"]
     region = region[shown]
+    ring = dilated(region, layout.margin) & ~region
     band = (dilated(region, layout.outer) & ~region) | (region & ~eroded(region, layout.inner))
-    drawn = _sheet(region, band, layout.ratio)
-    legend = {"full resolution": HIGH, "coarse": LOW} | ({"both": BAND} if band.any() else {})
+    drawn = _sheet(region, band, ring, layout.ratio)
+    legend = {"full resolution": HIGH} | ({"half": HALF} if ring.any() else {}) | {"coarse": LOW} | ({"both": BAND} if band.any() else {})
     return _captioned(drawn, legend, [*shares(layout, hidden, text), *told, *([note] if note else [])])
 
 
@@ -55,7 +56,7 @@ def automatic_picture(height: float, width: float, share: float) -> Image.Image:
 
 def _captioned(drawn: Image.Image, legend: dict[str, str], lines: list[str]) -> Image.Image:
     font, width = font_of(LETTERS), max(drawn.width, LONG_SIDE) + 2 * MARGIN
-    rows = [row for line in lines for row in wrapped(line, font, width - 2 * MARGIN).split("\n")]
+    rows = [(row, line is lines[0]) for line in lines for row in wrapped(line, font, width - 2 * MARGIN).split("\n")]
     step, top = LETTERS + 12, drawn.height + 2 * MARGIN
     picture = Image.new("RGB", (width, top + step * (len(rows) + bool(legend)) + MARGIN), PAPER)
     picture.paste(drawn, ((width - drawn.width) // 2, MARGIN))
@@ -65,18 +66,18 @@ def _captioned(drawn: Image.Image, legend: dict[str, str], lines: list[str]) -> 
         draw.rectangle([x, top + 4, x + LETTERS - 4, top + LETTERS], colour, FAINT)
         draw.text((x + LETTERS + 6, top), name, INK, font)
         x += LETTERS + 6 + round(font.getlength(name)) + 28
-    for number, row in enumerate(rows, bool(legend)):
-        draw.text((MARGIN, top + number * step), row, INK if number == bool(legend) else FAINT, font)
+    for number, (row, is_first) in enumerate(rows, bool(legend)):
+        draw.text((MARGIN, top + number * step), row, INK if is_first else FAINT, font)
     return picture
 
 
-def _sheet(region: Tensor, band: Tensor, ratio: int) -> Image.Image:
+def _sheet(region: Tensor, band: Tensor, ring: Tensor, ratio: int) -> Image.Image:
     """(frames, rows, columns) cells, frames beside one another, in about as many pixels as one alone."""
     frames, rows, columns = region.shape
     across = min(math.ceil(math.sqrt(frames * rows / columns)), frames)
-    regions, bands = (_few(cells, MOST_SIDE // across) for cells in (region, band))
+    regions, bands, rings = (_few(cells, MOST_SIDE // across) for cells in (region, band, ring))
     cell = max(LONG_SIDE // across // max(regions.shape[1:]), ratio * 2)
-    tiles = [Image.fromarray(_cells(*frame, cell, ratio), "RGB") for frame in zip(regions, bands, strict=True)]
+    tiles = [Image.fromarray(_cells(*frame, cell, ratio), "RGB") for frame in zip(regions, bands, rings, strict=True)]
     width, height = tiles[0].width + GAP, tiles[0].height + GAP
     sheet = Image.new("RGB", (across * width - GAP, -(-frames // across) * height - GAP), PAPER)
     for number, tile in enumerate(tiles):
@@ -92,21 +93,22 @@ def _few(cells: Tensor, most: int) -> np.ndarray:
     return cells.numpy()
 
 
-def _cells(region: np.ndarray, band: np.ndarray, cell: int, ratio: int) -> np.ndarray:
-    """(rows * cell, columns * cell, 3) uint8: every cell in its colour and framed, those of the region divided into their tokens.
+def _cells(region: np.ndarray, band: np.ndarray, ring: np.ndarray, cell: int, ratio: int) -> np.ndarray:
+    """(rows * cell, columns * cell, 3) uint8: every cell in its colour and framed, those of region and margin divided into their tokens.
 
     Without lines where these would be most of what is seen.
     """
     at = np.arange(cell)
     frame = (at == 0) | (at == cell - 1)
-    divided = np.isin(at, [part * cell // ratio for part in range(1, ratio)])
-    framed, crossed = (line[:, None] | line for line in (frame, divided))
-    colours = np.array([ImageColor.getrgb(name) for name in (LOW, HIGH, BAND)], dtype=np.uint8)
-    kinds = np.where(band, 2, region)[:, None, :, None]
+    divided, halved = (np.isin(at, [part * cell // parts for part in range(1, parts)]) for parts in (ratio, 2))
+    framed, crossed, quartered = (line[:, None] | line for line in (frame, divided, halved))
+    colours = np.array([ImageColor.getrgb(name) for name in (LOW, HIGH, BAND, HALF)], dtype=np.uint8)
+    kinds = np.where(band, 2, np.where(ring & ~region, 3, region))[:, None, :, None]
     shape = (len(region), cell, region.shape[1], cell)
     pixels = np.broadcast_to(colours[kinds], (*shape, 3)).copy()
     if cell >= LINED * ratio:
         lines = framed[:, None, :] | (region[:, None, :, None] & crossed[:, None, :])
+        lines = lines | ((kinds == 3) & quartered[:, None, :])
         pixels[np.broadcast_to(lines, shape)] = ImageColor.getrgb(LINE)
     return pixels.reshape(len(region) * cell, region.shape[1] * cell, 3)
 
@@ -115,7 +117,7 @@ def shares(layout: TokenLayout, hidden: int, text: int) -> tuple[str, str]:
     """A layout's share of area and tokens, and the predicted speed-up of a mixed step, in words."""
     frames = f" ({len(layout.region)} frames)" if len(layout.region) > 1 else ""
     bands = ", bands included" if layout.outer or layout.inner else ""
-    sizes = f"{layout.area:.0%} of the area{frames}, {layout.token_share:.0%} of the tokens{bands}"
+    sizes = f"{layout.area:.0%} of the area{layout.margin_words}{frames}, {layout.token_share:.0%} of the tokens{bands}"
     return sizes, f"mixed step about {layout.speedup(hidden, text):.1f}x faster (predicted, {text} text tokens)"
 
 

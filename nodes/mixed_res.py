@@ -90,6 +90,10 @@ class MixedResRegionCRPA(io.ComfyNode):
                 advanced_int("grow", 0, 0, 32, "Closes gaps in the region of up to twice this many cells, for compact blobs."),
                 advanced_int("minimum_region", 1, 0, 4096, "Islands of fewer cells than this are left out."),
                 for_handing_over(advanced=True),
+                advanced_int(
+                    "margin", 0, 0, 32,
+                    "At ratio 4: a ring around the region at half resolution, this many coarse tokens wide. 0 = none.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with mixed resolution. Connect it to Boundary Expand-Replace or to a sampler."),
@@ -114,6 +118,7 @@ class MixedResRegionCRPA(io.ComfyNode):
         grow: int = 0,
         minimum_region: int = 1,
         vae: Any = None,
+        margin: int = 0,
     ) -> io.NodeOutput:
         share = PRESETS[preset]
         hidden = facts_of(model)[1]
@@ -140,6 +145,7 @@ class MixedResRegionCRPA(io.ComfyNode):
             alignment=alignment,
             grow=grow,
             minimum=minimum_region,
+            margin=margin,
             on_region=show if node is not None else None,
             on_run=told.begin,
         )

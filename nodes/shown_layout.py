@@ -26,7 +26,7 @@ def layout_image(model: Any) -> Tensor:
     frames = 2 if architecture.native_frames else 1
     if patch.automatic:
         return as_image(automatic_picture(native, native, patch.share(frames)))
-    note = "" if stack.find(BoundaryExpandReplace) else WITHOUT_BAND
+    note = "" if stack.find(BoundaryExpandReplace) or patch.margin else WITHOUT_BAND
     layout = shown_layout(stack, patch, architecture.pixels_per_token, native)
     return as_image(layout_picture(layout, hidden, usual_text(model), note))
 

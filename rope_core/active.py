@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .edit_references import with_references
 from .errors import RopeWorksError
-from .layout import HIGH, LOW, Layout, ReferenceLayout, plan_table
+from .layout import HIGH, LOW, MIDDLE, Layout, ReferenceLayout, plan_table
 from .stack import Call, Plan
 from .table import rotate_keys
 
@@ -55,7 +55,7 @@ class AttentionCall:
 
 
 class TwoGroups(Protocol):
-    """What makes tables and attention where the queries of a step fall into two groups."""
+    """What makes tables and attention where the queries of a step fall into several groups."""
 
     @property
     def start(self) -> Callable[[int], int | None]:
@@ -148,9 +148,9 @@ class ActivePlan:
         return table.expand(rows, *table.shape[1:]) if len(table) < rows else table  # hosts join what they ask for in several calls
 
     def attention(self, call: AttentionCall, attend: Attend) -> Tensor:
-        """One attention call; two, by query group, where there are groups."""
+        """One attention call; one by query group where there are groups."""
         self.asked = True
-        attend_of = {HIGH: attend, LOW: attend}
+        attend_of = dict.fromkeys((HIGH, MIDDLE, LOW), attend)
         groups = self.groups
         if self.shared is not None:
             call, attend_of = self.shared.attends(call, attend_of, None if groups is None else groups.query_order)

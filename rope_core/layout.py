@@ -13,7 +13,7 @@ from .stack import HEIGHT, WIDTH, AxisSpan, Call, Plan
 from .table import rotations, token_table, turn, turns_otherwise, write_grid
 
 GRID_DIMENSION = {HEIGHT: 1, WIDTH: 2}
-HIGH, LOW = "high", "low"  # query groups, where a step has two: by the resolution of their tokens
+HIGH, MIDDLE, LOW = "high", "middle", "low"  # query groups, where a step has several: by the resolution of their tokens
 PICTURE = -1  # among the pictures of a sequence: the one that is drawn
 
 

@@ -200,7 +200,7 @@ def settings(patch: Patch, said: str = "") -> str:
 
 def layout_line(layout: TokenLayout, hidden: int, text: int) -> str:
     speed = f"a mixed step about {layout.speedup(hidden, text):.1f}x faster (predicted)"
-    return f"{layout.area:.0%} of the area, {layout.token_share:.0%} of the tokens, {speed}"
+    return f"{layout.area:.0%} of the area{layout.margin_words}, {layout.token_share:.0%} of the tokens, {speed}"
 
 
 def _alike(one: InspectedAxis, other: InspectedAxis) -> bool:

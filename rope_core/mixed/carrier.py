@@ -31,6 +31,10 @@ class Carrier:
     bands: Bands | None = None
     adds_noise: bool = False
 
+    @property
+    def hand_overs(self) -> tuple[HandOver, ...]:
+        return () if self.hand_over is None else (self.hand_over,)
+
     def begin(self, images: Tensor, sigma: Callable[[], float]) -> None:
         """A coarse or mixed call is about to read the carrier; images: its rows of one prompt."""
         if self.bands is not None:

@@ -1,24 +1,25 @@
-"""Tables of a step with two query groups: every token's own, and the turns that take a key to the other group's grid.
+"""Tables of a step with several query groups: every token's own, and the turns that take a key to another group's grid.
 
-High-resolution queries see a low-resolution token i at ratio * i; low-resolution queries see the high-resolution tokens at
-multiples of the ratio, at index / ratio. A token's own q and k are rotated by its own group's table; a key seen from the
-other group is turned by the difference, which is exact because rotations commute.
+Queries of a finer group see a token i of a coarser one at ratio * i; queries of a coarser group see the finer tokens at
+multiples of the ratio, at index / ratio. A token's own q and k are rotated by its own group's table; a key seen from
+another group is turned by the difference, which is exact because rotations commute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import RopeWorksError
-from ..layout import HIGH, LOW, plan_where, turned_by_others
+from ..layout import HIGH, plan_where, turned_by_others
 from ..stack import HEIGHT, INDEX, TIME, WIDTH, Call, Plan
 from ..table import difference, rotations, token_table, turn
 from .regions import TokenLayout
 
+TEXT, TAIL = "text", "tail"  # what stands before the image, and what follows it
 _COLUMN_OF_PLACE = {TIME: 0, HEIGHT: 1, WIDTH: 2}
 
 
@@ -39,17 +40,16 @@ class GroupGrid:
 
 
 class GroupTables:
-    """What both query groups of one model call make of its positions. See QueryGroups for the arguments.
+    """What the query groups of one model call make of its positions. See QueryGroups for the arguments.
 
-    turns: by the part of the sequence that they are for, "text", "tail", "shared low", "shared high"; filled by `of`. neutral: first and
-    last + 1 of references that stand before the image and have no magnitudes.
+    turns: by the group that looks and what it looks at, TEXT, TAIL or another group's tokens; filled by `of`. offset: of a token of the
+    coarsest level from its first place. neutral: first and last + 1 of references that stand before the image and have no magnitudes.
     """
 
     def __init__(
         self,
         layout: TokenLayout,
-        high: GroupGrid,
-        low: GroupGrid,
+        grids: Mapping[str, GroupGrid],
         base: Callable[[Tensor], Tensor],
         base_is_plain: bool,
         text_group: str,
@@ -58,14 +58,14 @@ class GroupTables:
         neutral: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.layout = layout
-        self.grids = {HIGH: high, LOW: low}
+        self.grids = grids
         self.base = base
         self.base_is_plain = base_is_plain
         self.text_group = text_group
         self.offset = offset
         self.tail_is_text = tail_is_text
         self.neutral = neutral
-        self.turns: dict[str, Tensor] = {}
+        self.turns: dict[tuple[str, str], Tensor] = {}
 
     def of(self, ids: Tensor, first: int | None) -> Tensor | None:
         """The table (1 or batch, 1, tokens, pairs, 2, 2) for a sequence with image tokens from `first`; None for others.
@@ -83,37 +83,44 @@ class GroupTables:
                 "the prompts of one batch have different lengths, so their tokens stand at different places, which mixed resolution "
                 "cannot follow on this version. Update ComfyUI, or use prompts of one length."
             )
-        tables = {group: self.seen_by(ids[:1].float(), first, group) for group in (HIGH, LOW)}
+        tables = {group: self.seen_by(ids[:1].float(), first, group) for group in self.grids}
         rows = max(map(len, tables.values()))
         tables = {group: table.expand(rows, *table.shape[1:]) for group, table in tables.items()}
-        low_only, shared_low, shared_high, _ = self.layout.counts
-        middle = first + low_only + shared_low
-        last = first + self.layout.tokens
-        own = torch.cat([tables[self.text_group][:, :, :first], tables[LOW][:, :, first:middle], tables[HIGH][:, :, middle:]], dim=2)
-        turned = {"shared low": (HIGH, first + low_only, middle), "shared high": (LOW, middle, middle + shared_high)}
-        if self._text_differs():
-            turned["text"] = (self._other_than_texts, 0, first)
-            if self.tail_is_text:
-                turned["tail"] = (LOW, last, length)
-        for name, (group, begin, end) in turned.items():
+        image = {group: (first + begin, first + end) for group, (begin, end) in self.layout.slices.items()}
+        around = tables[HIGH][:, :, first + self.layout.image_tokens :]
+        parts = [tables[group][:, :, begin:end] for group, (begin, end) in image.items()]
+        own = torch.cat([tables[self.text_group][:, :, :first], *parts, around], dim=2)
+        for name, (begin, end) in self._turned(first, length).items():
             if begin < end:
-                self.turns[name] = difference(tables[group][:, :, begin:end], own[:, :, begin:end])
+                self.turns[name] = difference(tables[name[0]][:, :, begin:end], own[:, :, begin:end])
         return own.expand(max(batch, len(own)), *own.shape[1:])
 
-    @property
-    def _other_than_texts(self) -> str:
-        return LOW if self.text_group == HIGH else HIGH
+    def _turned(self, first: int, length: int) -> dict[tuple[str, str], tuple[int, int]]:
+        """Keys that a group sees elsewhere than their own: by group and what they are, first and last + 1 in the sequence."""
+        found = {}
+        for query in self.layout.levels:
+            for group, begin, end in self.layout.keys_of(query):
+                if group != query.group:
+                    found[query.group, group] = (first + begin, first + end)
+        for group in self.grids:
+            if self._text_differs(group, self.text_group):
+                found[group, TEXT] = (0, first)
+            if self.tail_is_text and self._text_differs(group, HIGH):
+                found[group, TAIL] = (first + self.layout.tokens, length)
+        return found
 
     def _text_table(self, ids: Tensor) -> Tensor:
         """A sequence of text alone, for hosts that rotate it apart from the image."""
-        own, other = (self.seen_by(ids, ids.shape[1], group) for group in (self.text_group, self._other_than_texts))
-        if self._text_differs():
-            self.turns["text"] = difference(other, own)
-        return own
+        tables = {group: self.seen_by(ids, ids.shape[1], group) for group in self.grids}
+        for group, table in tables.items():
+            if self._text_differs(group, self.text_group):
+                self.turns[group, TEXT] = difference(table, tables[self.text_group])
+        return tables[self.text_group]
 
-    def _text_differs(self) -> bool:
-        high, low = self.grids[HIGH], self.grids[LOW]
-        return not (high.plan.untouched and low.plan.untouched) or high.text_start != low.text_start
+    def _text_differs(self, group: str, other: str) -> bool:
+        """Whether two groups look at text from different places or with different plans."""
+        one, two = self.grids[group], self.grids[other]
+        return group != other and (not (one.plan.untouched and two.plan.untouched) or one.text_start != two.text_start)
 
     def seen_by(self, ids: Tensor, first: int, group: str) -> Tensor:
         """All tokens of the sequence as `group` sees them."""
@@ -190,9 +197,15 @@ class GroupTables:
         index = torch.arange(length, dtype=torch.float64)
         if column == 0:
             return grid.origin[axis] + grid.step[axis] * index if grid.frames is None else grid.frames.double(), places
-        # High-resolution tokens first, then low-resolution ones, which an alignment by centres moves.
-        places = places.clone()
-        places[: len(self.layout.low)] += length
-        both = torch.cat([index, index + self.offset])
-        on_grid = both if group == HIGH else (both - self.offset) / self.layout.ratio
+        # High-resolution tokens first, then coarser ones, which an alignment by centres moves.
+        places, found = places.clone(), []
+        for number, level in enumerate(reversed(self.layout.levels)):
+            begin, end = self.layout.slices[level.group]
+            places[begin:end] += number * length
+            found.append(index + self._offset(level.ratio))
+        ratio = next(level.ratio for level in self.layout.levels if level.group == group)
+        on_grid = (torch.cat(found) - self._offset(ratio)) / ratio
         return grid.origin[axis] + grid.step[axis] * on_grid, places
+
+    def _offset(self, ratio: int) -> float:
+        return self.offset * (ratio - 1) / (self.layout.ratio - 1)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .strip import interpolated
 
+REGION, REST = "region", "rest"  # zones, which are read at full resolution from different steps on
 Upsample = Callable[[Tensor, int], Tensor]  # (B, C, [T,] h, w) denoised latent, ratio -> (B, C, [T,] h * ratio, w * ratio)
 
 
@@ -62,7 +63,7 @@ class HandOver:
 
     def for_region(self, carrier: Tensor, region: Tensor, sigma: float) -> Tensor:
         """The carrier as the high-resolution tokens of a mixed step read it: in the region, and in a band around it."""
-        found = self._defect("region", sigma)
+        found = self._defect(REGION, sigma)
         if found is None:
             return carrier
         first, defect = found
@@ -70,17 +71,31 @@ class HandOver:
 
     def for_everything(self, carrier: Tensor, region: Tensor | None, sigma: float) -> Tensor:
         """The carrier as a fine step reads it."""
-        found = self._defect("rest", sigma)
+        found = self._defect(REST, sigma)
         if found is None:
             return carrier
         first, defect = found
         weight = torch.full(carrier.shape[-2:], self._left(first, sigma), device=carrier.device)
-        if region is None or not ("region" in self._defects or "region" in self._read):
+        if region is None or self.awaits(REGION):
             return self._added(carrier, defect, weight)
         inside = region[..., : carrier.shape[-2], : carrier.shape[-1]]
         carrier = self._added(carrier, defect, torch.where(inside, 0.0, weight))
-        earlier = self._defect("region", sigma)
+        earlier = self._defect(REGION, sigma)
         return carrier if earlier is None else self._added(carrier, earlier[1], torch.where(inside, self._left(earlier[0], sigma), 0.0))
+
+    def awaits(self, zone: str) -> bool:
+        """Whether no step has read `zone` at full resolution yet."""
+        return zone not in self._defects and zone not in self._read
+
+    def enlarged(self, zone: str, sigma: float) -> Tensor | None:
+        """The last low-resolution answer as the upsampler enlarges it, in a step that begins to read `zone`; None as for defects."""
+        found = self._defect(zone, sigma)
+        return None if found is None or self._low is None else interpolated(self._low, self.ratio) + found[1]
+
+    def correct(self, content: Tensor | None, known: Tensor | None) -> None:
+        """Where the last low-resolution answer was interpolated itself, `content` is better; known: ([T,] h, w) where it was not."""
+        if content is not None and self._low is not None:
+            self._low = content if known is None else torch.where(known.to(content.device), self._low.to(content), content)
 
     def finished(self, low: Tensor) -> Tensor:
         """The last step's low-resolution answer as a full latent."""

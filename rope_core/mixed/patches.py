@@ -1,4 +1,4 @@
-"""Mixed resolution in three stages: coarse (all low), mixed (a region high, the rest low), fine (all high).
+"""Mixed resolution in three stages: coarse (all low), mixed (a region high, the rest low, with a margin between), fine (all high).
 
 Wu et al. 2025. Structure settles early, detail late: mixed resolution from pure noise duplicates objects, so the coarse stage comes first.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,11 @@ from ..stack import TIME, Call, Patch, Stack
 from .regions import Box, CellGrid, TokenLayout, tidied
 from .saliency import most_salient
 
+if TYPE_CHECKING:
+    from ..architecture import ModelFacts
+
 RATIOS = (2, 3, 4)
+NESTED = 4  # the ratio that leaves room for half resolution between
 AUTOMATIC = -1.0
 # On Flux structure is settled at the one and detail at the other; elsewhere, the shares of the schedule at which Flux stands there.
 COARSE_UNTIL_SIGMA, FINE_FROM_SIGMA, FLUX_SHIFT = 0.8, 0.25, math.exp(1.15)
@@ -77,6 +81,8 @@ class Stages:
 class MixedResolution(Patch):
     """High resolution where `mask` (n, h, w) or `boxes` say, 1/ratio of it per side elsewhere; without both, where detail is found.
 
+    margin: width in cells, which are coarsest tokens, of a ring around the region at 1/2, for a ratio of 4.
+
     No boxes are an empty region, as an empty mask is: who looked and found nothing has not asked for an automatic one.
 
     coarse_until, fine_from: percent of the schedule, AUTOMATIC = COARSE_UNTIL and FINE_FROM. budget: share of an automatic region,
@@ -99,6 +105,7 @@ class MixedResolution(Patch):
     minimum: int = 1
     on_region: Callable[[TokenLayout], None] | None = field(default=None, repr=False)
     on_run: Callable[[int, int], None] | None = field(default=None, repr=False)
+    margin: int = 0
 
     node = "Mixed-Res Region (CRPA)"
     needs = MIXED_RUN
@@ -117,6 +124,19 @@ class MixedResolution(Patch):
         check_method(self.text_group, get_args(TextGroup), "text_group")
         check_method(self.alignment, get_args(Alignment), "alignment")
         check_method(self.positions, get_args(Positions), "positions")
+        check_number("margin", self.margin, 0, 64)
+        if self.margin != int(self.margin):
+            raise RopeWorksError(f"margin is {shown(self.margin)}: expected a whole number of cells.")
+        if self.margin and self.ratio != NESTED:
+            raise RopeWorksError(
+                f"margin is {self.margin} and ratio {self.ratio}: a margin in half resolution lies between full resolution and a quarter. "
+                f"Set ratio to {NESTED}, or margin to 0."
+            )
+        if self.margin and self.positions != ALIGNED:
+            raise RopeWorksError(
+                f"margin is {self.margin} and positions are '{self.positions}': the baselines on one grid know two resolutions. "
+                f"Set margin to 0, or positions to '{ALIGNED}'."
+            )
         if 0 <= self.fine_from < self.coarse_until:
             raise RopeWorksError(
                 f"the fine stage begins at {self.fine_from:g} of the schedule, before the coarse one ends at {self.coarse_until:g}. "
@@ -127,6 +147,9 @@ class MixedResolution(Patch):
                 "without mask and regions the region is chosen from the coarse stage, but coarse_until is 0, so there is none. "
                 "Connect a mask, or raise coarse_until."
             )
+
+    def refusal(self, model: ModelFacts, stack: Stack) -> str:
+        return refusal_of_bands(stack) or super().refusal(model, stack)
 
     @property
     def automatic(self) -> bool:
@@ -171,7 +194,8 @@ class MixedResolution(Patch):
     def describe(self, call: Call) -> str:
         frames = max((axis.length for axis in call.axes if axis.role == TIME), default=1)
         where = f"an automatic region of {self.share(frames):.0%}" if self.automatic else "a given region"
-        return f"Mixed resolution on {call.family} {call.size()} tokens: {where} at full resolution, the rest at 1/{self.ratio}"
+        ring = f"{self.margin} cell{'s' * (self.margin > 1)} around it at 1/2, " if self.margin else ""
+        return f"Mixed resolution on {call.family} {call.size()} tokens: {where} at full resolution, {ring}the rest at 1/{self.ratio}"
 
 
 @dataclass(frozen=True)
@@ -196,10 +220,24 @@ class BoundaryExpandReplace(Patch):
         return f"Boundary Expand-Replace: {self.outer} high-resolution tokens outside the region, {self.inner} low-resolution ones inside"
 
 
+def refusal_of_bands(stack: Stack) -> str:
+    """Why the bands of a stack cannot act beside its margin, and what to do; empty where they can."""
+    mixed, bands = stack.find(MixedResolution), stack.find(BoundaryExpandReplace)
+    if mixed is None or not mixed.margin or bands is None or not (bands.outer or bands.inner):
+        return ""
+    return (
+        f"{mixed.node} has a margin of {mixed.margin}, and the bands of {bands.node} are made for two resolutions only. "
+        f"Set margin to 0, or remove {bands.node}."
+    )
+
+
 def token_layout(stack: Stack, region: Tensor) -> TokenLayout:
     """The layout of a mixed call on `region` (frames, rows, columns) cells, with the bands of the stack's BoundaryExpandReplace."""
     mixed, bands = stack.find(MixedResolution), stack.find(BoundaryExpandReplace)
     if mixed is None:
         raise RopeWorksError("there is no mixed-resolution patch on this model. Connect Mixed-Res Region (CRPA) first.")
+    refusal = refusal_of_bands(stack)
+    if refusal:
+        raise RopeWorksError(refusal)
     outer = -(-bands.outer // mixed.ratio) if bands else 0
-    return TokenLayout(region, mixed.ratio, outer, bands.inner if bands else 0)
+    return TokenLayout(region, mixed.ratio, outer, bands.inner if bands else 0, margin=mixed.margin)

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from ..active import Attend, Rotate
-from ..layout import HIGH, LOW
-from .group_tables import GroupGrid, GroupTables
+from ..layout import HIGH, LOW, MIDDLE
+from .group_tables import TAIL, TEXT, GroupGrid, GroupTables
+from .levels import Level
 from .regions import TokenLayout
 
 Piece = tuple[int, int, Tensor | None]  # first and last key, and the turn from their own group to the query's
 
 
 class QueryGroups:
-    """The two query groups of one model call, as its embedder and its attention see them.
+    """The query groups of one model call, one for each level of its layout, as its embedder and its attention see them.
 
-    start: sequence length -> first image token of such a sequence, None for sequences without image.
+    middle: for layouts with a margin. start: sequence length -> first image token of such a sequence, None for sequences without image.
     base: the host's own embedder, ids (1, tokens, axes) -> table. centred: a low-resolution token stands in the centre of its places.
     tail_is_text: what follows the image is treated as text (padding), else as reference tokens, which keep the host's table.
     text: tokens that every sequence with image has beside it at least. neutral: see GroupTables.
@@ -29,6 +30,7 @@ class QueryGroups:
         layout: TokenLayout,
         high: GroupGrid,
         low: GroupGrid,
+        middle: GroupGrid | None = None,
         *,
         start: Callable[[int], int | None],
         base: Callable[[Tensor], Tensor],
@@ -41,11 +43,11 @@ class QueryGroups:
     ) -> None:
         self.layout = layout
         self.text = text
-        self.grids = {HIGH: high, LOW: low}
+        self.grids = {HIGH: high, **({} if middle is None else {MIDDLE: middle}), LOW: low}
         self.start = start
         self.text_group = text_group
         offset = (layout.ratio - 1) / 2 if centred else 0.0
-        self.tables = GroupTables(layout, high, low, base, base_is_plain, text_group, offset, tail_is_text, neutral)
+        self.tables = GroupTables(layout, self.grids, base, base_is_plain, text_group, offset, tail_is_text, neutral)
 
     def table(self, ids: Tensor) -> Tensor | None:
         """The table (1 or batch, 1, tokens, pairs, 2, 2) for a sequence with image tokens; None for others."""
@@ -65,7 +67,7 @@ class QueryGroups:
         tokens_at: int,
         out_tokens_at: int,
     ) -> Tensor:
-        """Two attention calls in place of one, each over the keys its query group sees; q and k arrive rotated. attend: by query group.
+        """An attention call for every query group in place of one, over the keys it sees; q and k arrive rotated. attend: by query group.
 
         q, k, v have their tokens along dimension `tokens_at`, the answer of `attend` along `out_tokens_at`.
         rotate(keys, table) applies rotations (1 or batch, 1, n, pairs, 2, 2) to n of the keys.
@@ -74,49 +76,43 @@ class QueryGroups:
         first = self.start(length)
         if first is None or k.shape[tokens_at] != length:
             return attend[HIGH](q, k, v, mask)
-        low_only, shared_low, shared_high, high_only = self.layout.counts
-        begin_shared = first + low_only
-        middle = begin_shared + shared_low
-        end_shared = middle + shared_high
-        end_high = end_shared + high_only
-        tail = first + self.layout.tokens
-        turns = self.tables.turns
-        text_high, text_low = (None, turns.get("text")) if self.text_group == HIGH else (turns.get("text"), None)
-        high_keys = [
-            (0, first, text_high),
-            (begin_shared, middle, turns.get("shared low")),
-            (middle, end_high, None),
-            (tail, length, None),
-        ]
-        low_keys = [
-            (0, first, text_low),
-            (first, middle, None),
-            (middle, end_shared, turns.get("shared high")),
-            (tail, length, turns.get("tail")),
-        ]
         queries_of = self._queries(length, first)
-        answers = []
-        for group, keys in ((HIGH, high_keys), (LOW, low_keys)):
-            queries = queries_of[group]
+        answers = {}
+        for level in reversed(self.layout.levels):
+            queries = queries_of[level.group]
+            if not sum(end - begin for begin, end, _ in queries):
+                continue
+            keys = self._keys(level, length, first)
             plain_keys: list[Piece] = [(begin, end, None) for begin, end, _ in keys]
-            answers.append(
-                attend[group](
-                    _pieces(q, queries, tokens_at, rotate),
-                    _pieces(k, keys, tokens_at, rotate),
-                    _pieces(v, plain_keys, tokens_at, rotate),
-                    _masked(mask, queries, plain_keys, length, rotate),
-                )
+            answers[level.group] = attend[level.group](
+                _pieces(q, queries, tokens_at, rotate),
+                _pieces(k, keys, tokens_at, rotate),
+                _pieces(v, plain_keys, tokens_at, rotate),
+                _masked(mask, queries, plain_keys, length, rotate),
             )
-        high, low = answers
-        low_first = queries_of[LOW][0][0]
-        parts = [high.narrow(out_tokens_at, 0, low_first), low, high.narrow(out_tokens_at, low_first, length - middle)]
+        # Text that queries with the finest level stands before the others.
+        high = answers[HIGH]
+        before = queries_of[HIGH][0][1]
+        coarser = [answers[level.group] for level in self.layout.levels if level.group != HIGH and level.group in answers]
+        parts = [high.narrow(out_tokens_at, 0, before), *coarser, high.narrow(out_tokens_at, before, high.shape[out_tokens_at] - before)]
         return torch.cat(parts, dim=out_tokens_at)
+
+    def _keys(self, query: Level, length: int, first: int) -> list[Piece]:
+        """What the queries of a level see of a sequence of `length`, in order, with the turns to their grid."""
+        turns, group = self.tables.turns, query.group
+        image = [(first + begin, first + end, turns.get((group, seen))) for seen, begin, end in self.layout.keys_of(query)]
+        tail = (first + self.layout.tokens, length, turns.get((group, TAIL)))
+        return [(0, first, turns.get((group, TEXT))), *image, tail]
 
     def _queries(self, length: int, first: int) -> dict[str, list[Piece]]:
         """A sequence of `length` by query group; what follows the image belongs to the high-resolution queries."""
-        middle = first + len(self.layout.low)
+        found: dict[str, list[Piece]] = {
+            group: [(first + begin, first + end, None)] for group, (begin, end) in self.layout.slices.items() if group != HIGH
+        }
         low_first = first if self.text_group == HIGH else 0
-        return {HIGH: [(0, low_first, None), (middle, length, None)], LOW: [(low_first, middle, None)]}
+        found[LOW] = [(low_first, found[LOW][0][1], None)]
+        found[HIGH] = [(0, low_first, None), (first + self.layout.slices[HIGH][0], length, None)]
+        return found
 
     def query_order(self, length: int, group: str) -> Tensor:
         """Number of the image token that each query of a group is, in the order of the attention call; -1 for text and padding."""

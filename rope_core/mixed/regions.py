@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import RopeWorksError
+from ..layout import HIGH
+from .levels import Level, three_levels, two_levels
 
 TOUCHED = 0.5  # a mask value above this makes its cell high resolution
 FRAMES_PER_LATENT = 4  # Wan: pixel frames in every latent frame but the first
@@ -177,15 +180,11 @@ def step_cost(tokens: int, scores: int, hidden: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class TokenLayout:
-    """Which tokens a mixed call holds, in four runs so that either query group's keys are one slice:
-
-        low only | shared low | shared high | high only
-
-    Low-resolution queries are the first two runs and see the first three; high-resolution queries are the last two and
-    see the last three. "Shared high" are the high-resolution tokens at multiples of `ratio` on both axes.
+    """Which tokens a mixed call holds, in runs such that what a query group sees of a level is one slice; see `two_levels`, `three_levels`.
 
     region: (frames, rows, columns) bool cells. outer, inner: width in cells of the bands where both resolutions coexist.
-    padding: tokens at the end that nobody sees, for hosts that tell attention calls apart by length.
+    padding: tokens at the end that nobody sees, for hosts that tell attention calls apart by length. margin: width in cells of the ring
+    around the region in half resolution, for a ratio of 4.
     """
 
     region: Tensor
@@ -193,49 +192,68 @@ class TokenLayout:
     outer: int = 0
     inner: int = 0
     padding: int = 0
+    margin: int = 0
 
     @property
     def high_grid(self) -> tuple[int, int, int]:
+        return self.grid_at(1)
+
+    def grid_at(self, ratio: int) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the level of that ratio."""
         frames, rows, columns = self.region.shape
-        return frames, rows * self.ratio, columns * self.ratio
+        times = self.ratio // ratio
+        return frames, rows * times, columns * times
 
     @cached_property
-    def _runs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Flat indices: of cells for the first two runs, of high-resolution tokens for the last two."""
-        region = self.region
-        outside_band = dilated(region, self.outer) & ~region
-        deep = eroded(region, self.inner)
-        inside_band = region & ~deep
-        low_only = (outside_band | inside_band).flatten().nonzero()[:, 0]
-        shared_low = (~region & ~outside_band).flatten().nonzero()[:, 0]
-        high = self._fine(region | outside_band)
-        strided = torch.zeros_like(high)
-        strided[:, :: self.ratio, :: self.ratio] = deep
-        shared_high = strided.flatten().nonzero()[:, 0]
-        high_only = (high & ~strided).flatten().nonzero()[:, 0]
-        return low_only, shared_low, shared_high, high_only
+    def ring(self) -> Tensor:
+        """Cells of the margin."""
+        return dilated(self.region, self.margin) & ~self.region
 
-    def _fine(self, cells: Tensor) -> Tensor:
-        return cells.repeat_interleave(self.ratio, 1).repeat_interleave(self.ratio, 2)
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Coarsest first, as their tokens stand in the row."""
+        if self.margin:
+            return three_levels(self.region, self.ring)
+        return two_levels(self.region, self.ratio, dilated(self.region, self.outer) & ~self.region, eroded(self.region, self.inner))
 
     @property
-    def counts(self) -> tuple[int, int, int, int]:
-        low_only, shared_low, shared_high, high_only = (len(run) for run in self._runs)
-        return low_only, shared_low, shared_high, high_only
+    def smaller(self) -> dict[str, int]:
+        """The ratios of all levels but the finest, by query group."""
+        return {level.group: level.ratio for level in self.levels[:-1]}
+
+    @cached_property
+    def slices(self) -> dict[str, tuple[int, int]]:
+        """First and last + 1 of every level's tokens in the row, by query group."""
+        ends = list(accumulate(map(len, self.levels)))
+        return {level.group: (end - len(level), end) for level, end in zip(self.levels, ends, strict=True)}
+
+    def keys_of(self, query: Level) -> list[tuple[str, int, int]]:
+        """What the queries of a level see of every level: its group, and first and last + 1 in the row."""
+        seen = [(level.group, self.slices[level.group][0], level.seen_from(query.ratio)) for level in self.levels]
+        return [(group, first + begin, first + end) for group, first, (begin, end) in seen]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tokens of every run, in order."""
+        return tuple(len(run) for level in self.levels for run in level.runs)
 
     @cached_property
     def low(self) -> Tensor:
         """Flat cell index of every low-resolution token, in order."""
-        return torch.cat(self._runs[:2])
+        return self.levels[0].tokens
 
     @cached_property
     def high(self) -> Tensor:
         """Flat index on the high-resolution grid of every high-resolution token, in order."""
-        return torch.cat(self._runs[2:])
+        return self.levels[-1].tokens
+
+    @property
+    def image_tokens(self) -> int:
+        return sum(map(len, self.levels))
 
     @property
     def tokens(self) -> int:
-        return len(self.low) + len(self.high) + self.padding
+        return self.image_tokens + self.padding
 
     @property
     def full_tokens(self) -> int:
@@ -243,12 +261,12 @@ class TokenLayout:
 
     @cached_property
     def places(self) -> Tensor:
-        """(tokens, 3) int64: frame, row and column of each token on the high-resolution grid (of a cell: its first token)."""
-        frames, rows, columns = self.region.shape
-        low = torch.stack(torch.unravel_index(self.low, (frames, rows, columns)), -1)
-        low = low * torch.tensor([1, self.ratio, self.ratio])
-        high = torch.stack(torch.unravel_index(self.high, self.high_grid), -1)
-        return torch.cat([low, high, torch.zeros(self.padding, 3, dtype=torch.int64)])
+        """(tokens, 3) int64: frame, row and column of each token on the high-resolution grid (of a larger one: its first place)."""
+        found = []
+        for level in self.levels:
+            places = torch.stack(torch.unravel_index(level.tokens, self.grid_at(level.ratio)), -1)
+            found.append(places * torch.tensor([1, level.ratio, level.ratio]))
+        return torch.cat([*found, torch.zeros(self.padding, 3, dtype=torch.int64)])
 
     @property
     def area(self) -> float:
@@ -256,25 +274,27 @@ class TokenLayout:
         return float(self.region.float().mean())
 
     @property
+    def margin_words(self) -> str:
+        """ " + ..." for people, after the area: how much is in half resolution; empty without a margin."""
+        return f" + {float(self.ring.float().mean()):.0%} at 1/2" if self.margin else ""
+
+    @property
     def token_share(self) -> float:
-        return (len(self.low) + len(self.high)) / self.full_tokens
+        return self.image_tokens / self.full_tokens
 
     def scores(self, text: int = 0) -> int:
         """Query-key products of one attention call with `text` further tokens that query with the high-resolution group."""
-        low_only, shared_low, shared_high, high_only = self.counts
-        low_keys = text + low_only + shared_low + shared_high
-        high_keys = text + shared_low + shared_high + high_only
-        return (low_only + shared_low) * low_keys + (text + shared_high + high_only) * high_keys
+        pairs = [(level, text + sum(end - begin for _, begin, end in self.keys_of(level))) for level in self.levels]
+        return sum((len(level) + (text if level.group == HIGH else 0)) * keys for level, keys in pairs)
 
     def speedup(self, hidden: int, text: int = 0) -> float:
         """Predicted time of a full step over a mixed one's, from arithmetic alone."""
         everything = self.full_tokens + text
-        tokens = len(self.low) + len(self.high) + text
-        return step_cost(everything, everything**2, hidden) / step_cost(tokens, self.scores(text), hidden)
+        return step_cost(everything, everything**2, hidden) / step_cost(self.image_tokens + text, self.scores(text), hidden)
 
     def with_padding(self, too_short: Callable[[int], bool]) -> TokenLayout:
         """The same layout with as little padding as makes `too_short(tokens)` false."""
         padding = 0
-        while too_short(self.tokens - self.padding + padding):
+        while too_short(self.image_tokens + padding):
             padding += 1
-        return self if padding == self.padding else TokenLayout(self.region, self.ratio, self.outer, self.inner, padding)
+        return self if padding == self.padding else replace(self, padding=padding)

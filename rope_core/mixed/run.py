@@ -27,7 +27,7 @@ CONDITIONAL, UNCONDITIONAL = 0, 1
 class MixedRun:
     """Which part of the picture is sharp, and at which steps; hosts keep one per run of a sampler and drop it afterwards.
 
-    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of both resolutions. region: where it is known
+    grid: the cells, in pixels of the picture. carrier: what the sampler's latent holds of every resolution. region: where it is known
     before the run begins, for a grid that is a part of the picture; else mask and boxes tell. looks: the stage of a step below the
     coarse stage that finds an automatic region because none before it did; FINE where the latent is sharp already.
     """
@@ -148,7 +148,7 @@ class MixedRun:
             return f"Mixed resolution: the region is empty, so all steps before the fine stage are coarse; {stages}"
         layout = self.layout
         return (
-            f"Mixed resolution: {layout.area:.0%} of the area in {layout.token_share:.0%} of the tokens, "
+            f"Mixed resolution: {layout.area:.0%} of the area{layout.margin_words} in {layout.token_share:.0%} of the tokens, "
             f"a mixed step about {layout.speedup(hidden, text):.1f}x faster; {stages}"
         )
 
@@ -165,6 +165,7 @@ def query_groups(
     layout: TokenLayout,
     high: GroupGrid,
     low: GroupGrid,
+    middle: GroupGrid | None = None,
     *,
     start: Callable[[int], int | None],
     base: Callable[[Tensor], Tensor],
@@ -184,5 +185,5 @@ def query_groups(
         "neutral": neutral,
     }
     if settings.positions == ALIGNED:
-        return QueryGroups(layout, high, low, **options)
+        return QueryGroups(layout, high, low, middle, **options)
     return OneGrid(settings.positions, layout, high, low, **options)

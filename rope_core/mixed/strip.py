@@ -1,14 +1,17 @@
 """A mixed-resolution call as one row of patches: gather from the latent, take the answer apart, fill what had no token.
 
 The sampler's latent keeps its full size, the carrier. Its low-resolution version is `carrier[..., ::ratio, ::ratio]`, so
-every elementwise sampler carries a true low-resolution latent there.
+every elementwise sampler carries a true low-resolution latent there, and with a margin a half-size one in `[..., ::2, ::2]`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from .levels import enlarged
 from .regions import TokenLayout
 
 
@@ -63,18 +66,27 @@ class Strip:
         self.layout = layout
         self.patch = patch
         self.as_frames = as_frames
-        self.low, self.high = layout.low.to(device), layout.high.to(device)
+        self.tokens_of = {level.ratio: level.tokens.to(device) for level in layout.levels}
         self.frame_of_token = layout.places[:, 0].to(device)
         cells = layout.region.to(device)
-        self.region_low = cells.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
-        side = patch * layout.ratio
-        self.region_high = cells.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        self.region_low, self.region_high = enlarged(cells, patch), enlarged(cells, patch * layout.ratio)
+        if layout.margin:
+            ring = layout.ring.to(device)
+            self.ring_low, self.ring_half, self.region_half = enlarged(ring, patch), enlarged(ring, 2 * patch), enlarged(cells, 2 * patch)
+
+    @property
+    def low(self) -> Tensor:
+        return self.tokens_of[self.layout.ratio]
+
+    @property
+    def high(self) -> Tensor:
+        return self.tokens_of[1]
 
     def gather(self, carrier: Tensor, for_high: Tensor | None = None, for_low: Tensor | None = None) -> Tensor:
         """(B, C, [T,] H, W) -> (B, C, [1,] patch, patch * tokens), or (B, C, tokens, patch, patch). H and W may end within a cell.
 
-        for_high: what high-resolution tokens read instead, and low-resolution ones within the region. for_low: what the latter read
-        instead, at low resolution.
+        for_high: what tokens of the region and the margin read instead, and low-resolution ones within the region. for_low: what the
+        latter read instead, at low resolution.
         """
         video = carrier.dim() == 5
         full = self._full(carrier)
@@ -83,12 +95,13 @@ class Strip:
         coarse = decimated(low, self.layout.ratio)
         if for_low is not None:
             coarse = torch.where(self.region_low, for_low if video else for_low.unsqueeze(2), coarse)
+        latents = {self.layout.ratio: coarse, 1: high}
         parts = [
-            self._tokens(coarse).index_select(-1, self.low),
-            self._tokens(high).index_select(-1, self.high),
+            self._tokens(latents[ratio] if ratio in latents else decimated(high, ratio)).index_select(-1, tokens)
+            for ratio, tokens in self.tokens_of.items()
         ]
         if self.layout.padding:
-            parts.append(torch.zeros_like(parts[1][..., :1]).expand(*parts[1].shape[:-1], self.layout.padding))
+            parts.append(torch.zeros_like(parts[-1][..., :1]).expand(*parts[-1].shape[:-1], self.layout.padding))
         tokens = torch.cat(parts, dim=-1)  # (B, C, ph, pw, N)
         if self.as_frames:
             return tokens.movedim(-1, 2).contiguous()
@@ -103,42 +116,65 @@ class Strip:
 
     def scatter(self, answer: Tensor, size: tuple[int, int]) -> Tensor:
         """Inverse of `gather` for a denoised answer: (B, C, [T,] H, W) with the rest interpolated; `size` is (H, W)."""
-        return self.composed(answer, interpolated(self.low_answer(answer), self.layout.ratio), size)
+        found = self._canvases(answer)
+        low = self._low(found)
+        rest = interpolated(self._half(found, low), 2) if self.layout.margin else interpolated(low, self.layout.ratio)
+        return self._composed(found, rest, size)
 
     def low_answer(self, answer: Tensor) -> Tensor:
-        """The low-resolution latent of an answer, (B, C, [T,] h, w); within the region every ratio-th pixel of the high one."""
-        low, high = self._canvases(answer)
-        low = torch.where(self.region_low, decimated(high, self.layout.ratio), low)
-        return low if answer.dim() == 5 else low.squeeze(2)
+        """The low-resolution latent of an answer, (B, C, [T,] h, w); of finer tokens the pixels that stand there."""
+        return self._low(self._canvases(answer))
+
+    def half_answer(self, answer: Tensor) -> Tensor:
+        """The half-size latent of an answer with a margin, (B, C, [T,] h, w); interpolated where `known_half` is False."""
+        found = self._canvases(answer)
+        return self._half(found, self._low(found))
+
+    @property
+    def known_half(self) -> Tensor:
+        """(T, h, w) bool of the half-size latent: the margin, and the region within it."""
+        return self.ring_half | self.region_half
 
     def composed(self, answer: Tensor, rest: Tensor, size: tuple[int, int]) -> Tensor:
         """The region of an answer within `rest`, a latent of the full size."""
-        _, high = self._canvases(answer)
-        full = torch.where(self.region_high, high if answer.dim() == 5 else high.squeeze(2), rest)
-        return full[..., : size[0], : size[1]]
+        return self._composed(self._canvases(answer), rest, size)
+
+    def _low(self, found: Mapping[int, Tensor]) -> Tensor:
+        low = torch.where(self.region_low, decimated(found[1], self.layout.ratio), found[self.layout.ratio])
+        return torch.where(self.ring_low, decimated(found[2], 2), low) if self.layout.margin else low
+
+    def _half(self, found: Mapping[int, Tensor], low: Tensor) -> Tensor:
+        """The half-size latent where there is a margin; beyond it `low` enlarged."""
+        rest = torch.where(self.ring_half, found[2], interpolated(low, 2))
+        return torch.where(self.region_half, decimated(found[1], 2), rest)
+
+    def _composed(self, found: Mapping[int, Tensor], rest: Tensor, size: tuple[int, int]) -> Tensor:
+        return torch.where(self.region_high, found[1], rest)[..., : size[0], : size[1]]
 
     def known(self, size: tuple[int, int]) -> Tensor:
         """([T,] H, W) bool: latent pixels that some token answers for, i.e. that `scatter` does not interpolate."""
         known = self.region_high.clone()
         known[..., :: self.layout.ratio, :: self.layout.ratio] = True
+        if self.layout.margin:
+            known[..., ::2, ::2] |= self.ring_half
         return known[..., : size[0], : size[1]]
 
     def _full(self, carrier: Tensor) -> Tensor:
         return padded(carrier if carrier.dim() == 5 else carrier.unsqueeze(2), self.patch * self.layout.ratio)
 
-    def _canvases(self, answer: Tensor) -> tuple[Tensor, Tensor]:
-        """The low- and the high-resolution latent, (B, C, T, h, w) each, zero where there is no token."""
+    def _canvases(self, answer: Tensor) -> dict[int, Tensor]:
+        """The latent of each ratio, (B, C, [T,] h, w), zero where there is no token."""
         if self.as_frames:
             tokens = answer.movedim(2, -1)  # (B, C, ph, pw, N)
         else:
             row = answer if answer.dim() == 4 else answer[:, :, 0]
             tokens = row.unflatten(-1, (-1, self.patch)).transpose(-1, -2)
-        low_count, high_count = len(self.low), len(self.high)
-        frames, rows, columns = self.layout.region.shape
-        return (
-            self._canvas(tokens[..., :low_count], self.low, (frames, rows, columns)),
-            self._canvas(tokens[..., low_count : low_count + high_count], self.high, self.layout.high_grid),
-        )
+        found, begin = {}, 0
+        for ratio, index in self.tokens_of.items():
+            canvas = self._canvas(tokens[..., begin : begin + len(index)], index, self.layout.grid_at(ratio))
+            found[ratio] = canvas if answer.dim() == 5 else canvas.squeeze(2)
+            begin += len(index)
+        return found
 
     def _canvas(self, tokens: Tensor, index: Tensor, grid: tuple[int, int, int]) -> Tensor:
         canvas = tokens.new_zeros(*tokens.shape[:-1], grid[0] * grid[1] * grid[2])

@@ -184,9 +184,8 @@ class SharedAttention(Patch):
             return plain.flatten()
         rows, columns = layout.high_grid[1:]
         high = functional.pad(plain[None].float(), (0, columns - grid[2], 0, rows - grid[1]), mode="replicate")[0]
-        low = functional.avg_pool2d(high[:, None], layout.ratio)[:, 0] >= 0.5
-        padding = torch.zeros(layout.padding, dtype=torch.bool)
-        return torch.cat([low.flatten()[layout.low], high.flatten()[layout.high] > 0, padding])
+        reads = [(functional.avg_pool2d(high[:, None], level.ratio) >= 0.5).flatten()[level.tokens] for level in layout.levels]
+        return torch.cat([*reads, torch.zeros(layout.padding, dtype=torch.bool)])
 
     def _shares(self, grid: Grid) -> Tensor:
         """The mask's mean over each place of a grid over the picture."""

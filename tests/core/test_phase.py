@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rope_core import Call, Plan, RopeWorksError
 from rope_core.active import ActivePlan, grouped_attention, running
-from rope_core.layout import HIGH, LOW
+from rope_core.layout import HIGH, LOW, MIDDLE
 from rope_core.mixed.group_tables import GroupGrid
 from rope_core.mixed.one_grid import OneGrid
 from rope_core.mixed.phase import QueryGroups
@@ -73,19 +74,25 @@ class Scene:
     text_group: str = HIGH
     centred: bool = False
     first_axis: str = INDEX
-    plans: dict = field(default_factory=lambda: {HIGH: UNTOUCHED, LOW: UNTOUCHED})
+    plans: dict = field(default_factory=lambda: {HIGH: UNTOUCHED, MIDDLE: UNTOUCHED, LOW: UNTOUCHED})
     base_turned: float = 0.0  # what another pack's embedder adds to every angle
     base_scaled: float = 1.0
     base_slowed: float = 1.0  # what its frequencies of height and width are divided by, where a plan leaves them alone
-    text_start: dict = field(default_factory=lambda: {HIGH: None, LOW: None})
-    origin: dict = field(default_factory=lambda: {HIGH: (0.0, 0.0, 0.0), LOW: (0.0, 0.0, 0.0)})
+    text_start: dict = field(default_factory=lambda: {HIGH: None, MIDDLE: None, LOW: None})
+    origin: dict = field(default_factory=lambda: dict.fromkeys((HIGH, MIDDLE, LOW), (0.0, 0.0, 0.0)))
     step: tuple = (1.0, 1.0, 1.0)
     batch: int = 1
     mask: str = "none"
+    margin: int = 0
 
     @property
     def layout(self) -> TokenLayout:
-        return TokenLayout(self.region, self.ratio, self.outer, self.inner, self.padding)
+        return TokenLayout(self.region, self.ratio, self.outer, self.inner, self.padding, self.margin)
+
+    @property
+    def ratios(self) -> dict[str, int]:
+        """Places of full resolution per token and side, by group; in the order of their attention calls."""
+        return {HIGH: 1, **({MIDDLE: 2} if self.margin else {}), LOW: self.ratio}
 
     @property
     def length(self) -> int:
@@ -108,19 +115,20 @@ class Scene:
 
     def call(self, group: str) -> Call:
         frames, rows, columns = self.region.shape
-        times = self.ratio if group == HIGH else 1
+        times = self.ratio // self.ratios[group]
         spans = zip((self.first_axis, HEIGHT, WIDTH), PAIRS, (frames, rows * times, columns * times), strict=True)
         axes = tuple(AxisSpan(role, pairs, BASE, length) for role, pairs, length in spans)
         return Call("Test", axes, torch.tensor(0.5), 16.0, lambda: torch.zeros(1, 1, rows, columns))
 
     def groups(self, kind=QueryGroups, *args) -> QueryGroups:
-        grids = [GroupGrid(self.plans[g], self.call(g), self.origin[g], self.step, self.text_start[g]) for g in (HIGH, LOW)]
+        grids = {g: GroupGrid(self.plans[g], self.call(g), self.origin[g], self.step, self.text_start[g]) for g in self.ratios}
         tokens = self.text + self.layout.tokens
         return kind(
             *args,
             layout=self.layout,
-            high=grids[0],
-            low=grids[1],
+            high=grids[HIGH],
+            low=grids[LOW],
+            middle=grids.get(MIDDLE),
             start=lambda length: self.text if length >= tokens else None,
             base=self.base,
             base_is_plain=self.base_turned == 0 and self.base_scaled == self.base_slowed == 1,
@@ -132,15 +140,15 @@ class Scene:
     # ---- by definition
 
     def tokens(self) -> list[tuple]:
-        """("low", frame, row, column of the cell), ("high", frame, row, column), "padding", "text" or "tail", in order."""
-        layout, (_, rows, columns) = self.layout, self.region.shape
-        low = [("low", i // (rows * columns), i // columns % rows, i % columns) for i in layout.low.tolist()]
-        rows, columns = rows * self.ratio, columns * self.ratio
-        high = [("high", i // (rows * columns), i // columns % rows, i % columns) for i in layout.high.tolist()]
-        return [("text",)] * self.text + low + high + [("padding",)] * self.padding + [("tail",)] * self.tail
+        """(group, frame, row, column on its own grid), "padding", "text" or "tail", in order."""
+        image = []
+        for level in self.layout.levels:
+            rows, columns = (side * self.ratio // self.ratios[level.group] for side in self.region.shape[1:])
+            image += [(level.group, i // (rows * columns), i // columns % rows, i % columns) for i in level.tokens.tolist()]
+        return [("text",)] * self.text + image + [("padding",)] * self.padding + [("tail",)] * self.tail
 
     def group_of(self, token: tuple) -> str:
-        return {"text": self.text_group, "low": LOW}.get(token[0], HIGH)
+        return {"text": self.text_group, LOW: LOW, MIDDLE: MIDDLE}.get(token[0], HIGH)
 
     def near(self, token: tuple, radius: int) -> torch.Tensor:
         """The cells around a token."""
@@ -152,6 +160,9 @@ class Scene:
     def sees(self, group: str, token: tuple) -> bool:
         if token[0] in ("text", "tail", "padding"):
             return token[0] != "padding"
+        if self.margin:
+            finer = self.ratios[group] // self.ratios[token[0]]  # 0 where the token is the coarser
+            return finer == 0 or token[2] % finer == token[3] % finer == 0
         if token[0] == "low":
             return group == LOW or not self.near(token, self.outer).any()
         on_low = token[2] % self.ratio == token[3] % self.ratio == 0
@@ -163,11 +174,9 @@ class Scene:
             moved = 0.0 if start is None or token[0] != "text" else start - self.ids[0, 0]
             return (ids + moved).tolist()
         kind, frame, row, column = token
-        centre = (self.ratio - 1) / 2 if self.centred else 0.0
-        if group == HIGH:
-            places = (row, column) if kind == "high" else (row * self.ratio + centre, column * self.ratio + centre)
-        else:
-            places = (row, column) if kind == "low" else ((row - centre) / self.ratio, (column - centre) / self.ratio)
+        own, seen = (self.ratios[name] for name in (kind, group))
+        moved = (own - seen) / 2 if self.centred else 0.0
+        places = ((row * own + moved) / seen, (column * own + moved) / seen)
         found = [o + s * p for o, s, p in zip(self.origin[group], self.step, (frame, *places), strict=True)]
         layers = len(self.region) > 1  # which a host keeps as frames and counts on its index axis
         return found if self.first_axis == TIME or layers else [INDEX_OF_IMAGE, *found[1:]]
@@ -176,7 +185,7 @@ class Scene:
         """(2, tokens, pairs) complex: the rotation, with its magnitude, of every token on the grid of a group."""
         chosen, rows = self.plans[group], []
         for token, ids in zip(self.tokens(), self.ids[0], strict=True):
-            image, text = token[0] in ("low", "high"), token[0] == "text" or (token[0] == "tail" and self.tail_is_text)
+            image, text = token[0] in self.ratios, token[0] == "text" or (token[0] == "tail" and self.tail_is_text)
             where, row = self.position(group, token, ids), []
             for axis in range(3):
                 theta = chosen.frequencies[axis] if image or text else None
@@ -200,7 +209,7 @@ class Scene:
         q, k, v = self.tensors()
         answer = torch.empty(v.shape, dtype=torch.float64)
         tokens = self.tokens()
-        for group in (HIGH, LOW):
+        for group in self.ratios:
             factors = self.factors(group)[: self.batch, None]
             rotated_q, rotated_k = as_complex(q) * factors, as_complex(k) * factors
             scores = (rotated_q @ rotated_k.mH).real / math.sqrt(q.shape[-1])
@@ -225,7 +234,7 @@ class Scene:
     def found(self) -> torch.Tensor:
         groups = self.groups()
         return groups.attention(
-            *self.rotated(groups), self.tensors()[2], self.mask_of(), {"high": attend, "low": attend}, rotate_keys, 2, 2
+            *self.rotated(groups), self.tensors()[2], self.mask_of(), dict.fromkeys(self.ratios, attend), rotate_keys, 2, 2
         )
 
     def check(self) -> None:
@@ -245,7 +254,9 @@ def region(frames: int = 1, rows: int = 3, columns: int = 4, seed: int = 0) -> t
     return cells
 
 
-SCALED = {HIGH: plan(1), LOW: plan(2)}
+SCALED = {HIGH: plan(1), MIDDLE: plan(3), LOW: plan(2)}
+CORNER = torch.tensor([[[True, False, False, False, False]] * 2 + [[False] * 5] * 2])  # three levels with a margin of 1 cell
+THREE = {"region": CORNER, "ratio": 4, "margin": 1}
 SCENES = {
     "as published": {},
     "no text": {"text": 0},
@@ -286,7 +297,22 @@ SCENES = {
     "mask of keys": {"mask": "keys", "batch": 2, "tail": 2, "padding": 1},
     "mask of pairs": {"mask": "pairs", "batch": 2, "tail": 2, "text_group": LOW},
     "mask of pairs for all": {"mask": "one for all"},
-}
+    "three levels": THREE,
+    "three levels, frames": {**THREE, "region": torch.cat([CORNER, CORNER.flip(1), CORNER & False, CORNER | True]), "first_axis": TIME},
+    "three levels, text with low": {**THREE, "text_group": LOW, "plans": SCALED},
+    "three levels, centres": {**THREE, "centred": True, "plans": SCALED},
+    "three levels, all there is": {
+        **THREE, "padding": 2, "tail": 3, "tail_is_text": True, "mask": "pairs", "batch": 2,
+        "plans": {HIGH: plan(1, "batch"), MIDDLE: plan(3, "text"), LOW: plan(2, "image")},
+        "text_start": {HIGH: 6.0, MIDDLE: 4.0, LOW: 3.0},
+        "origin": {HIGH: (0, -3, -4), MIDDLE: (0, -2, -2), LOW: (0, -1, -2)}, "step": (1.0, 1.5, 0.5),
+    },
+    "three levels, reference, one plan of three": {**THREE, "tail": 4, "plans": {HIGH: UNTOUCHED, MIDDLE: plan(3, "text"), LOW: UNTOUCHED}},
+    "three levels on a foreign table": {**THREE, "base_turned": 0.3, "base_scaled": 1.5, "plans": SCALED, "tail": 2},
+    "three levels, foreign frequencies and ours": {**THREE, "base_slowed": 2.0, "plans": SCALED, "tail": 3},
+    "a margin over the whole rest": {**THREE, "margin": 5, "text_group": LOW, "plans": SCALED},
+    "a margin of no cell": {**THREE, "region": torch.cat([CORNER & False, CORNER | True])},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("options", SCENES.values(), ids=SCENES.keys())
@@ -323,25 +349,51 @@ def test_so_does_it_in_any_combination(scene):
     scene.check()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    scene=st.builds(
+        Scene,
+        region=st.builds(region, st.integers(1, 2), st.integers(1, 4), st.integers(2, 5), st.integers(0, 99)),
+        ratio=st.just(4),
+        margin=st.integers(1, 3),
+        padding=st.integers(0, 2),
+        text=st.integers(0, 3),
+        tail=st.integers(0, 2),
+        tail_is_text=st.booleans(),
+        text_group=st.sampled_from([HIGH, LOW]),
+        centred=st.booleans(),
+        first_axis=st.sampled_from([TIME, INDEX]),
+        plans=st.fixed_dictionaries({HIGH: plans, MIDDLE: plans, LOW: plans}),
+        base_turned=st.sampled_from([0.0, 0.3]),
+        text_start=st.sampled_from([dict.fromkeys((HIGH, MIDDLE, LOW)), {HIGH: 5.0, MIDDLE: 2.0, LOW: 2.0}]),
+        batch=st.integers(1, 2),
+        mask=st.sampled_from(["none", "keys", "pairs", "one for all"]),
+    )
+)
+def test_so_does_it_with_three_levels(scene):
+    scene.check()
+
+
 # ---- the figure of the paper
 
 
 def positions_seen(scene: Scene) -> dict[str, tuple[list[tuple[int, int]], list]]:
     """Per query group: (row, column) of its keys on its own grid, read from their angles, and which queries it holds."""
-    groups, found = scene.groups(), []
+    groups, found = scene.groups(), {}
     key = torch.tensor([1.0, 0.0]).repeat(sum(PAIRS)).expand(1, 1, scene.length, -1)
     table = groups.table(scene.ids)
 
-    def record(q, k, v, mask):
+    def record(group, q, k, v, mask):
         angle = as_complex(k)[0, 0].angle()
         slowest = torch.stack([angle[:, sum(PAIRS[: axis + 1]) - 1] / plain(axis)[-1] for axis in (1, 2)], -1)
         torch.testing.assert_close(slowest, slowest.round(), rtol=0, atol=1e-3)
-        found.append(([tuple(place) for place in slowest.round().int().tolist()], q[0, 0, :, 0].int().tolist()))
+        found[group] = ([tuple(place) for place in slowest.round().int().tolist()], q[0, 0, :, 0].int().tolist())
         return q
 
     number = torch.arange(float(scene.length)).view(1, 1, -1, 1).expand(1, 1, -1, 2 * sum(PAIRS))
-    groups.attention(number, rotate_keys(key, table), number, None, {"high": record, "low": record}, rotate_keys, 2, 2)
-    return dict(zip((HIGH, LOW), found, strict=True))
+    attends = {group: partial(record, group) for group in scene.ratios}
+    groups.attention(number, rotate_keys(key, table), number, None, attends, rotate_keys, 2, 2)
+    return found
 
 
 def test_the_index_map_of_the_paper():
@@ -377,6 +429,26 @@ def test_low_queries_see_one_key_per_cell_and_high_queries_one_per_place(cells, 
     assert len(fine) == ratio**2 * len({(row // ratio, column // ratio) for row, column in fine})
     coarse = [(row, column) for row in range(rows) for column in range(columns) if not scene.near(("low", 0, row, column), outer).any()]
     assert sorted(set(high) - fine) == sorted((row * ratio, column * ratio) for row, column in coarse)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.builds(region, st.just(1), st.integers(1, 5), st.integers(2, 5), st.integers(0, 99)), st.integers(1, 3), st.integers(0, 2))
+def test_with_three_levels_each_group_sees_one_key_per_place_of_its_grid_or_of_coarser_ones(cells, margin, padding):
+    scene = Scene(cells, 4, margin=margin, padding=padding, text=0)
+    near = [[int(scene.region[0, r, c]) * 4 or 2 * int(scene.near(("low", 0, r, c), margin).any()) or 1 for c in range(cells.shape[2])]
+            for r in range(cells.shape[1])]  # tokens per side of every cell  # fmt: skip
+    seen = positions_seen(scene)
+    for group, ratio in scene.ratios.items():
+        if group not in seen:
+            assert not any(scene.group_of(token) == group for token in scene.tokens())
+            continue
+        expected = []
+        for row, line in enumerate(near):
+            for column, tokens in enumerate(line):
+                side, apart = min(tokens, 4 // ratio), 4 // ratio // min(tokens, 4 // ratio)
+                corner = row * 4 // ratio, column * 4 // ratio
+                expected += [(corner[0] + y * apart, corner[1] + x * apart) for y in range(side) for x in range(side)]
+        assert sorted(seen[group][0]) == sorted(expected), group
 
 
 # ---- what attention is given

@@ -356,6 +356,21 @@ def test_each_group_of_queries_sees_the_reference_on_its_own_grid(transformer, s
         torch.testing.assert_close(v[:, :, -60:], values, atol=1e-5, rtol=1e-5)
 
 
+@torch.inference_mode()
+def test_each_of_three_groups_sees_the_reference_on_its_own_grid(transformer):
+    patch = style(1, 16, 12, 20, scale=PLAIN, first_block=0.0)
+    sigma, tokens, cell = torch.tensor(0.6), pack(noise(1, 16, 32, 32)), torch.zeros(1, 4, 4)
+    cell[:, 0, 0] = 1
+    mixed = region(cell, ratio=4, margin=1, coarse_until=0.0, fine_from=1.0)
+    with Kernels() as kernels, patched(transformer, patch, mixed, native_pixels=NATIVE):
+        transformer(tokens, timestep=sigma[None], **given(16, 16))
+    for number, divisor in enumerate((1.0, 2.0, 4.0)):
+        keys, values = columns_of(transformer, patch, sigma, divisor)[0]
+        k, v = kernels.seen[3 + number]
+        torch.testing.assert_close(k[:, :, -60:], keys, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(v[:, :, -60:], values, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "others",
     [

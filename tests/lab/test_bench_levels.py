@@ -11,12 +11,12 @@ from rope_core.mixed.regions import TokenLayout
 SIDE = 64
 
 
-def layout(ratio: int) -> TokenLayout:
+def layout(ratio: int, margin: int = 0) -> TokenLayout:
     """A region of 32 by 32 of 64 by 64 tokens."""
     cells = torch.zeros(1, SIDE // ratio, SIDE // ratio, dtype=torch.bool)
     quarter = SIDE // ratio // 4
     cells[:, quarter : 3 * quarter, quarter : 3 * quarter] = True
-    return TokenLayout(cells, ratio)
+    return TokenLayout(cells, ratio, margin=margin)
 
 
 @pytest.mark.parametrize("ratio", [2, 4])
@@ -24,6 +24,13 @@ def test_two_levels_are_counted_as_the_layout_counts_them(ratio):
     found, expected = Levels(SIDE, 0.25, (ratio,)), layout(ratio)
     assert found.tokens == expected.tokens + TEXT
     assert found.scores == expected.scores(TEXT)
+
+
+def test_three_levels_are_counted_as_the_layout_counts_them():
+    found, expected = Levels(SIDE, 0.25, THREE, 1 / 8), layout(4, margin=2)
+    assert found.tokens == expected.tokens + TEXT
+    assert found.scores == expected.scores(TEXT)
+    assert [group.queries for group in found.groups[1:]] == [len(level) for level in reversed(expected.levels[:-1])]
 
 
 def test_three_levels_lie_over_all_of_the_picture_and_turn_six_times():

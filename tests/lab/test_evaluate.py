@@ -12,7 +12,7 @@ pytest.importorskip("diffusers", reason="the lab needs diffusers")
 
 from lab.data.clips import NATIVE_FRAMES
 from lab.data.world import HELD_OUT
-from lab.evaluate import clips, extrapolation, mixed, rpe2d, style
+from lab.evaluate import clips, extrapolation, levels, mixed, rpe2d, style
 from lab.evaluate.named import named
 from lab.evaluate.record import Record, read, within
 from lab.evaluate.tables import Result, differences, markdown
@@ -30,6 +30,7 @@ from lab.sampling.sample import CANVASES
 from lab.sampling.style import Pair, methods, pairs
 from rope_core.mixed.coarse_to_fine import CoarseToFine
 from rope_core.mixed.patches import AUTOMATIC
+from rope_core.mixed.regions import dilated
 
 PROMPT = Prompt("cat", "engraving", "dawn")
 SETTING = {"date": "today", "weights": "a", "steps": "1", "cfg": "2", "command": "the command"}
@@ -131,6 +132,29 @@ def test_a_region_is_measured_inside_and_outside_of_it():
     values, plain = (mixed.values_of(one, PROMPT, truth, truth, inside) for one in (sharp_inside, smooth))
     assert values["detail"] > 0.98 and abs(plain["detail"]) < 0.05
     assert values["inside"] == values["full"] == float("inf") and values["outside"] == pytest.approx(plain["outside"])
+
+
+def test_a_margin_is_measured_in_its_ring():
+    canvas, mask = CANVAS_OF_RATIO[4], shapes()["disc"]
+    truth, inside = extrapolation.truth(PROMPT, canvas), pixels(mask, 4)
+    around = pixels(dilated(mask.bool(), levels.MARGIN), 4)
+    smooth = levels.coarse(truth, 4)
+    sharp_in_the_ring = torch.where(around & ~inside, truth, smooth)
+    values, plain = (levels.values_of(one, truth, inside, around) for one in (sharp_in_the_ring, smooth))
+    assert values["ring"] == float("inf") and values["ring_detail"] > 0.98
+    assert abs(plain["ring_detail"]) < 0.05 and values["inside"] == pytest.approx(plain["inside"])
+
+
+def test_three_levels_are_compared_with_either_ratio_on_the_same_region():
+    mask = shapes()["box"]
+    for fine_from in levels.PARTS.values():
+        patches = levels.compared(mask, fine_from)
+        assert {method for pair in levels.COMPARED for method in pair} == patches.keys()
+        assert [(one.ratio, one.margin) for one in patches.values()] == [(4, 0), (4, levels.MARGIN), (2, 0)]
+        assert {(one.coarse_until, one.fine_from) for one in patches.values()} == {(AUTOMATIC, fine_from)}
+    shares = levels.token_shares(mask)
+    assert shares.keys() == {levels.COARSE, *patches}
+    assert shares[levels.QUARTER] < shares[levels.RINGED] < shares[levels.HALF]
 
 
 def test_regions_are_compared_at_the_nodes_own_defaults():

@@ -28,6 +28,14 @@ test("widths of their own, and nodes between", () => {
   assert.deepEqual(found(...chain), { ratio: 2, outer: 0, inner: 3, node: 2 })
 })
 
+test("a margin at ratio 4 has no bands beside it, and at other ratios there is none", () => {
+  const margined = (ratio, margin) => ({ type: "MixedResRegionCRPA", fields: { ratio, margin } })
+  assert.deepEqual(found(margined(4, 2), bands({ width: 4 })), { ratio: 4, outer: 0, inner: 0, margin: 2, node: 1 })
+  assert.deepEqual(found(margined(4, 0)), { ratio: 4, outer: 0, inner: 0, node: 1 })
+  assert.deepEqual(found(margined(3, 2)), { ratio: 3, outer: 0, inner: 0, node: 1 })
+  assert.deepEqual(found(margined(4, "<b>")), { ratio: 4, outer: 0, inner: 0, node: 1 })
+})
+
 test("a bypassed band is none, and a mask for another node has no ratio", () => {
   assert.deepEqual(found(crpa(), bands({}, { mode: 4 })), { ratio: 2, outer: 0, inner: 0, node: 1 })
   assert.equal(found({ type: "MaskPreview" }), null)

@@ -8,16 +8,19 @@ import { UNKNOWN_MODEL, inWords, predict } from "../../web/region/readout.mjs"
 
 const predictions = JSON.parse(readFileSync(new URL("predictions.json", import.meta.url), "utf8"))
 
-for (const { text, picture, area, tokens, speedup, model } of predictions)
+for (const { text, picture, area, tokens, speedup, model, margin = 0 } of predictions)
   test(`predicts ${speedup.toFixed(3)} times the speed at ${area.toFixed(2)} of the area, as the node does`, () => {
     const found = predict(parseRegions(text), picture, model)
     for (const [name, wanted] of Object.entries({ area, tokens, speedup })) assert.ok(Math.abs(found[name] - wanted) <= 1e-9 * wanted, name)
+    assert.ok(Math.abs((found.margin ?? 0) - margin) <= 1e-9)
   })
 
 test("the read-out is short, and says what it counts and on which model", () => {
   const predicted = { area: 0.25, tokens: 0.4375, speedup: 2.345 }
   assert.equal(inWords(predicted), "25 % of the area, 44 % of the tokens, about 2.3× faster (on Flux.1; on this model after a run)")
   assert.equal(inWords(predicted, { outer: 1, inner: 2, told: true }), "25 % of the area, 44 % of the tokens, bands included, about 2.3× faster")
+  const withMargin = inWords({ ...predicted, margin: 0.0625 }, { margin: 1, told: true })
+  assert.equal(withMargin, "25 % of the area + 6 % at half resolution, 44 % of the tokens, about 2.3× faster")
   assert.match(inWords({ area: 1, tokens: 1, speedup: 1 }), /nothing to save/)
 })
 

@@ -66,6 +66,9 @@ def test_the_predictions_that_the_read_out_is_held_to_are_those_of_the_token_lay
         size = picture["frames"], picture["height"], picture["width"]
         drawn = drawn_on(torch.zeros(size, dtype=torch.bool), parse_regions(case["text"]))
         model = case.get("model", UNKNOWN_MODEL)
-        layout = TokenLayout(CellGrid(*size, picture["cell"]).from_mask(drawn.float()), model["ratio"], model["outer"], model["inner"])
+        cells, margin = CellGrid(*size, picture["cell"]).from_mask(drawn.float()), model.get("margin", 0)
+        layout = TokenLayout(cells, model["ratio"], model["outer"], model["inner"], margin=margin)
         found = layout.area, layout.token_share, layout.speedup(model["hidden"], model["text"])
         assert found == pytest.approx((case["area"], case["tokens"], case["speedup"]), rel=1e-6)
+        assert float(layout.ring.float().mean()) == pytest.approx(case.get("margin", 0.0), rel=1e-6)
+    assert any("margin" in case for case in cases)

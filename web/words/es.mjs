@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "La región es la imagen entera, así que no hay nada que ahorrar.",
     ", bands included": ", bandas incluidas",
     " (on Flux.1; on this model after a run)": " (en Flux.1; en este modelo tras una ejecución)",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "{area} del área + {margin} a media resolución, {tokens} de los tokens",
     "{area} of the area, {tokens} of the tokens": "{area} del área, {tokens} de los tokens",
     ", about {speedup}× faster": ", unas {speedup}× más rápido",
     "regions are {found}: expected a text.": "regions es {found}: se espera un texto.",

@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "La région est l'image entière, il n'y a donc rien à gagner.",
     ", bands included": ", bandes comprises",
     " (on Flux.1; on this model after a run)": " (sur Flux.1 ; sur ce modèle après une exécution)",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "{area} de la surface + {margin} à demi-résolution, {tokens} des tokens",
     "{area} of the area, {tokens} of the tokens": "{area} de la surface, {tokens} des tokens",
     ", about {speedup}× faster": ", environ {speedup}× plus rapide",
     "regions are {found}: expected a text.": "regions est {found} : un texte est attendu.",

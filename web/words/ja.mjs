@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "領域が画像全体なので、節約になりません。",
     ", bands included": "（境界の帯を含む）",
     " (on Flux.1; on this model after a run)": "（Flux.1 での値。実行後はこのモデルでの値）",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "面積の {area} + 半分の解像度で {margin}、トークンの {tokens}",
     "{area} of the area, {tokens} of the tokens": "面積の {area}、トークンの {tokens}",
     ", about {speedup}× faster": "、約 {speedup} 倍速",
     "regions are {found}: expected a text.": "regions は {found} です。テキストが必要です。",

@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "영역이 그림 전체라서 절약할 것이 없습니다.",
     ", bands included": " (경계 띠 포함)",
     " (on Flux.1; on this model after a run)": " (Flux.1 기준; 실행 후에는 이 모델 기준)",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "면적의 {area} + 절반 해상도로 {margin}, 토큰의 {tokens}",
     "{area} of the area, {tokens} of the tokens": "면적의 {area}, 토큰의 {tokens}",
     ", about {speedup}× faster": ", 약 {speedup}배 빠름",
     "regions are {found}: expected a text.": "regions 값이 {found}입니다. 텍스트여야 합니다.",

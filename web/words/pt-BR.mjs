@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "A região é a imagem inteira, então não há o que economizar.",
     ", bands included": ", faixas incluídas",
     " (on Flux.1; on this model after a run)": " (no Flux.1; neste modelo após uma execução)",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "{area} da área + {margin} à metade da resolução, {tokens} dos tokens",
     "{area} of the area, {tokens} of the tokens": "{area} da área, {tokens} dos tokens",
     ", about {speedup}× faster": ", cerca de {speedup}× mais rápido",
     "regions are {found}: expected a text.": "regions é {found}: esperado um texto.",

@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "Область занимает всё изображение, экономить нечего.",
     ", bands included": ", с полосами границы",
     " (on Flux.1; on this model after a run)": " (на Flux.1; на этой модели после запуска)",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "{area} площади + {margin} в половинном разрешении, {tokens} токенов",
     "{area} of the area, {tokens} of the tokens": "{area} площади, {tokens} токенов",
     ", about {speedup}× faster": ", примерно в {speedup} раза быстрее",
     "regions are {found}: expected a text.": "regions: {found}, а нужен текст.",

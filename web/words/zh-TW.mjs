@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "區域就是整張圖片，沒有可節省的。",
     ", bands included": "（含過渡帶）",
     " (on Flux.1; on this model after a run)": "（按 Flux.1 計算；執行一次後按此模型計算）",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "面積的 {area} + {margin} 為一半解析度，詞元的 {tokens}",
     "{area} of the area, {tokens} of the tokens": "面積的 {area}，詞元的 {tokens}",
     ", about {speedup}× faster": "，約快 {speedup} 倍",
     "regions are {found}: expected a text.": "regions 是 {found}：應為文字。",

@@ -46,6 +46,7 @@ export default {
     "The region is the whole picture, so there is nothing to save.": "区域就是整张图片，没有可节省的。",
     ", bands included": "（含过渡带）",
     " (on Flux.1; on this model after a run)": "（按 Flux.1 计算；运行一次后按此模型计算）",
+    "{area} of the area + {margin} at half resolution, {tokens} of the tokens": "面积的 {area} + {margin} 为一半分辨率，词元的 {tokens}",
     "{area} of the area, {tokens} of the tokens": "面积的 {area}，词元的 {tokens}",
     ", about {speedup}× faster": "，约快 {speedup} 倍",
     "regions are {found}: expected a text.": "regions 是 {found}：应为文本。",

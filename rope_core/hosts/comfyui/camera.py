@@ -49,10 +49,13 @@ def camera_at_low(rays: Tensor, patch: int, ratio: int, request: ModelCall) -> T
 
 def camera_on_strip(rays: Tensor, strip: Strip, request: ModelCall) -> Tensor:
     """(batch, channels of a token, 1, 1, tokens): each token's as in the picture of its own resolution."""
-    adapter, host, ratio = request.host.diffusion_model.control_adapter, request.host, strip.layout.ratio
+    adapter, host, coarsest = request.host.diffusion_model.control_adapter, request.host, strip.layout.ratio
     rays = rays.to(request.x.device, host.manual_cast_dtype or host.get_dtype())
-    whole, small = adapter(rays), adapter(camera_at_low(rays, strip.patch, ratio, request))
-    parts = [small.flatten(2).index_select(-1, strip.low), padded(whole, ratio).flatten(2).index_select(-1, strip.high)]
+    whole = padded(rays, rays.shape[-1] // request.x.shape[-1] * strip.patch * coarsest)
+    parts = []
+    for ratio, tokens in strip.tokens_of.items():
+        made = padded(adapter(rays), coarsest) if ratio == 1 else adapter(decimated(whole, ratio))
+        parts.append(made.flatten(2).index_select(-1, tokens))
     if strip.layout.padding:
-        parts.append(torch.zeros_like(parts[1][..., :1]).expand(-1, -1, strip.layout.padding))
+        parts.append(torch.zeros_like(parts[-1][..., :1]).expand(-1, -1, strip.layout.padding))
     return torch.cat(parts, dim=-1)[:, :, None, None]

@@ -52,7 +52,7 @@ class Planned:
 class Execution:
     """whole: the call as the sampler made it; request: what runs. record: what Inspect shows of the run.
 
-    grids: by query group. groups, layout: of a step with two of them, and its tokens. shared: what looks at attention calls.
+    grids: by query group. groups, layout: of a step with several of them, and its tokens. shared: what looks at attention calls.
     own_attention: ours acts at some steps; a compiled graph serves several, so there it is always in place. changes: the last
     word on the request and the plan in force. image: number within the batch, where its images run one by one.
     """
@@ -72,7 +72,7 @@ class Execution:
 
     @property
     def group(self) -> str:
-        """The group that all queries belong to, or the first of two."""
+        """The group that all queries belong to, or the first of several."""
         return next(iter(self.grids))
 
     @property

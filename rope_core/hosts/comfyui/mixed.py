@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ...architecture import BY_POSITION, TEXT_IMAGE_REFERENCES, TEXT_REFERENCES_IMAGE
 from ...errors import RopeWorksError
-from ...layout import HIGH, LOW
-from ...mixed.carrier import Carrier
+from ...layout import HIGH, LOW, MIDDLE
 from ...mixed.group_tables import GroupGrid
 from ...mixed.handover import HandOver
+from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
-from ...mixed.strip import Strip
+from ...mixed.strip import Strip, decimated, padded
 from ...packed import PackedFinder, check_masks
 from ...stack import MIXED, Call
 from ...table import token_table
@@ -43,7 +43,7 @@ log = logging.getLogger("ropeworks")
 
 
 class MixedPart(Part):
-    """Decides which tokens run: a small grid, a strip of two resolutions, or all."""
+    """Decides which tokens run: a small grid, a strip of several resolutions, or all."""
 
     needs = MIXED
 
@@ -91,7 +91,7 @@ class MixedPart(Part):
         with execution.run.lock:
             run.carrier.begin(request.x[:chunk], sigma)
         if stage == COARSE:
-            low = inner(self.model.other(execution, self._at_low(request, run), LOW, float(self.settings.ratio)))
+            low = inner(self._smaller(execution, run, LOW, self.settings.ratio))
             with execution.run.lock:
                 for kind, answer in zip(kinds, low.chunk(len(kinds)), strict=True):
                     run.observe(sigma, answer, kind)
@@ -107,16 +107,17 @@ class MixedPart(Part):
 
     def _on_strip(self, execution: Execution, run: MixedRun, strip: Strip, for_high: Tensor | None, for_low: Tensor | None) -> Execution:
         request = on_the_strip(execution.request, run, strip, for_high, for_low)
-        low_request = self._at_low(execution.request, run)
         high = Planned(execution.planned.call, self.model.stack)
-        low = self.model.other(execution, low_request, LOW, float(run.settings.ratio))
+        smaller = {group: self._smaller(execution, run, group, ratio) for group, ratio in strip.layout.smaller.items()}
+        grids = {group: self._grid(other.request, other.planned, other.finder) for group, other in smaller.items()}
         tokens = strip.layout.tokens
         finder = finder_of(request, self.model.architecture, (tokens, 1, 1) if strip.as_frames else (1, 1, tokens), execution.run)
         groups = query_groups(
             run.settings,
             strip.layout,
             self._grid(execution.request, high, execution.finder),
-            self._grid(low_request, low.planned, low.finder),
+            grids[LOW],
+            grids.get(MIDDLE),
             start=finder.start,
             base=self._own_tables(high.call),
             base_is_plain=self.model.embedder_is_plain or isinstance(finder, PackedFinder),
@@ -124,10 +125,17 @@ class MixedPart(Part):
             text=request.text_tokens if self.model.architecture.order == TEXT_REFERENCES_IMAGE else 0,  # refined before any table is made
             neutral=finder.beside if isinstance(finder, PackedFinder) else (),
         )
-        return replace(execution, request=request, grids={HIGH: high, LOW: low.planned}, finder=finder, groups=groups, layout=strip.layout)
+        planned = {HIGH: high, **{group: other.planned for group, other in smaller.items()}}
+        return replace(execution, request=request, grids=planned, finder=finder, groups=groups, layout=strip.layout)
 
-    def _at_low(self, request: ModelCall, run: MixedRun) -> ModelCall:
-        return at_low(request, run.carrier.low, run.carrier.patch, self.settings.ratio, self.settings.node)
+    def _smaller(self, execution: Execution, run: MixedRun, group: str, ratio: int) -> Execution:
+        """The call on every ratio-th pixel, for a group of that resolution."""
+        patch = run.carrier.patch
+
+        def every(values: Tensor) -> Tensor:
+            return decimated(padded(values, patch * ratio), ratio)
+
+        return self.model.other(execution, at_low(execution.request, every, patch, ratio, self.settings.node), group, float(ratio))
 
     def _own_tables(self, call: Call) -> Callable[[Tensor], Tensor]:
         """Positions (1, tokens, axes) -> the model's own table. An embedder that is asked with a grid knows none of these places."""
@@ -188,11 +196,11 @@ class MixedPart(Part):
         patch = patch_size(request.host.diffusion_model, self.model.architecture)[-1]
         stages = settings.stages(request.host.model_sampling.percent_to_sigma)
         upsample = request.options.get(UPSAMPLE_KEY)
-        hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
-        if hand_over is not None:
-            self._hand_over_goes_on(hand_over, (settings.node, part, image), request, within)
-        last_sigma = float(request.schedule[request.schedule > 0].min()) if hand_over and request.schedule is not None else 0.0
-        carrier = Carrier(settings.ratio, patch, hand_over, last_sigma, adds_noise=not isinstance(request.host.model_sampling, CONST))
+        last_sigma = float(request.schedule[request.schedule > 0].min()) if upsample and request.schedule is not None else 0.0
+        adds_noise = not isinstance(request.host.model_sampling, CONST)
+        carrier = carrier_for(settings.ratio, settings.margin, patch, upsample, last_sigma, adds_noise)
+        for number, hand_over in enumerate(carrier.hand_overs):
+            self._hand_over_goes_on(hand_over, (settings.node, part, image, number), request, within)
         grid = self._cells(latent_size(request.x.shape), patch)
         hidden = hidden_width(request.host.diffusion_model, self.model.architecture)
         if first and settings.on_run is not None:

@@ -46,7 +46,7 @@ class Planned:
 class Execution:
     """whole: the call as the pipeline made it; arguments: what runs. grid: the picture's tokens, from `start` of the sequence.
 
-    grids: by query group. groups, layout: of a step with two of them, and its tokens; grid is then the whole picture's. shared: what
+    grids: by query group. groups, layout: of a step with several of them, and its tokens; grid is then the whole picture's. shared: what
     looks at attention calls. attention_for: who needs our attention, for people; empty where nobody does. image: number of
     the one of the whole call's that runs, where they run one by one. spread: the sequence, where processes share it.
     """
@@ -65,7 +65,7 @@ class Execution:
 
     @property
     def group(self) -> str:
-        """The group that all queries belong to, or the first of two."""
+        """The group that all queries belong to, or the first of several."""
         return next(iter(self.grids))
 
     @property

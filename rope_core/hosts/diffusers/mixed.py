@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from ...errors import RopeWorksError
-from ...layout import HIGH, LOW
-from ...mixed.carrier import Carrier
+from ...layout import HIGH, LOW, MIDDLE
 from ...mixed.group_tables import GroupGrid
-from ...mixed.handover import HandOver
+from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid
 from ...mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
-from ...mixed.strip import Strip, interpolated
+from ...mixed.strip import Strip, decimated, interpolated, padded
 from ...stack import MIXED
 from .drawn import PATCH, Drawn, DrawnPart
 from .execution import Answer, Execution, PatchedTransformer, Planned
@@ -51,7 +50,7 @@ class Answered:
 
 
 class MixedPart(DrawnPart[MixedState]):
-    """Decides which tokens run: a small grid, a strip of two resolutions, or all."""
+    """Decides which tokens run: a small grid, a strip of several resolutions, or all."""
 
     needs, what = MIXED, "mixed resolution"
 
@@ -86,7 +85,7 @@ class MixedPart(DrawnPart[MixedState]):
         if stage == FINE:
             return self._fine(execution, inner, run, carrier, sigma)
         run.carrier.begin(carrier, sigma)
-        low = self._at_low(execution, run, carrier)
+        low = self._smaller(execution, carrier, LOW, self.settings.ratio)
         # Guidance in two calls asks for its own prompt first.
         again = found.again(now)
         answered = (self._coarse if stage == COARSE else self._mixed)(execution, inner, found, low, carrier, again)
@@ -122,7 +121,10 @@ class MixedPart(DrawnPart[MixedState]):
         run, now, size = found.kept.run, found.last, _size(carrier)
         strip = run.strip(carrier.device, self.model.longest_beside(execution.arguments))
         row = strip.gather(carrier, *run.carrier.for_strip(carrier, strip, lambda: now))
-        on_strip = self._on_strip(execution, found.kept, low.planned, strip, row)
+        smaller = {LOW: low.planned}
+        if strip.layout.margin:
+            smaller[MIDDLE] = self._smaller(execution, carrier, MIDDLE, strip.layout.smaller[MIDDLE]).planned
+        on_strip = self._on_strip(execution, found.kept, smaller, strip, row)
         output = inner(on_strip)
         velocity = self.model.velocity(on_strip, output)
         denoised = row - execution.planned.call.sigma.to(row) * velocity
@@ -132,14 +134,17 @@ class MixedPart(DrawnPart[MixedState]):
 
     # ---- what runs in place of the whole picture
 
-    def _on_strip(self, execution: Execution, state: MixedState, low: Planned, strip: Strip, row: Tensor) -> Execution:
-        high, layout = execution.planned, strip.layout
-        one = (1.0,) * len(high.call.axes)
+    def _on_strip(self, execution: Execution, state: MixedState, smaller: Mapping[str, Planned], strip: Strip, row: Tensor) -> Execution:
+        """smaller: what the groups of coarser levels take for granted."""
+        grids, layout = {HIGH: execution.planned, **smaller}, strip.layout
+        one = (1.0,) * len(execution.planned.call.axes)
+        of_group = {group: GroupGrid(planned.plan, planned.call, state.origin, one) for group, planned in grids.items()}
         groups = query_groups(
             state.run.settings,
             layout,
-            GroupGrid(high.plan, high.call, state.origin, one),
-            GroupGrid(low.plan, low.call, state.origin, one),
+            of_group[HIGH],
+            of_group[LOW],
+            of_group.get(MIDDLE),
             start=start_of(execution.start, layout.tokens),
             base=self.model.base_table,
             base_is_plain=True,
@@ -147,15 +152,16 @@ class MixedPart(DrawnPart[MixedState]):
         return replace(
             execution,
             arguments=self.model.with_strip(execution, strip, row),
-            grids={HIGH: high, LOW: low},
+            grids=grids,
             groups=groups,
             layout=layout,
             attention_for=self.what,
         )
 
-    def _at_low(self, execution: Execution, run: MixedRun, carrier: Tensor) -> Execution:
-        arguments, grid = self.model.with_latent(execution, run.carrier.low(carrier))
-        return self.model.other(execution, arguments, grid, LOW, float(run.settings.ratio))
+    def _smaller(self, execution: Execution, carrier: Tensor, group: str, ratio: int) -> Execution:
+        """The call on every ratio-th pixel, for a group of that resolution."""
+        arguments, grid = self.model.with_latent(execution, decimated(padded(carrier, PATCH * ratio), ratio))
+        return self.model.other(execution, arguments, grid, group, float(ratio))
 
     # ---- one run
 
@@ -170,8 +176,8 @@ class MixedPart(DrawnPart[MixedState]):
         schedule, upsample = self.model.schedule(sigma), self.model.told.upsampler
         stages = settings.stages(schedule.percent_to_sigma if schedule else None)
         sigmas = schedule.sigmas if schedule else self.model.told.sigmas
-        hand_over = HandOver(upsample, settings.ratio) if upsample is not None else None
-        run = MixedRun(self.model.stack, stages, cells, Carrier(settings.ratio, PATCH, hand_over, sigmas[-1] if sigmas else 0.0))
+        within = carrier_for(settings.ratio, settings.margin, PATCH, upsample, sigmas[-1] if sigmas else 0.0)
+        run = MixedRun(self.model.stack, stages, cells, within)
         if not execution.image:
             text = execution.whole["encoder_hidden_states"].shape[1]
             log.info(run.describe(self.model.hidden, text, schedule.left(sigma) if schedule else ()))
