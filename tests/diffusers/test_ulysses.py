@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -257,3 +258,16 @@ def refusals(rank: int, store: str) -> None:
 @needs_gloo
 def test_ring_other_plans_masks_and_other_attention_are_refused(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(refusals, (str(tmp_path / "store"),), nprocs=PROCESSES)
+
+
+def test_what_is_filled_up_in_one_thread_is_not_in_another() -> None:
+    first, last, given = nn.Identity(), nn.Identity(), torch.ones(1, 3, 2)
+    spread = Ulysses(PROCESSES, {"hidden_states": (1, 3)}, ((first, 1),), ((last, 1),), frozenset()).spread((3,))
+    with spread.filled({"hidden_states": given, "timestep": given[0]}) as arguments, ThreadPoolExecutor(1) as other:
+        assert arguments["hidden_states"].shape == (1, 4, 2)
+        assert arguments["timestep"].shape == (3, 2)
+        assert torch.equal(first(given)[:, 3:], torch.zeros(1, 1, 2))
+        assert torch.equal(last(first(given)), given)
+        assert other.submit(first, given).result() is given
+        assert other.submit(last, torch.ones(1, 4, 2)).result().shape == (1, 4, 2)
+    assert first(given) is given
