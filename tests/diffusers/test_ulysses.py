@@ -42,6 +42,8 @@ NATIVE = 64  # pixels: 4 tokens a side
 SIGMAS = torch.linspace(1, 0, 6)
 STAGES = {"coarse_until": 0.3, "fine_from": 0.7}  # of five steps: two coarse, two mixed, one fine
 ULYSSES = {"ulysses_degree": PROCESSES}
+ANYTHING = {**ULYSSES, "ulysses_anything": True}  # goes its own way around the same attention, so a few cases do
+FEW = ("mixed with bands", "mixed of odd grids", "a style of odd references", "coarse to fine with SEGA and a style")
 needs_gloo = pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
 
 
@@ -194,6 +196,8 @@ def process(rank: int, store: str, kind: str, mode: dict[str, Any], heads: int) 
     uneven, spread = [], Ulysses.spread
     Ulysses.spread = lambda self, parts: uneven.append(spread(self, parts).uneven) or spread(self, parts)  # type: ignore[method-assign]
     for name, case in cases_of().items():
+        if mode == ANYTHING and name not in FEW:
+            continue
         uneven.clear()
         plain, expected = draw_with(alone, case, ()), draw_with(alone, case, case.patches)
         assert (expected - plain).abs().max() > 1e-3, f"{name} does something"
@@ -207,9 +211,7 @@ def process(rank: int, store: str, kind: str, mode: dict[str, Any], heads: int) 
 
 
 @needs_gloo
-@pytest.mark.parametrize(
-    ("mode", "heads"), [(ULYSSES, 4), ({**ULYSSES, "ulysses_anything": True}, 3)], ids=["ulysses", "anything with uneven heads"]
-)
+@pytest.mark.parametrize(("mode", "heads"), [(ULYSSES, 4), (ANYTHING, 3)], ids=["ulysses", "anything with uneven heads"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_draw_what_one_draws(tmp_path: Path, kind: str, mode: dict[str, Any], heads: int) -> None:
     torch.multiprocessing.spawn(process, (str(tmp_path / "store"), kind, mode, heads), nprocs=PROCESSES)
