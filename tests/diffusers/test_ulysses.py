@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -41,6 +42,8 @@ NATIVE = 64  # pixels: 4 tokens a side
 SIGMAS = torch.linspace(1, 0, 6)
 STAGES = {"coarse_until": 0.3, "fine_from": 0.7}  # of five steps: two coarse, two mixed, one fine
 ULYSSES = {"ulysses_degree": PROCESSES}
+ANYTHING = {**ULYSSES, "ulysses_anything": True}  # goes its own way around the same attention, so a few cases do
+FEW = ("mixed with bands", "mixed of odd grids", "a style of odd references", "coarse to fine with SEGA and a style")
 needs_gloo = pytest.mark.skipif(sys.platform == "win32" or not dist.is_gloo_available(), reason="needs gloo")
 
 
@@ -193,6 +196,8 @@ def process(rank: int, store: str, kind: str, mode: dict[str, Any], heads: int) 
     uneven, spread = [], Ulysses.spread
     Ulysses.spread = lambda self, parts: uneven.append(spread(self, parts).uneven) or spread(self, parts)  # type: ignore[method-assign]
     for name, case in cases_of().items():
+        if mode == ANYTHING and name not in FEW:
+            continue
         uneven.clear()
         plain, expected = draw_with(alone, case, ()), draw_with(alone, case, case.patches)
         assert (expected - plain).abs().max() > 1e-3, f"{name} does something"
@@ -206,9 +211,7 @@ def process(rank: int, store: str, kind: str, mode: dict[str, Any], heads: int) 
 
 
 @needs_gloo
-@pytest.mark.parametrize(
-    ("mode", "heads"), [(ULYSSES, 4), ({**ULYSSES, "ulysses_anything": True}, 3)], ids=["ulysses", "anything with uneven heads"]
-)
+@pytest.mark.parametrize(("mode", "heads"), [(ULYSSES, 4), (ANYTHING, 3)], ids=["ulysses", "anything with uneven heads"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_draw_what_one_draws(tmp_path: Path, kind: str, mode: dict[str, Any], heads: int) -> None:
     torch.multiprocessing.spawn(process, (str(tmp_path / "store"), kind, mode, heads), nprocs=PROCESSES)
@@ -257,3 +260,16 @@ def refusals(rank: int, store: str) -> None:
 @needs_gloo
 def test_ring_other_plans_masks_and_other_attention_are_refused(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(refusals, (str(tmp_path / "store"),), nprocs=PROCESSES)
+
+
+def test_what_is_filled_up_in_one_thread_is_not_in_another() -> None:
+    first, last, given = nn.Identity(), nn.Identity(), torch.ones(1, 3, 2)
+    spread = Ulysses(PROCESSES, {"hidden_states": (1, 3)}, ((first, 1),), ((last, 1),), frozenset()).spread((3,))
+    with spread.filled({"hidden_states": given, "timestep": given[0]}) as arguments, ThreadPoolExecutor(1) as other:
+        assert arguments["hidden_states"].shape == (1, 4, 2)
+        assert arguments["timestep"].shape == (3, 2)
+        assert torch.equal(first(given)[:, 3:], torch.zeros(1, 1, 2))
+        assert torch.equal(last(first(given)), given)
+        assert other.submit(first, given).result() is given
+        assert other.submit(last, torch.ones(1, 4, 2)).result().shape == (1, 4, 2)
+    assert first(given) is given

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,8 @@ from .parallel import config_of, filled, filling, hooks_of, split_hooks
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 PICTURE = "hidden_states"  # what diffusers calls it wherever it is cut
 TOKENS_AT = 2  # in q, k, v and their answer
+
+_filled: ContextVar[Spread | None] = ContextVar("ropeworks_filled_up", default=None)  # hooks see the calls of other threads too
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,11 @@ class Spread:
             yield arguments
             return
         with filling(self.ulysses.processes), ExitStack() as hooks:
+            hooks.callback(_filled.reset, _filled.set(self))
             for module, dimension in self.ulysses.within:
                 hooks.callback(module.register_forward_pre_hook(_fill(dimension), with_kwargs=True).remove)
             for module, dimension in self.ulysses.joins:
-                hooks.callback(module.register_forward_hook(_drop(dimension, self.parts[-1])).remove)
+                hooks.callback(module.register_forward_hook(_drop(dimension)).remove)
             yield {name: self._filled_argument(name, value) for name, value in arguments.items()}
 
     def _filled_argument(self, name: str, value: Any) -> Any:
@@ -152,5 +156,9 @@ def _fill(dimension: int) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]
     return fill
 
 
-def _drop(dimension: int, tokens: int) -> Callable[..., Tensor]:
-    return lambda _module, _given, answer: answer.narrow(dimension, 0, tokens)
+def _drop(dimension: int) -> Callable[..., Tensor]:
+    def drop(_module: nn.Module, _given: Any, answer: Tensor) -> Tensor:
+        spread = _filled.get()
+        return answer if spread is None else answer.narrow(dimension, 0, spread.parts[-1])
+
+    return drop
