@@ -28,14 +28,12 @@ STEPS = 16
 RATIO, MARGIN, SHAPES = 4, 2, ("box", "disc")  # of the canvas; cells; turns
 COARSE, QUARTER, RINGED, HALF = "coarse run, enlarged", "ratio 4", f"ratio 4, margin {MARGIN}", "ratio 2"
 TRUTH, SMOOTH = "(truth)", "(truth without detail)"
-PARTS = {"At the node's defaults": -1.0, "Without fine steps": 1.0}  # fine_from
 COLUMNS: Columns = {
     "inside": ("PSNR inside", 2),
     "detail": ("detail inside", 3),
     "ring": ("PSNR in the ring", 2),
     "ring_detail": ("detail in the ring", 3),
-    "seam": ("seam of the region", 3),
-    "outer_seam": ("seam of the ring", 3),
+    "seam": ("seam", 3),
     "tokens": ("tokens of a mixed step, %", 0),
     "both": ("named right, %", 0),
 }
@@ -49,7 +47,7 @@ picture.
 
 - **inside** the region, **in the ring** of {MARGIN} cells around it, for all rows. PSNR in dB against the truth.
 - **detail**: correlation of what a picture at a quarter cannot hold with the truth's. 1 = the same, 0 = none.
-- **seam**: jump of brightness across a boundary against lines beside it. 1 = none.
+- **seam**: jump of brightness across the region's boundary against lines beside it. 1 = none.
 - *{COARSE}*: what coarse steps alone at the native side would have given. *{TRUTH}*, *{SMOOTH}*: what could be had."""
 
 
@@ -61,29 +59,30 @@ def evaluate(
     record = Record(out, "levels", {**setting(model_file(folder), steps, CFG, command), "ratio": str(RATIO)})
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
     for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=11))), "prompt"):
-        mask, case = shapes()[SHAPES[seed % len(SHAPES)]], case_of(prompt, seed)
-        for part, fine_from in PARTS.items():
-            patches = compared(mask, fine_from)
-            if not record.missing(part, (SMOOTH, TRUTH, COARSE, *patches), case):
-                continue
-            drawn = {COARSE: enlarged_coarse(lab, [prompt], RATIO, [seed], steps)[0]}
-            for name, patch in patches.items():
-                drawn[name] = draw(lab, [prompt], CANVAS_OF_RATIO[RATIO], (patch,), seeds=[seed], steps=steps)[0]
-            measure(record, part, case, prompt, mask, drawn)
-            record.save()
-            for name, one in drawn.items():
-                sheets.setdefault(part, {}).setdefault(name, []).append(small(one, 256))
+        shape = SHAPES[seed % len(SHAPES)]
+        mask, case = shapes()[shape], case_of(prompt, seed)
+        patches = compared(mask)
+        if not record.missing(shape, (SMOOTH, TRUTH, COARSE, *patches), case):
+            continue
+        drawn = {COARSE: enlarged_coarse(lab, [prompt], RATIO, [seed], steps)[0]}
+        for name, patch in patches.items():
+            drawn[name] = draw(lab, [prompt], CANVAS_OF_RATIO[RATIO], (patch,), seeds=[seed], steps=steps)[0]
+        measure(record, shape, case, prompt, mask, drawn)
+        record.save()
+        for name, one in drawn.items():
+            sheets.setdefault(shape, {}).setdefault(name, []).append(small(one, 256))
     if pictures is not None and sheets:
         save_sheets(sheets, pictures)
     about = f"{HOW_TO_READ}\n- Regions in turn: {', '.join(f'{name}, {shapes()[name].mean():.0%} of the area' for name in SHAPES)}."
     return record.page("Three levels of resolution on the tiny Flux", about, parts(record.results))
 
 
-def compared(mask: Tensor, fine_from: float) -> dict[str, MixedResolution]:
+def compared(mask: Tensor) -> dict[str, MixedResolution]:
+    """All at the node's own defaults."""
     return {
-        QUARTER: MixedResolution(mask=mask, ratio=RATIO, fine_from=fine_from),
-        RINGED: MixedResolution(mask=mask, ratio=RATIO, fine_from=fine_from, margin=MARGIN),
-        HALF: MixedResolution(mask=mask, ratio=2, fine_from=fine_from),
+        QUARTER: MixedResolution(mask=mask, ratio=RATIO),
+        RINGED: MixedResolution(mask=mask, ratio=RATIO, margin=MARGIN),
+        HALF: MixedResolution(mask=mask, ratio=2),
     }
 
 
@@ -95,7 +94,7 @@ def token_shares(mask: Tensor) -> dict[str, float]:
     return {COARSE: 1 / RATIO**2, **{name: layout.token_share for name, layout in layouts.items()}}
 
 
-def measure(record: Record, part: str, case: str, prompt: Prompt, mask: Tensor, drawn: dict[str, Tensor]) -> None:
+def measure(record: Record, shape: str, case: str, prompt: Prompt, mask: Tensor, drawn: dict[str, Tensor]) -> None:
     """The rows of what could be had go by the truth of the coarse run."""
     canvas, inside = CANVAS_OF_RATIO[RATIO], pixels(mask, RATIO)
     around = pixels(dilated(mask.bool(), MARGIN), RATIO)
@@ -107,7 +106,7 @@ def measure(record: Record, part: str, case: str, prompt: Prompt, mask: Tensor, 
         values = values_of(one, own, inside, around)
         right = (found.subject, found.rendering) == (prompt.subject, prompt.rendering)
         more = {"tokens": 100.0 * tokens[method]} if method in tokens else {}
-        record.add(part, method, case, {**values, **more, "both": 100.0 * right})
+        record.add(shape, method, case, {**values, **more, "both": 100.0 * right})
 
 
 def values_of(shown: Tensor, truth: Tensor, inside: Tensor, around: Tensor) -> dict[str, float]:
@@ -119,14 +118,9 @@ def values_of(shown: Tensor, truth: Tensor, inside: Tensor, around: Tensor) -> d
         "ring": psnr_within(shown, truth, ring),
         "ring_detail": likeness(shown, truth, RATIO, ring),
         "seam": seam(shown, truth, inside),
-        "outer_seam": seam(shown, truth, around),
     }
 
 
 def parts(results: list[Result]) -> list[tuple[str, str]]:
     differing = {name: column for name, column in COLUMNS.items() if name != "tokens"}
-    found = []
-    for part in PARTS:
-        own = [one for one in results if one.part == part]
-        found += [(part, markdown(own, COLUMNS)), (f"{part}: differences within prompts", differences(own, COMPARED, differing))]
-    return found
+    return [("All regions", markdown(results, COLUMNS)), ("Differences within prompts", differences(results, COMPARED, differing))]

@@ -147,11 +147,10 @@ def test_a_margin_is_measured_in_its_ring():
 
 def test_three_levels_are_compared_with_either_ratio_on_the_same_region():
     mask = shapes()["box"]
-    for fine_from in levels.PARTS.values():
-        patches = levels.compared(mask, fine_from)
-        assert {method for pair in levels.COMPARED for method in pair} == patches.keys()
-        assert [(one.ratio, one.margin) for one in patches.values()] == [(4, 0), (4, levels.MARGIN), (2, 0)]
-        assert {(one.coarse_until, one.fine_from) for one in patches.values()} == {(AUTOMATIC, fine_from)}
+    patches = levels.compared(mask)
+    assert {method for pair in levels.COMPARED for method in pair} == patches.keys()
+    assert [(one.ratio, one.margin) for one in patches.values()] == [(4, 0), (4, levels.MARGIN), (2, 0)]
+    assert {(one.coarse_until, one.fine_from) for one in patches.values()} == {(AUTOMATIC, AUTOMATIC)}
     shares = levels.token_shares(mask)
     assert shares.keys() == {levels.COARSE, *patches}
     assert shares[levels.QUARTER] < shares[levels.RINGED] < shares[levels.HALF]

@@ -18,8 +18,13 @@ from ropeworks_pack.rope_core.mixed.patches import BoundaryExpandReplace, MixedR
 from ropeworks_pack.rope_core.mixed.regions import CellGrid
 
 from . import models
+from .families import with_keyframes, with_minimax_references
 from .recording import AttentionCalls, NumberedControl, lines_of_ours, message_of, muted, watched
+from .test_minimax_h3 import make as h3
+from .test_minimax_h3 import on_h3
+from .test_minimax_h3 import sampled as h3_sampled
 from .test_mixed_models import first_forward, same
+from .test_mixed_sampling import check_compiled
 from .test_style import picture, style
 
 MIXED_ONLY = {"coarse_until": 0.0, "fine_from": 1.0}
@@ -334,3 +339,28 @@ def test_three_levels_refuse_bands_by_name():
     assert "Boundary Expand-Replace" in told
     assert "Set margin to 0" in told
     add_patch(patched, BoundaryExpandReplace(0, 0))
+
+
+# ---- other ways to run
+
+
+@on_h3
+def test_three_levels_on_h3() -> None:
+    """Its places are counted by others than the model's embedder; text, references and sound stand where the whole picture has them."""
+    shape = (1, 24, 2, 32, 32)
+    noise = picture(*shape, seed=4)
+    for given in ({}, with_minimax_references(shape), with_keyframes(shape)):
+        half, three, one = (
+            h3_sampled(add_patch(h3(), region(**changes)), noise, **given)
+            for changes in ({"ratio": 2, "margin": 0}, {"margin": 16}, {"margin": 1})
+        )
+        for expected, found, ringed in zip(half, three, one, strict=True):
+            assert torch.allclose(found, expected, atol=1e-3), (found - expected).abs().max()
+            assert torch.isfinite(ringed).all()
+        assert not torch.allclose(one[0], half[0], atol=1e-3)
+
+
+def test_three_levels_compiled_and_in_half_precision():
+    check_compiled(lambda: models.flux(depth=1, depth_single_blocks=0), FLUX_SHAPE, False, ratio=4, margin=1)
+    half = models.sample(add_patch(models.flux(dtype=torch.bfloat16), region()), FLUX_SHAPE, steps=2)
+    assert torch.isfinite(half).all()
