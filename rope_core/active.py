@@ -54,7 +54,7 @@ class AttentionCall:
         return x if self.skip_reshape else x.unflatten(-1, (-1, self.q.shape[-1] // self.heads)).transpose(1, 2)
 
 
-class TwoGroups(Protocol):
+class Grouping(Protocol):
     """What makes tables and attention where the queries of a step fall into several groups."""
 
     @property
@@ -118,7 +118,7 @@ class ActivePlan:
     locate: Callable[[Tensor], Layout | None]
     consulted: bool = False
     asked: bool = False
-    groups: TwoGroups | None = None
+    groups: Grouping | None = None
     attend: Callable[..., Tensor] | None = None
     shared: Reader | None = None
     group: str = HIGH

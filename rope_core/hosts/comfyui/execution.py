@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ...active import ActivePlan, Reader, TwoGroups, running
+from ...active import ActivePlan, Grouping, Reader, running
 from ...architecture import Architecture
 from ...inspect.record import RunRecord
 from ...layout import HIGH
@@ -63,7 +63,7 @@ class Execution:
     record: RunRecord
     grids: Mapping[str, Planned]
     finder: TokenFinder
-    groups: TwoGroups | None = None
+    groups: Grouping | None = None
     layout: TokenLayout | None = None
     shared: Reader | None = None
     own_attention: bool = False

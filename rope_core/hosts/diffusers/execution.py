@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ...active import ActivePlan, Reader, TwoGroups, running
+from ...active import ActivePlan, Grouping, Reader, running
 from ...architecture import Architecture, ModelFacts
 from ...layout import HIGH, GridLayout, Layout, Reference, ReferenceLayout
 from ...native import NativeSize
@@ -56,7 +56,7 @@ class Execution:
     grid: Grid
     start: int
     grids: Mapping[str, Planned]
-    groups: TwoGroups | None = None
+    groups: Grouping | None = None
     layout: TokenLayout | None = None
     shared: Reader | None = None
     attention_for: str = ""
