@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Locator, expect
 
-from .conftest import CANVAS
+from .conftest import CANVAS, NODES_2
 from .frontend import Frontend
 from .regions import Regions, node
 
+LANGUAGES = {CANVAS: "zh", NODES_2: "fr"}
 UNDO = {"zh": "撤销（Ctrl+Z）", "fr": "Annuler (Ctrl+Z)"}
 BOX = {"zh": "矩形 1", "fr": "rectangle 1"}
 SWITCH = {"zh": ["自动 (auto)", "自定义 (custom)"], "fr": ["auto", "personnalisé (custom)"]}
@@ -55,9 +56,9 @@ def open_list(frontend: Frontend, renderer: str, number: int, widget: str) -> Lo
     return frontend.page.locator(".litecontextmenu .litemenu-entry")
 
 
-@pytest.mark.parametrize("language", ["zh", "fr"])
 @pytest.mark.usefixtures("english_after")
-def test_the_editor_and_combos_speak_the_language_and_values_stay_english(frontend: Frontend, renderer: str, language: str) -> None:
+def test_the_editor_and_combos_speak_the_language_and_values_stay_english(frontend: Frontend, renderer: str) -> None:
+    language = LANGUAGES[renderer]
     frontend.set("Comfy.Locale", language)
     frontend.open()
     frontend.load(node())
