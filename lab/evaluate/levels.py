@@ -8,26 +8,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rope_core import MixedResolution
+from rope_core.mixed.levels import enlarged
 from rope_core.mixed.regions import TokenLayout, dilated
 
 from ..model.drawn import Drawn
-from ..pictures.charts import small
-from ..sampling.draw import CFG, Prompt, draw, random_prompts
-from ..sampling.mixed import CANVAS_OF_RATIO, CELLS, enlarged_coarse, pixels, shapes
-from .extrapolation import case_of, nearest_truth, save_sheets
+from ..sampling.draw import CFG, Prompt, draw
+from ..sampling.mixed import CANVAS_OF_RATIO, CELLS, COARSE, enlarged_coarse, pixels, shapes
+from .extrapolation import nearest_truth
 from .metrics import coarse, likeness, psnr_within, seam
+from .mixed import SMOOTH, TRUTH, measure_in_turn, regions_in_turn
 from .named import named
-from .record import Record, model_file, setting, within
+from .record import Record, model_file, setting
 from .tables import Columns, Result, differences, markdown
 
 STEPS = 16
-RATIO, MARGIN, SHAPES = 4, 2, ("box", "disc")  # of the canvas; cells; turns
-COARSE, QUARTER, RINGED, HALF = "coarse run, enlarged", "ratio 4", f"ratio 4, margin {MARGIN}", "ratio 2"
-TRUTH, SMOOTH = "(truth)", "(truth without detail)"
+RATIO, MARGIN = 4, 2  # of the canvas; cells
+QUARTER, RINGED, HALF = "ratio 4", f"ratio 4, margin {MARGIN}", "ratio 2"
 COLUMNS: Columns = {
     "inside": ("PSNR inside", 2),
     "detail": ("detail inside", 3),
@@ -57,24 +56,14 @@ def evaluate(
     """Writes levels.md and .json into `out`, and with `pictures` contact sheets; returns the page's path. Shapes take turns."""
     lab = Drawn.load(folder)
     record = Record(out, "levels", {**setting(model_file(folder), steps, CFG, command), "ratio": str(RATIO)})
-    sheets: dict[str, dict[str, list[Image.Image]]] = {}
-    for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=11))), "prompt"):
-        shape = SHAPES[seed % len(SHAPES)]
-        mask, case = shapes()[shape], case_of(prompt, seed)
-        patches = compared(mask)
-        if not record.missing(shape, (SMOOTH, TRUTH, COARSE, *patches), case):
-            continue
-        drawn = {COARSE: enlarged_coarse(lab, [prompt], RATIO, [seed], steps)[0]}
-        for name, patch in patches.items():
-            drawn[name] = draw(lab, [prompt], CANVAS_OF_RATIO[RATIO], (patch,), seeds=[seed], steps=steps)[0]
-        measure(record, shape, case, prompt, mask, drawn)
-        record.save()
-        for name, one in drawn.items():
-            sheets.setdefault(shape, {}).setdefault(name, []).append(small(one, 256))
-    if pictures is not None and sheets:
-        save_sheets(sheets, pictures)
-    about = f"{HOW_TO_READ}\n- Regions in turn: {', '.join(f'{name}, {shapes()[name].mean():.0%} of the area' for name in SHAPES)}."
-    return record.page("Three levels of resolution on the tiny Flux", about, parts(record.results))
+
+    def draw_one(method: str, prompt: Prompt, seed: int, shape: str) -> Tensor:
+        if method == COARSE:
+            return enlarged_coarse(lab, [prompt], RATIO, [seed], steps)[0]
+        return draw(lab, [prompt], CANVAS_OF_RATIO[RATIO], (compared(shapes()[shape])[method],), seeds=[seed], steps=steps)[0]
+
+    measure_in_turn(record, (COARSE, QUARTER, RINGED, HALF), draw_one, measure, count, minutes, pictures)
+    return record.page("Three levels of resolution on the tiny Flux", f"{HOW_TO_READ}\n{regions_in_turn()}", parts(record.results))
 
 
 def compared(mask: Tensor) -> dict[str, MixedResolution]:
@@ -89,12 +78,12 @@ def compared(mask: Tensor) -> dict[str, MixedResolution]:
 def token_shares(mask: Tensor) -> dict[str, float]:
     """Of a mixed step, by method."""
     cells = mask.bool()
-    half = cells.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    layouts = {QUARTER: TokenLayout(cells, RATIO), RINGED: TokenLayout(cells, RATIO, margin=MARGIN), HALF: TokenLayout(half, 2)}
+    halves = enlarged(cells, 2)
+    layouts = {QUARTER: TokenLayout(cells, RATIO), RINGED: TokenLayout(cells, RATIO, margin=MARGIN), HALF: TokenLayout(halves, 2)}
     return {COARSE: 1 / RATIO**2, **{name: layout.token_share for name, layout in layouts.items()}}
 
 
-def measure(record: Record, shape: str, case: str, prompt: Prompt, mask: Tensor, drawn: dict[str, Tensor]) -> None:
+def measure(record: Record, drawn: dict[str, Tensor], prompt: Prompt, mask: Tensor, shape: str, case: str) -> None:
     """The rows of what could be had go by the truth of the coarse run."""
     canvas, inside = CANVAS_OF_RATIO[RATIO], pixels(mask, RATIO)
     around = pixels(dilated(mask.bool(), MARGIN), RATIO)

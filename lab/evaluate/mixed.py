@@ -5,6 +5,7 @@ Everything is at the node's own defaults, and latents are handed over as a host 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -71,22 +72,45 @@ def evaluate(
     """Writes mixed.md and .json into `out`, and with `pictures` contact sheets; returns the page's path. Shapes take turns."""
     lab = Drawn.load(folder)
     record = Record(out, "mixed", {**setting(model_file(folder), steps, CFG, command), "ratio": str(RATIO)})
+
+    def draw_one(method: str, prompt: Prompt, seed: int, shape: str) -> Tensor:
+        return draw_region(lab, prompt, method, seed, shape, RATIO, steps)
+
+    measure_in_turn(record, (COARSE, *compared(shapes()[SHAPES[0]], RATIO)), draw_one, measure, count, minutes, pictures)
+    return record.page("Mixed resolution on the tiny Flux", f"{HOW_TO_READ}\n{regions_in_turn()}", parts(record.results))
+
+
+def measure_in_turn(
+    record: Record,
+    methods: Sequence[str],
+    draw_one: Callable[[str, Prompt, int, str], Tensor],
+    measure_all: Callable[[Record, dict[str, Tensor], Prompt, Tensor, str, str], None],
+    count: int,
+    minutes: float,
+    pictures: Path | None,
+) -> None:
+    """Every method on `count` prompts, with a region of the next shape for each; what the record has is passed over.
+
+    draw_one: method, prompt, seed, shape. measure_all: record, drawn by method, prompt, mask, shape, case. pictures: folder of contact
+    sheets.
+    """
     sheets: dict[str, dict[str, list[Image.Image]]] = {}
     for seed, prompt in within(minutes, list(enumerate(random_prompts(count, seed=11))), "prompt"):
         shape = SHAPES[seed % len(SHAPES)]
-        mask, case = shapes()[shape], case_of(prompt, seed)
-        methods = (COARSE, *compared(mask, RATIO))
+        case = case_of(prompt, seed)
         if not record.missing(shape, (SMOOTH, TRUTH, *methods), case):
             continue
-        drawn = {name: draw_region(lab, prompt, name, seed, shape, RATIO, steps) for name in methods}
-        measure(record, drawn, prompt, mask, shape, case)
+        drawn = {method: draw_one(method, prompt, seed, shape) for method in methods}
+        measure_all(record, drawn, prompt, shapes()[shape], shape, case)
         record.save()
-        for name, one in drawn.items():
-            sheets.setdefault(shape, {}).setdefault(name, []).append(small(one, 256))
+        for method, one in drawn.items():
+            sheets.setdefault(shape, {}).setdefault(method, []).append(small(one, 256))
     if pictures is not None and sheets:
         save_sheets(sheets, pictures)
-    about = f"{HOW_TO_READ}\n- Regions in turn: {', '.join(f'{name}, {shapes()[name].mean():.0%} of the area' for name in SHAPES)}."
-    return record.page("Mixed resolution on the tiny Flux", about, parts(record.results))
+
+
+def regions_in_turn() -> str:
+    return f"- Regions in turn: {', '.join(f'{name}, {shapes()[name].mean():.0%} of the area' for name in SHAPES)}."
 
 
 def measure(record: Record, drawn: dict[str, Tensor], prompt: Prompt, mask: Tensor, shape: str, case: str) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .bands import Bands, averaged
 from .handover import HandOver
-from .strip import Strip, interpolated, padded
+from .levels import enlarged
+from .strip import Strip, every_nth, interpolated, padded
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Carrier:
 
     def low(self, carrier: Tensor) -> Tensor:
         """The low-resolution latent within it."""
-        return padded(carrier, self.patch * self.ratio)[..., :: self.ratio, :: self.ratio].contiguous()
+        return every_nth(carrier, self.ratio, self.patch)
 
     def low_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Of the low-resolution latent within one of (height, width)."""
@@ -73,8 +74,7 @@ class Carrier:
         if self.hand_over is None:
             return carrier
         if region is not None:
-            side = self.patch * self.ratio
-            region = region.to(carrier.device).repeat_interleave(side, 1).repeat_interleave(side, 2)
+            region = enlarged(region.to(carrier.device), self.patch * self.ratio)
         return self.hand_over.for_everything(carrier, region, sigma())
 
     def after_coarse(self, low: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None) -> Tensor:

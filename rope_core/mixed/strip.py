@@ -30,6 +30,11 @@ def decimated(latent: Tensor, ratio: int) -> Tensor:
     return latent[..., ::ratio, ::ratio].contiguous()
 
 
+def every_nth(latent: Tensor, ratio: int, patch: int) -> Tensor:
+    """Every ratio-th pixel, in whole tokens of `patch` pixels a side."""
+    return decimated(padded(latent, patch * ratio), ratio)
+
+
 def interpolated(low: Tensor, ratio: int) -> Tensor:
     """(..., h, w) -> (..., h * ratio, w * ratio), co-sited: [..., ::ratio, ::ratio] of the answer is `low` itself.
 

@@ -321,6 +321,18 @@ def test_every_query_attends_to_the_keys_of_its_group_on_its_own_grid(options):
 
 
 plans = st.builds(plan, st.integers(0, 9), st.sampled_from(["none", "image", "text"])) | st.just(UNTOUCHED)
+AROUND = {
+    "padding": st.integers(0, 2),
+    "text": st.integers(0, 3),
+    "tail": st.integers(0, 2),
+    "tail_is_text": st.booleans(),
+    "text_group": st.sampled_from([HIGH, LOW]),
+    "centred": st.booleans(),
+    "first_axis": st.sampled_from([TIME, INDEX]),
+    "base_turned": st.sampled_from([0.0, 0.3]),
+    "batch": st.integers(1, 2),
+    "mask": st.sampled_from(["none", "keys", "pairs", "one for all"]),
+}
 
 
 @settings(max_examples=40, deadline=None)
@@ -331,18 +343,9 @@ plans = st.builds(plan, st.integers(0, 9), st.sampled_from(["none", "image", "te
         ratio=st.integers(2, 4),
         outer=st.integers(0, 2),
         inner=st.integers(0, 2),
-        padding=st.integers(0, 2),
-        text=st.integers(0, 3),
-        tail=st.integers(0, 2),
-        tail_is_text=st.booleans(),
-        text_group=st.sampled_from([HIGH, LOW]),
-        centred=st.booleans(),
-        first_axis=st.sampled_from([TIME, INDEX]),
+        **AROUND,
         plans=st.fixed_dictionaries({HIGH: plans, LOW: plans}),
-        base_turned=st.sampled_from([0.0, 0.3]),
         text_start=st.sampled_from([{HIGH: None, LOW: None}, {HIGH: 5.0, LOW: 2.0}]),
-        batch=st.integers(1, 2),
-        mask=st.sampled_from(["none", "keys", "pairs", "one for all"]),
     )
 )
 def test_so_does_it_in_any_combination(scene):
@@ -356,18 +359,9 @@ def test_so_does_it_in_any_combination(scene):
         region=st.builds(region, st.integers(1, 2), st.integers(1, 4), st.integers(2, 5), st.integers(0, 99)),
         ratio=st.just(4),
         margin=st.integers(1, 3),
-        padding=st.integers(0, 2),
-        text=st.integers(0, 3),
-        tail=st.integers(0, 2),
-        tail_is_text=st.booleans(),
-        text_group=st.sampled_from([HIGH, LOW]),
-        centred=st.booleans(),
-        first_axis=st.sampled_from([TIME, INDEX]),
+        **AROUND,
         plans=st.fixed_dictionaries({HIGH: plans, MIDDLE: plans, LOW: plans}),
-        base_turned=st.sampled_from([0.0, 0.3]),
         text_start=st.sampled_from([dict.fromkeys((HIGH, MIDDLE, LOW)), {HIGH: 5.0, MIDDLE: 2.0, LOW: 2.0}]),
-        batch=st.integers(1, 2),
-        mask=st.sampled_from(["none", "keys", "pairs", "one for all"]),
     )
 )
 def test_so_does_it_with_three_levels(scene):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...mixed.strip import Strip, decimated, padded
+from ...mixed.strip import Strip, decimated, every_nth, padded
 from .call import ModelCall
 
 CONDITION = "camera_conditions"
@@ -44,7 +44,7 @@ def let_ready_ones_pass(model: Any) -> None:
 def camera_at_low(rays: Tensor, patch: int, ratio: int, request: ModelCall) -> Tensor:
     """Every ratio-th ray, of a picture filled up to whole cells."""
     pixels = rays.shape[-1] // request.x.shape[-1]
-    return decimated(padded(rays, pixels * patch * ratio), ratio)
+    return every_nth(rays, ratio, pixels * patch)
 
 
 def camera_on_strip(rays: Tensor, strip: Strip, request: ModelCall) -> Tensor:

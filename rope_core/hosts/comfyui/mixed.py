@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from functools import partial
 from math import ceil
 
 from comfy.model_sampling import CONST
@@ -22,7 +23,7 @@ from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
 from ...mixed.run import CONDITIONAL, MixedRun, query_groups
-from ...mixed.strip import Strip, decimated, padded
+from ...mixed.strip import Strip, every_nth
 from ...packed import PackedFinder, check_masks
 from ...stack import MIXED, Call
 from ...table import token_table
@@ -131,10 +132,7 @@ class MixedPart(Part):
     def _smaller(self, execution: Execution, run: MixedRun, group: str, ratio: int) -> Execution:
         """The call on every ratio-th pixel, for a group of that resolution."""
         patch = run.carrier.patch
-
-        def every(values: Tensor) -> Tensor:
-            return decimated(padded(values, patch * ratio), ratio)
-
+        every = partial(every_nth, ratio=ratio, patch=patch)
         return self.model.other(execution, at_low(execution.request, every, patch, ratio, self.settings.node), group, float(ratio))
 
     def _own_tables(self, call: Call) -> Callable[[Tensor], Tensor]:

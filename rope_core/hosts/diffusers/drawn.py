@@ -23,13 +23,14 @@ PATCH = 2  # a token is 2 x 2 latent pixels
 class Drawn(PatchedTransformer):
     """Latents are (batch, channels, [frames,] height, width), velocities too; executions are those that this model made.
 
-    prompt: arguments that a reference may bring, or has of the batch's first image. cut: what diffusers' context parallelism cuts, by
-    argument or number of an answer. ulysses: what shares the sequence with other processes, where patches need the whole of it.
+    prompt: arguments that a reference may bring, or has of the batch's first image. planned_cuts: what diffusers' own plan of context
+    parallelism cuts, by argument or number of an answer. ulysses: what shares the sequence with other processes, where patches need the
+    whole of it.
     """
 
     runs: type[Runs] = RunsOfIds
     prompt: tuple[str, ...]
-    cut: frozenset[str | int]
+    planned_cuts: frozenset[str | int]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -37,7 +38,7 @@ class Drawn(PatchedTransformer):
 
     def refuse_cuts(self, cuts: tuple[Any, ...]) -> None:
         if self.needs:
-            refuse_shared(cuts, self.ulysses, self.cut, self.needs)
+            refuse_shared(cuts, self.ulysses, self.planned_cuts, self.needs)
 
     def executed(self, execution: Execution) -> Any:
         if self.ulysses is not None:

@@ -34,7 +34,7 @@ class Flux(Drawn):
     patch_layer = "x_embedder"
     called = "Flux"
     prompt = ("encoder_hidden_states", "pooled_projections", "guidance")
-    cut = frozenset({"hidden_states", "encoder_hidden_states", "img_ids", "txt_ids"})
+    planned_cuts = frozenset({"hidden_states", "encoder_hidden_states", "img_ids", "txt_ids"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)

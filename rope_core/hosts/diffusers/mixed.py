@@ -18,7 +18,7 @@ from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid
 from ...mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
-from ...mixed.strip import Strip, decimated, interpolated, padded
+from ...mixed.strip import Strip, every_nth, interpolated
 from ...stack import MIXED
 from .drawn import PATCH, Drawn, DrawnPart
 from .execution import Answer, Execution, PatchedTransformer, Planned
@@ -160,7 +160,7 @@ class MixedPart(DrawnPart[MixedState]):
 
     def _smaller(self, execution: Execution, carrier: Tensor, group: str, ratio: int) -> Execution:
         """The call on every ratio-th pixel, for a group of that resolution."""
-        arguments, grid = self.model.with_latent(execution, decimated(padded(carrier, PATCH * ratio), ratio))
+        arguments, grid = self.model.with_latent(execution, every_nth(carrier, ratio, PATCH))
         return self.model.other(execution, arguments, grid, group, float(ratio))
 
     # ---- one run

@@ -41,6 +41,7 @@ class Ulysses:
     within: tuple[tuple[nn.Module, int], ...]
     joins: tuple[tuple[nn.Module, int], ...]
     cut: frozenset[str | int]
+    _spreads: dict[tuple[int, ...], Spread] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, transformer: nn.Module) -> Ulysses | None:
@@ -56,12 +57,15 @@ class Ulysses:
         return cls(config.ulysses_degree, arguments, within, tuple(joins), frozenset(arguments).union(*(cut for _, cut in cuts)))
 
     def spread(self, parts: tuple[int, ...]) -> Spread:
-        return Spread(self, parts)
+        """Kept, so that a sequence of one length has its order made once."""
+        if parts not in self._spreads:
+            self._spreads[parts] = Spread(self, parts)
+        return self._spreads[parts]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """One call's sequence. parts: tokens of each part, text before the picture."""
+    """A sequence. parts: tokens of each part, text before the picture."""
 
     ulysses: Ulysses
     parts: tuple[int, ...]
@@ -99,7 +103,7 @@ class Spread:
         return answer.new_zeros(q.shape[:-1] + answer.shape[-1:]).index_copy_(TOKENS_AT, order, answer)
 
     def _order(self, device: torch.device) -> Tensor:
-        """(tokens,): where each token of the sequence in its own order stands in the gathered one; made once a call of the transformer."""
+        """(tokens,): where each token of the sequence in its own order stands in the gathered one."""
         if device not in self._orders:
             numbers = [torch.arange(tokens, device=device) for tokens in self.parts]
             before = [sum(self.shares[:part]) for part in range(len(self.parts))]

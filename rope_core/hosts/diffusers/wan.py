@@ -28,7 +28,7 @@ class Wan(Drawn):
     called = "Wan"
     runs = RunsOfThread
     prompt = ("encoder_hidden_states", "encoder_hidden_states_image")
-    cut = frozenset({0, 1, "hidden_states", "timestep"})
+    planned_cuts = frozenset({0, 1, "hidden_states", "timestep"})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
