@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .bands import Bands, averaged
 from .handover import HandOver
-from .levels import enlarged
 from .strip import Strip, every_nth, interpolated, padded
 
 
@@ -69,13 +68,11 @@ class Carrier:
         coarse = self.low(noise) + padded(averaged(content, self.ratio), self.patch)
         return torch.where(region, carrier if high is None else high, noise + content), coarse
 
-    def for_fine(self, carrier: Tensor, region: Tensor | None, sigma: Callable[[], float]) -> Tensor:
-        """As a fine step reads it. region: (frames, rows, columns) cells that were sharp before, None = none."""
+    def for_fine(self, carrier: Tensor, strip: Strip | None, sigma: Callable[[], float]) -> Tensor:
+        """As a fine step reads it. strip: of the mixed steps before, None = there was no region."""
         if self.hand_over is None:
             return carrier
-        if region is not None:
-            region = enlarged(region.to(carrier.device), self.patch * self.ratio)
-        return self.hand_over.for_everything(carrier, region, sigma())
+        return self.hand_over.for_everything(carrier, None if strip is None else strip.region_high, sigma())
 
     def after_coarse(self, low: Tensor, size: tuple[int, int], sigma: Callable[[], float], conditional: slice | None) -> Tensor:
         """A coarse call's denoised latent as one of the carrier's (height, width)."""

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from .carrier import Carrier
 from .handover import REGION, REST, HandOver, Upsample
-from .levels import enlarged
-from .regions import dilated
 from .strip import Strip, decimated, interpolated, padded
 
 Sigma = Callable[[], float]
@@ -30,15 +28,14 @@ def carrier_for(
     if not margin:
         return Carrier(ratio, patch, HandOver(upsample, ratio), last_sigma, adds_noise=adds_noise)
     outer, inner = HandOver(upsample, 2), HandOver(upsample, 2)
-    return NestedCarrier(ratio, patch, outer, last_sigma, adds_noise=adds_noise, inner=inner, margin=margin)
+    return NestedCarrier(ratio, patch, outer, last_sigma, adds_noise=adds_noise, inner=inner)
 
 
 @dataclass
 class NestedCarrier(Carrier):
-    """A carrier of ratio 4 whose `hand_over` is from half to full size. inner: from quarter to half size. margin: in cells."""
+    """A carrier of ratio 4 whose `hand_over` is from half to full size. inner: from quarter to half size."""
 
     inner: HandOver | None = None
-    margin: int = 0
 
     @property
     def hand_overs(self) -> tuple[HandOver, ...]:
@@ -54,13 +51,10 @@ class NestedCarrier(Carrier):
         read = torch.where(strip.region_high, outer.for_region(full, strip.region_high, now), full)
         return read[..., : carrier.shape[-2], : carrier.shape[-1]], None
 
-    def for_fine(self, carrier: Tensor, region: Tensor | None, sigma: Sigma) -> Tensor:
+    def for_fine(self, carrier: Tensor, strip: Strip | None, sigma: Sigma) -> Tensor:
         (outer, inner), now = self._both, sigma()
         full, half = self._full_and_half(carrier)
-        high = known = None
-        if region is not None:
-            high = enlarged(region.to(carrier.device), 4 * self.patch)
-            known = enlarged(dilated(region, self.margin).to(carrier.device), 2 * self.patch)
+        high, known = (None, None) if strip is None else (strip.region_high, strip.known_half)
         waiting, never = outer.awaits(REST), inner.awaits(REGION)
         full = full + interpolated(inner.for_everything(half, known, now) - half, 2)
         if waiting:

@@ -39,7 +39,7 @@ class MixedRun:
     region: Tensor | None = None
     looks: str = COARSE
     _seen: dict[int, tuple[float, Tensor]] = field(default_factory=dict)
-    _strips: dict[tuple[torch.device, int], Strip] = field(default_factory=dict)
+    _strips: dict[tuple[torch.device, int, bool], Strip] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         bands = self.stack.find(BoundaryExpandReplace)
@@ -152,9 +152,15 @@ class MixedRun:
             f"a mixed step about {layout.speedup(hidden, text):.1f}x faster; {stages}"
         )
 
+    def for_fine(self, carrier: Tensor, sigma: Callable[[], float]) -> Tensor:
+        """The sampler's latent as a fine step reads it."""
+        if self.carrier.hand_over is None:
+            return carrier
+        return self.carrier.for_fine(carrier, None if self.region is None else self.strip(carrier.device, 0), sigma)
+
     def strip(self, device: torch.device, longer_than: int, as_frames: bool = False) -> Strip:
         """The strip on `device`, padded where needed to more than `longer_than` tokens. as_frames: see Strip."""
-        key = (device, longer_than)
+        key = (device, longer_than, as_frames)
         if key not in self._strips:
             self._strips[key] = Strip(self.layout.with_padding(lambda tokens: tokens <= longer_than), self.carrier.patch, device, as_frames)
         return self._strips[key]

@@ -65,6 +65,7 @@ class Strip:
 
     patch: side of a token in latent pixels. The carrier is (batch, channels, [frames,] height, width). as_frames: each token is a frame
     of its own, one patch large, in place of a patch in a row: for models that give each frame a time of its own.
+    known_half: with a margin, (T, h, w) bool of the half-size latent, the margin and the region within it.
     """
 
     def __init__(self, layout: TokenLayout, patch: int, device: torch.device, as_frames: bool = False) -> None:
@@ -78,6 +79,7 @@ class Strip:
         if layout.margin:
             ring = layout.ring.to(device)
             self.ring_low, self.ring_half, self.region_half = enlarged(ring, patch), enlarged(ring, 2 * patch), enlarged(cells, 2 * patch)
+            self.known_half = self.ring_half | self.region_half
 
     @property
     def low(self) -> Tensor:
@@ -134,11 +136,6 @@ class Strip:
         """The half-size latent of an answer with a margin, (B, C, [T,] h, w); interpolated where `known_half` is False."""
         found = self._canvases(answer)
         return self._half(found, self._low(found))
-
-    @property
-    def known_half(self) -> Tensor:
-        """(T, h, w) bool of the half-size latent: the margin, and the region within it."""
-        return self.ring_half | self.region_half
 
     def composed(self, answer: Tensor, rest: Tensor, size: tuple[int, int]) -> Tensor:
         """The region of an answer within `rest`, a latent of the full size."""

@@ -72,7 +72,7 @@ def test_an_upsampler_that_interpolates_changes_nothing():
     assert low is None
     torch.testing.assert_close(read, x, rtol=0, atol=1e-6)
     carrier.after_mixed(STRIP, STRIP.gather(x), SIZE, at(0.7), ALL)
-    torch.testing.assert_close(carrier.for_fine(x, REGION, at(0.3)), x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(carrier.for_fine(x, STRIP, at(0.3)), x, rtol=0, atol=1e-6)
 
 
 def test_a_coarse_step_writes_what_is_enlarged_twice_and_its_samples_stay():
@@ -111,11 +111,11 @@ def test_what_was_handed_over_stays_as_long_as_a_flow_keeps_it():
     torch.testing.assert_close(decimated(read, 2)[..., STRIP.ring_half[0]], halves[..., STRIP.ring_half[0]])
 
 
-@pytest.mark.parametrize("region", [None, REGION])
-def test_fine_steps_straight_after_coarse_ones_read_everything_corrected(region):
+@pytest.mark.parametrize("strip", [None, STRIP], ids=["no region", "region"])
+def test_fine_steps_straight_after_coarse_ones_read_everything_corrected(strip):
     carrier = nested()
     carrier.after_coarse(LOW, SIZE, at(1.0), ALL)
-    torch.testing.assert_close(carrier.for_fine(held([(0.3, SMOOTH)]), region, at(0.3)), held([(0.3, SHARP)]))
+    torch.testing.assert_close(carrier.for_fine(held([(0.3, SMOOTH)]), strip, at(0.3)), held([(0.3, SHARP)]))
 
 
 def test_fine_steps_read_each_level_corrected_and_the_region_with_its_own_answers():
@@ -125,7 +125,7 @@ def test_fine_steps_read_each_level_corrected_and_the_region_with_its_own_answer
     answer = torch.where(INSIDE, noise(1, 3, *SIZE, seed=2), SHARP)
     written = carrier.after_mixed(STRIP, STRIP.gather(answer), SIZE, at(0.7), ALL)
     assert torch.equal(written, STRIP.scatter(STRIP.gather(answer), SIZE))
-    read = carrier.for_fine(held([(0.7, SMOOTH), (0.3, written)]), REGION, at(0.3))
+    read = carrier.for_fine(held([(0.7, SMOOTH), (0.3, written)]), STRIP, at(0.3))
     wanted = held([(0.7, SHARP), (0.3, answer)])
     torch.testing.assert_close(read[..., INSIDE], wanted[..., INSIDE])
     # Between the samples next to the region interpolation mixes in its own answers; everywhere else it is exact.
@@ -150,7 +150,7 @@ def test_a_run_that_begins_mixed_has_nothing_to_correct_in_its_region_and_margin
     read = carrier.for_strip(x, STRIP, at(0.6))[0]
     assert torch.equal(read[..., INSIDE | RING], x[..., INSIDE | RING])
     carrier.after_mixed(STRIP, STRIP.gather(x), SIZE, at(0.6), ALL)
-    fine = carrier.for_fine(x, REGION, at(0.3))
+    fine = carrier.for_fine(x, STRIP, at(0.3))
     assert torch.equal(fine[..., INSIDE], x[..., INSIDE])
 
 
@@ -165,7 +165,7 @@ def test_sizes_that_end_within_a_cell_prompts_in_one_call_and_clips(size, frames
     read = carrier.for_strip(x, strip, at(0.7))[0]
     assert read.shape == x.shape
     assert carrier.after_mixed(strip, strip.gather(x, read), size, at(0.7), slice(0, 1)).shape == x.shape
-    assert carrier.for_fine(x, region, at(0.3)).shape == x.shape
+    assert carrier.for_fine(x, strip, at(0.3)).shape == x.shape
 
 
 def test_a_run_that_goes_on_is_corrected_as_one_run_is():
@@ -178,4 +178,4 @@ def test_a_run_that_goes_on_is_corrected_as_one_run_is():
         assert left is not None
         after.go_on(left)
     x = held([(0.7, SMOOTH), (0.3, SHARP)])
-    torch.testing.assert_close(second.for_fine(x, REGION, at(0.3)), whole.for_fine(x, REGION, at(0.3)))
+    torch.testing.assert_close(second.for_fine(x, STRIP, at(0.3)), whole.for_fine(x, STRIP, at(0.3)))

@@ -80,7 +80,7 @@ class MixedPart(Part):
         execution = replace(execution, own_attention=True)
         looks = stage == FINE and run.looks_sharply(sigma)
         if stage == FINE and not looks:
-            return inner(self.model.other(execution, replace(request, x=run.carrier.for_fine(request.x, run.region, sigma))))
+            return inner(self.model.other(execution, replace(request, x=run.for_fine(request.x, sigma))))
         kinds = kinds_of(request.options, execution.run.guider)
         if looks:
             sharp = inner(execution)

@@ -98,7 +98,7 @@ class MixedPart(DrawnPart[MixedState]):
     # ---- the three stages
 
     def _fine(self, execution: Execution, inner: Answer, run: MixedRun, carrier: Tensor, sigma: Callable[[], float]) -> Any:
-        read = run.carrier.for_fine(carrier, run.region, sigma)
+        read = run.for_fine(carrier, sigma)
         if read is carrier:
             return inner(execution)
         return read_otherwise(self.model, execution, inner, carrier, read)
