@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -100,8 +100,7 @@ class Frontend:
 
     def place(self, title: str) -> int:
         """Puts the node of this title on the canvas by the search, and returns its id."""
-        box = self.page.get_by_role("dialog").locator("input:visible").first
-        self._until_seen(box, lambda: self.page.mouse.dblclick(800, 600))
+        box = self._open_search()
         box.fill(title)
         self.page.locator("#results-list [role=option]").filter(has_text=title).first.click()
         box.wait_for(state="hidden")
@@ -109,15 +108,12 @@ class Frontend:
         self.frame()
         return self.page.evaluate("window.app.graph.nodes.at(-1).id")
 
-    @staticmethod
-    def _until_seen(found: Locator, act: Callable[[], None], tries: int = 5) -> None:
-        """Acts again while nothing comes of it: on a busy machine two clicks may come too far apart to be a double click."""
-        for _ in range(tries - 1):
-            act()
-            with suppress(TimeoutError):
-                return found.wait_for(state="visible", timeout=4000)
-        act()
-        return found.wait_for(state="visible")
+    def _open_search(self) -> Locator:
+        """The search's text field. By command: on a busy machine two clicks may come too far apart to be a double click."""
+        self.page.evaluate("() => { window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle') }")
+        box = self.page.get_by_role("dialog").locator("input:visible").first
+        box.wait_for()
+        return box
 
     def nodes_that_cover_others(self) -> list[list[str]]:
         """Pairs of nodes whose rectangles overlap, once sizes have settled; Nodes 2.0 measures its nodes after it has drawn them."""
@@ -160,10 +156,7 @@ class Frontend:
 
     def search(self, words: Iterable[str]) -> dict[str, list[str]]:
         """Titles of the nodes that the search offers for each word, in order."""
-        self.page.mouse.dblclick(800, 600)
-        dialog = self.page.get_by_role("dialog")
-        box = dialog.locator("input:visible").first
-        box.wait_for()
+        box = self._open_search()
         found = {}
         for word in words:
             # An impossible word first: rows that show after it belong to the word asked for, not to the one before.
