@@ -121,7 +121,7 @@ def film(server: Server) -> Film:
             frontend.frame()
             done.shot(regions.at(corner))
         frontend.page.mouse.up()
-        regions.readout  # noqa: B018  until it has been counted
+        regions.count()
         done.shot(regions.at(TO), SLOW)
         done.shot(at_run, SLOW)
         within = run(frontend, without)

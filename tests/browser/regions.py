@@ -68,6 +68,10 @@ class Regions:
         for key in keys:
             self.part("canvas").press(key)
 
+    def count(self) -> None:
+        """Waits past the moment after the last stroke at which the editor counts again."""
+        self.page.wait_for_timeout(500)
+
     @property
     def text(self) -> Any:
         """What the node's input holds, once the page has seen to the last event."""
@@ -78,12 +82,6 @@ class Regions:
     @property
     def shapes(self) -> list[dict[str, Any]]:
         return json.loads(self.text)["shapes"] if self.text else []
-
-    @property
-    def readout(self) -> str:
-        """Once it has been counted, which is a moment after the last stroke."""
-        self.page.wait_for_timeout(150)
-        return self.part("readout").inner_text()
 
 
 def area(shape: dict[str, Any]) -> list[float]:

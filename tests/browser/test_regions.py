@@ -33,7 +33,7 @@ def near(wanted: list[float], width: int = 1024, height: int = 768) -> Any:
 
 
 def test_every_tool_draws_and_the_readout_follows(regions: Regions) -> None:
-    assert "Drag" in regions.readout
+    expect(regions.part("readout")).to_contain_text("Drag")
     expect(regions.part("time")).to_be_hidden()  # a still
     regions.drag((0.125, 0.125), (0.375, 0.5))
     regions.tool("ellipse")
@@ -51,7 +51,7 @@ def test_every_tool_draws_and_the_readout_follows(regions: Regions) -> None:
     for value, cells in zip(area(box), (1024 / CELL, 768 / CELL) * 2, strict=True):
         assert value * cells == pytest.approx(round(value * cells), abs=1e-3), "edges lie on cells"
     assert len(parse_regions(regions.text).shapes) == 4
-    assert "faster" in regions.readout
+    expect(regions.part("readout")).to_contain_text("faster")
     assert regions.frontend.complaints == []
 
 
