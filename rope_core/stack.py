@@ -205,6 +205,11 @@ class Stack:
         return tuple(positions)
 
     @property
+    def goes_by_time(self) -> bool:
+        """Whether anything here is another at another step of a run."""
+        return any(patch.turns_by_step or patch.window != ALWAYS or patch.needs not in ("", TRAINING) for patch in self.patches)
+
+    @property
     def nodes(self) -> str:
         """Names of its patches' nodes, for people."""
         return ", ".join(dict.fromkeys(patch.node or patch.key for patch in self.patches))

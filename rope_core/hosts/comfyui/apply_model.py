@@ -25,6 +25,7 @@ from .positions import scaled_axes
 from .prompt import kinds_of
 from .run import SamplingRun, run_of
 from .schedule import moved_shift
+from .training import refuse_in_training
 
 log = logging.getLogger("ropeworks")
 LOST_PICTURE = (
@@ -70,6 +71,8 @@ class ApplyModel:
     ) -> Tensor:
         request = ModelCall(executor, x, t, c_concat, c_crossattn, control, transformer_options or {}, extra)
         run = run_of(request.options)
+        if run.trains:
+            refuse_in_training(self.model.stack)
         self.record = run.kept((self, "record"), RunRecord)
         execution, left_out = without_stale_caches(self.model.execution(request, run, self.record), self.model.stack)
         if left_out:
@@ -80,7 +83,7 @@ class ApplyModel:
         answer: Answer = partial(self._executed, first=first)
         for part in reversed(self.parts):
             answer = partial(part.answer, inner=answer)
-        if self._one_table_for_several(execution):
+        if self._one_table_for_several(execution) or self._several_times(execution):
             prompts = len(kinds_of(request.options, run.guider))
             if len(x) > prompts:
 
@@ -94,6 +97,11 @@ class ApplyModel:
         """Whether the images of a batch need tables of their own on a model that has one for all of them."""
         magnitudes = execution.planned.plan.magnitudes if self.model.architecture.asked_by_grid else ()
         return any(values is not None and len(values) > 1 for values in magnitudes)
+
+    def _several_times(self, execution: Execution) -> bool:
+        """Whether the images of a batch are at noise levels of their own, and a patch goes by them."""
+        run, t = execution.run, execution.request.t
+        return self.model.stack.goes_by_time and (run.trains or run.kept((self, "several times"), lambda: bool((t != t[:1]).any())))
 
     def _executed(self, execution: Execution, first: bool) -> Tensor:
         planned = execution.planned

@@ -91,6 +91,7 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
     patch = patch_size(transformer, architecture)
     grid = token_grid(tuple(x.shape), patch)
 
+    @torch.no_grad()
     def token_map() -> Tensor:
         dtype = host.manual_cast_dtype or host.get_dtype()
         latent = host.model_sampling.calculate_input(t, x)
@@ -100,7 +101,7 @@ def describe_call(request: ModelCall, architecture: Architecture, rotary: Rotary
             latent = torch.cat([latent, torch.zeros_like(latent[:, :1])], dim=1)  # which is the same everywhere
         return project(latent, _probe(transformer, architecture, latent.shape[1], patch, dtype, x.device))
 
-    sigma = flow_time(host.model_sampling, _on_double_device(t.reshape(-1)[0]))
+    sigma = flow_time(host.model_sampling, _on_double_device(t.detach().reshape(-1)[0]))
     if hasattr(transformer, OWN_STEPS) and rope_options(request.options):
         raise RopeWorksError(
             f"core's ScaleROPE takes the place of the steps that {architecture.family} was trained with, so RoPE patches cannot act beside "

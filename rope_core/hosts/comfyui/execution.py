@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ...active import ActivePlan, Grouping, Reader, running
@@ -24,12 +25,13 @@ from ...tokens import TokenFinder
 from .attention import is_compiled, preferred_attention, with_grouped_attention
 from .call import ModelCall, describe_call
 from .coordinates import Rotary
+from .recomputation import handed_on
 from .run import SamplingRun
 
 if TYPE_CHECKING:
     from ...mixed.regions import TokenLayout
 
-Change = Callable[[ModelCall, ActivePlan], ModelCall]
+Change = Callable[[ModelCall, ActivePlan], Plan]
 
 
 class Planned:
@@ -54,7 +56,7 @@ class Execution:
 
     grids: by query group. groups, layout: of a step with several of them, and its tokens. shared: what looks at attention calls.
     own_attention: ours acts at some steps; a compiled graph serves several, so there it is always in place. changes: the last
-    word on the request and the plan in force. image: number within the batch, where its images run one by one.
+    word on the plan in force. image: number within the batch, where its images run one by one.
     """
 
     whole: ModelCall
@@ -100,7 +102,9 @@ class Execution:
             options, active.attend = with_grouped_attention(request.options, preferred)
             request = replace(request, options=options)
         for change in self.changes:
-            request = change(request, active)
+            active.plan = change(request, active)
+        if torch.is_grad_enabled():
+            request = handed_on(request, active)
         with running(active):
             return request.run(), active
 

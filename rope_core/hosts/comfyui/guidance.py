@@ -7,12 +7,16 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...errors import RopeWorksError
 from ...guidance import LowBand, falling, kept_of, pulled
 from .call import flow_time, flow_times
+from .run import trains
+from .training import no_training
 
+KEY = "ropeworks_guided_by_picture"
 NODE = "Guided by a Picture"
 
 
@@ -91,4 +95,12 @@ def guided_by(model: Any, guide: PictureGuide) -> Any:
     """A clone of MODEL with `guide` after its CFG."""
     clone = model.clone()
     clone.set_model_sampler_post_cfg_function(guide)
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # of a guide before
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _refuse_training)
     return clone
+
+
+def _refuse_training(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, *args: Any, **kwargs: Any) -> Any:
+    if trains(sampler):
+        raise no_training(NODE)
+    return executor(noise, latent, sampler, *args, **kwargs)

@@ -19,14 +19,21 @@ class SamplingRun:
     one of them may do.
 
     guider: who runs it, for its prompts. size: of the picture's latent, [frames,] height, width. Both are None for a model that is called
-    outside of a sampler, where every call is a run of its own. latent, noise: what the sampler begins with.
+    outside of a sampler, where every call is a run of its own. latent, noise: what the sampler begins with. trains: it is no sampler,
+    but a trainer.
     """
 
     def __init__(
-        self, guider: Any = None, size: tuple[int, ...] | None = None, latent: Tensor | None = None, noise: Tensor | None = None
+        self,
+        guider: Any = None,
+        size: tuple[int, ...] | None = None,
+        latent: Tensor | None = None,
+        noise: Tensor | None = None,
+        trains: bool = False,
     ) -> None:
         self.guider = guider
         self.size = size
+        self.trains = trains
         self.lock = threading.RLock()
         self._begins_with = (latent, noise)
         self._kept: dict[Hashable, Any] = {}
@@ -71,14 +78,19 @@ class SamplingRun:
             leave(latent, found)
 
 
-def begin_run(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
+def trains(sampler: Any) -> bool:
+    """Whether what a core runs as a sampler is its trainer."""
+    return getattr(sampler, "optimizer", None) is not None
+
+
+def begin_run(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, *args: Any, **kwargs: Any) -> Any:
     """The OUTER_SAMPLE wrapper: hands a run to all model calls of one sampler."""
     options = executor.class_obj.model_options.setdefault("transformer_options", {})
     around = options.get(KEY)
     shapes = kwargs.get("latent_shapes") or [noise.shape]  # of picture and sound, packed up in one
-    run = options[KEY] = SamplingRun(executor.class_obj, tuple(shapes[0][2:]), latent_image, noise)
+    run = options[KEY] = SamplingRun(executor.class_obj, tuple(shapes[0][2:]), latent_image, noise, trains(sampler))
     try:
-        result = executor(noise, latent_image, *args, **kwargs)
+        result = executor(noise, latent_image, sampler, *args, **kwargs)
         run.ended(result)
         return result
     finally:

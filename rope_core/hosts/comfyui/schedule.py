@@ -14,6 +14,7 @@ from ...architecture import Architecture
 from ...extrapolate.projection import token_grid
 from ...rpe2d.size import shifted
 from .call import native_size, patch_size
+from .run import trains
 
 log = logging.getLogger("ropeworks")
 KEY = "ropeworks_time_shift"
@@ -40,6 +41,9 @@ class TimeShift:
 
     def __call__(self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Any:
         shapes = kwargs.get("latent_shapes") or [noise.shape]  # of picture and sound, packed up in one
+        if trains(sampler):
+            log.info("RPE-2D time shift: a training takes noise levels of its own, so they stay as they are")
+            return executor(noise, latent, sampler, sigmas, *args, **kwargs)
         return executor(noise, latent, sampler, self._shifted(executor.class_obj, tuple(shapes[0]), sigmas), *args, **kwargs)
 
     def _shifted(self, guider: Any, shape: tuple[int, ...], sigmas: Tensor) -> Tensor:

@@ -1,9 +1,4 @@
-"""ComfyUI: random positions while a LoRA is trained, the same in a checkpointed forward and in its recomputation.
-
-Under gradient checkpointing the model's forward runs a second time, within the backward pass and outside of every sampler wrapper.
-What was drawn therefore travels in transformer_options, which a recomputation gets again, and a DIFFUSION_MODEL wrapper, which a
-recomputation passes again, puts it in force.
-"""
+"""ComfyUI: what holds while a LoRA is trained: random positions, and no node that follows a schedule from noise to picture."""
 
 from __future__ import annotations
 
@@ -13,18 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key, copy_nested_dicts
 from torch import Tensor
 
-from ...active import ActivePlan, running
+from ...active import ActivePlan
+from ...errors import RopeWorksError
 from ...rpe2d.patches import Rpe2dTraining
 from ...rpe2d.trained import Trained
-from ...stack import TRAINING, Call, Plan
+from ...stack import COARSE_TO_FINE, MIXED, SHARED, TRAINING, Call, Plan, Stack
 from .call import ModelCall
 from .execution import Answer, Execution, Part
 from .run import SamplingRun
 
-KEY = "ropeworks_training"
 MODEL_FACTS, LORA_FACTS = "ropeworks_metadata", "lora_metadata"  # attachments of a MODEL; the second is the core's own
 
 
@@ -38,6 +32,20 @@ def set_trained_positions(model: Any, facts: dict[str, str]) -> Any:
     clone = model.clone()
     clone.set_attachments(MODEL_FACTS, facts)
     return clone
+
+
+def refuse_in_training(stack: Stack) -> None:
+    """Raises RopeWorksError for patches that go through a picture step by step, which a training does not."""
+    for patch in stack.patches:
+        if patch.needs in (MIXED, SHARED, COARSE_TO_FINE):
+            raise no_training(patch.node)
+
+
+def no_training(node: str) -> RopeWorksError:
+    return RopeWorksError(
+        f"{node} is for drawing: it goes along with a sampler from noise to picture, and a training takes noise levels at random. "
+        f"Give the trainer the model from before {node}."
+    )
 
 
 class Steps:
@@ -65,35 +73,21 @@ class TrainingPart(Part):
     def answer(self, execution: Execution, inner: Answer) -> Tensor:
         run = execution.run
 
-        def drawn(request: ModelCall, active: ActivePlan) -> ModelCall:
-            active.plan = self._positions(request, active.call, active.plan, run)
-            return handed_on(request, active)
+        def drawn(request: ModelCall, active: ActivePlan) -> Plan:
+            return self._positions(request, active.call, active.plan, run, execution.image)
 
         return inner(replace(execution, changes=(*execution.changes, drawn)))
 
-    def _positions(self, request: ModelCall, call: Call, plan: Plan, run: SamplingRun) -> Plan:
-        """`plan` with places drawn for this call; as it is where nothing is being trained."""
+    def _positions(self, request: ModelCall, call: Call, plan: Plan, run: SamplingRun, image: int) -> Plan:
+        """`plan` with places drawn for this call; as it is where nothing is being trained. image: the first of the step's batch."""
         settings = self.model.stack.find(Rpe2dTraining)
         if settings is None or not torch.is_grad_enabled():
             return plan
-        step = run.kept((self, "steps"), Steps).number(request.options.get("sigmas"))
+        levels = request.options.get("sigmas")
+        step = run.kept((self, "steps"), Steps).number(levels)
         prompts = len(request.options.get("cond_or_uncond") or (0,))
-        drawn = settings.draw(call, len(request.x) // prompts, step)
+        images = len(request.x) // prompts
+        of_step = settings.draw(call, max(images, image + 1, 0 if levels is None else len(levels)), step)
+        drawn = {axis: values[image : image + images] for axis, values in of_step.items()}
         places = {axis: values.repeat(prompts, 1) for axis, values in drawn.items()}
         return replace(plan, positions=tuple(places.get(axis) for axis in range(len(call.axes))))
-
-
-def handed_on(request: ModelCall, active: ActivePlan) -> ModelCall:
-    """The request with `active` in its transformer_options, in force whenever the model's forward runs with them."""
-    options = copy_nested_dicts(request.options)
-    options[KEY] = active
-    add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _in_force, options)
-    return replace(request, options=options)
-
-
-def _in_force(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    options = kwargs.get("transformer_options")
-    if options is None:
-        options = next(value for value in args if isinstance(value, dict) and KEY in value)
-    with running(options[KEY]):
-        return executor(*args, **kwargs)

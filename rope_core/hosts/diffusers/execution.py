@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ...active import ActivePlan, Grouping, Reader, running
 from ...architecture import Architecture, ModelFacts
+from ...errors import RopeWorksError
 from ...layout import HIGH, GridLayout, Layout, Reference, ReferenceLayout
 from ...native import NativeSize
 from ...published import GENERAL_RULES
@@ -181,6 +183,31 @@ class PatchedTransformer:
     def refuse_call(self, arguments: Arguments) -> None:
         """Raises RopeWorksError for a call that patches cannot follow."""
 
+    def time(self, arguments: Arguments) -> Tensor:
+        """As a pipeline passes it: of all images, of each, or of each of their tokens or frames."""
+        found: Tensor = arguments["timestep"]
+        return found
+
+    def refuse_several_times(self, arguments: Arguments) -> None:
+        """Raises RopeWorksError for a batch whose images are at times of their own, where a patch goes by one. Looks at the times."""
+        times = self.time(arguments)
+        if self.stack.goes_by_time and times.dim() and bool((times != times[:1]).any()):
+            raise RopeWorksError(
+                f"the images of this batch are at times of their own, and {self.stack.nodes} goes by one. Call the transformer for each "
+                "image alone, or leave the patch out."
+            )
+
+    def refuse_training(self) -> None:
+        """Raises RopeWorksError while a transformer is trained, for patches that go through a picture step by step."""
+        transformer = self.itself
+        recomputes = transformer.training or getattr(transformer, "gradient_checkpointing", False)
+        if self.needs and recomputes and torch.is_grad_enabled():
+            raise RopeWorksError(
+                f"{self.needs} is for drawing, from noise to picture step by step, and this {self.class_name} is in training, or "
+                "recomputes its blocks (gradient_checkpointing). Leave the patch out; to draw, call transformer.eval(), and draw under "
+                "torch.no_grad()."
+            )
+
     def grid(self, arguments: Arguments) -> Grid:
         """The picture's tokens in a call as a pipeline makes it."""
         raise NotImplementedError
@@ -229,6 +256,7 @@ class PatchedTransformer:
             lengths = {TIME: (frames, row.native_frames), HEIGHT: (rows, trained[0]), WIDTH: (columns, trained[1])}
             return tuple(AxisSpan(role, dim // 2, theta, *lengths.get(role, (1, None))) for role, dim in zip(row.roles, axes, strict=True))
 
+        sigma = sigma.detach()
         sigma = sigma.double() if sigma.device.type in ("cpu", "cuda") else sigma.cpu().double()
         return Call(
             row.family, spans(grid), sigma, row.pixels_per_token, token_map,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+
 from ...stack import Call, Plan
 from .door import Door
 from .execution import Answer, Grid, Part, PatchedTransformer
@@ -53,9 +55,14 @@ class Forward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         self.refuse_others()  # they may have come since the block began
+        self.model.refuse_training()
         bring(self.model.itself)
-        execution = self.model.execution(self.signature.bind(*args, **kwargs).arguments)
+        arguments = self.signature.bind(*args, **kwargs).arguments
+        with torch.no_grad():  # angles and magnitudes are given, not learnt
+            execution = self.model.execution(arguments)
         planned = execution.planned
+        if self._announced != execution.grid or torch.is_grad_enabled():
+            self.model.refuse_several_times(arguments)
         if self._announced != execution.grid:
             self._announced = execution.grid
             for line in self.model.stack.announce(planned.call):

@@ -42,10 +42,6 @@ class Lumina(PatchedTransformer):
     def patch_layer(self, arguments: Arguments) -> Any:
         return self.transformer.x_embedder
 
-    def time(self, arguments: Arguments) -> Tensor:
-        """0 for pure noise, 1 without any; of one image or more."""
-        return arguments["timestep"]
-
     def axes(self) -> tuple[int, ...]:
         return tuple(self.base.axes_dim)
 
@@ -57,6 +53,7 @@ class Lumina(PatchedTransformer):
             _, rows, columns = grid
             return project(latent[..., : rows * patch[1], : columns * patch[2]], weights)
 
+        # 0 for pure noise, 1 without any
         sigma = 1 - self.time(arguments).reshape(-1)[0].float() / self.times
         return self.call(self.axes(), float(self.base.theta), grid, sigma, token_map)
 
