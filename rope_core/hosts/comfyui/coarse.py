@@ -16,7 +16,7 @@ from ...mixed.run import CONDITIONAL
 from ...stack import COARSE_TO_FINE
 from .call import UPSAMPLE_KEY, ModelCall, hidden_width, patch_size
 from .execution import Answer, Execution, Part
-from .fewer_tokens import Sigma, conditional_rows, refuse_what_goes_by_the_grid
+from .fewer_tokens import Sigma, conditional_rows, refuse_rising, refuse_what_goes_by_the_grid
 from .gather import at_low
 from .images import by_prompt
 from .packed import without_sound
@@ -84,6 +84,7 @@ class CoarsePart(Part):
             raise RopeWorksError(part.refusal("a latent upsampler", f"bypass {self.settings.node}"))
         levels = self.settings.levels(request.host.model_sampling.percent_to_sigma)
         sigmas = request.schedule.tolist() if request.schedule is not None else []
+        refuse_rising(sigmas, self.settings.node)
         key = (self.settings.node, part, image)
         before = within.handed(key) if upsample is not None and within.goes_on else None
         run = CoarseRun(levels, sigmas, self._patch(request), upsample, before)

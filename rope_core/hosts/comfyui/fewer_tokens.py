@@ -35,6 +35,15 @@ def refuse_what_goes_by_the_grid(request: ModelCall, node: str) -> None:
         )
 
 
+def refuse_rising(sigmas: list[float], node: str) -> None:
+    """A run from a picture to noise (inversion) reads a picture's detail as noise where fewer tokens have answered without it."""
+    if len(sigmas) > 1 and sigmas[-1] > sigmas[0]:
+        raise RopeWorksError(
+            f"the sigmas of this run rise from {sigmas[0]:.3g} to {sigmas[-1]:.3g}, as those of an inversion do (FlipSigmas), and {node} "
+            f"goes from noise to picture. Bypass {node} for this sampler; the one that draws may have it."
+        )
+
+
 def conditional_rows(request: ModelCall, run: SamplingRun, conditional: int) -> slice | None:
     """The positive prompt's rows of the batch, `conditional` being its kind; None where it is not among them."""
     kinds = kinds_of(request.options, run.guider)

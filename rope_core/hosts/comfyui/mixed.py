@@ -30,7 +30,7 @@ from ...table import token_table
 from ...tokens import TokenFinder
 from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
-from .fewer_tokens import Sigma, conditional_rows, refuse_what_goes_by_the_grid
+from .fewer_tokens import Sigma, conditional_rows, refuse_rising, refuse_what_goes_by_the_grid
 from .gather import at_low, on_the_strip
 from .images import by_image, by_prompt
 from .names import name_of
@@ -205,6 +205,8 @@ class MixedPart(Part):
             settings.on_run(hidden, request.text_tokens)
         run = MixedRun(self.model.stack, stages, grid, carrier, self._region_of(part, patch))
         sigmas = request.schedule.tolist() if request.schedule is not None else []
+        if not run.unchanged:
+            refuse_rising(sigmas, settings.node)
         if settings.automatic and len(sigmas) > 1:
             self._go_on(run, sigmas, within, image)
         if first:

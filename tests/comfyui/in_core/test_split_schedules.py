@@ -1,4 +1,4 @@
-"""One schedule in several samplers: two experts, KSampler (Advanced) with start and end steps, split sigmas, denoise below 1."""
+"""One schedule in several samplers: two experts, KSampler (Advanced) with start and end steps, split or risen sigmas, denoise below 1."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy_extras import nodes_model_advanced
-from ropeworks_pack.rope_core import MixedResolution
-from ropeworks_pack.rope_core.hosts.comfyui import add_patch
+from ropeworks_pack.rope_core import CoarseToFine, MixedResolution
+from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels
 from ropeworks_pack.rope_core.mixed.run import MixedRun
 from ropeworks_pack.rope_core.reference.style import KeyScale, SharedAttention
 
 from . import models
+from .recording import message_of
 from .test_runs import lines_of_ours
 
 SHAPE, CLIP = (1, 16, 16, 16), (1, 16, 3, 16, 16)
@@ -205,3 +206,18 @@ def test_stages_are_counted_in_one_line():
         with lines_of_ours() as lines:
             run(patched, sigmas_of(model, steps), torch.zeros(shape), noise_of(shape))
         assert sum(counts in line for line in lines) == 1, lines
+
+
+def test_a_run_from_picture_to_noise_is_refused_where_fewer_tokens_would_answer() -> None:
+    """An inversion takes what coarse answers lack for noise."""
+    model = set_native_pixels(models.flux(depth=1, depth_single_blocks=1), 64)
+    rising = sigmas_of(model, 4).flip(0)[:-1].clone()
+    rising[0] = 1e-4  # as FlipSigmas does
+    everywhere = MixedResolution(mask=torch.ones(1, 16, 16))
+    for patch in (CoarseToFine(), MixedResolution(mask=torch.zeros(1, 16, 16))):
+        said = message_of(lambda patch=patch: run(add_patch(model, patch), rising, noise_of(SHAPE)))
+        assert said.startswith("the sigmas of this run rise from 0.0001 to ")
+        assert said.endswith(f"Bypass {patch.node} for this sampler; the one that draws may have it.")
+    plain = run(model, rising, noise_of(SHAPE))
+    assert torch.equal(run(add_patch(model, everywhere), rising, noise_of(SHAPE)), plain)
+    assert torch.isfinite(run(add_patch(model, style(SHAPE)), rising, noise_of(SHAPE))).all()
