@@ -20,7 +20,7 @@ from .regions import CellGrid, TokenLayout
 from .saliency import most_salient, saliency
 from .strip import Strip
 
-CONDITIONAL, UNCONDITIONAL = 0, 1
+CONDITIONAL, UNCONDITIONAL, OTHER = 0, 1, 2
 
 
 @dataclass

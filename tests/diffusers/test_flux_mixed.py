@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.model.flux import grid_ids, pack, unpack
-from rope_core import BoundaryExpandReplace, Box, Extrapolate, MixedResolution, RopeWorksError, Sega
+from rope_core import BoundaryExpandReplace, Box, CoarseToFine, Extrapolate, MixedResolution, RopeWorksError, Sega
 from rope_core.active import now_running
 from rope_core.hosts.diffusers import patched
 from rope_core.mixed import run as mixed_run
@@ -532,6 +532,25 @@ def test_a_second_prompt_that_guidance_ignores_changes_nothing(transformer):
     for upsampler in (None, repeated):
         one, two = (draw(transformer, region(), upsampler=upsampler, guidance=guidance) for guidance in (None, 1.0))
         assert close(one, two, 1e-4), f"{'with' if upsampler else 'without'} an upsampler: {(one - two).abs().max()}"
+
+
+@pytest.mark.parametrize("make", [lambda: automatic([]), region, CoarseToFine], ids=["automatic", "given", "coarse to fine"])
+def test_guidance_that_asks_again_with_layers_left_out_changes_nothing_but_by_its_answer(transformer, make):
+    """As skip-layer guidance does, whose share is 0 here."""
+    block = transformer.transformer_blocks[0]
+
+    def asked_twice(**call: Any) -> Any:
+        own = transformer(**call)
+        skipped = block.register_forward_hook(lambda module, given, answer: tuple(-part for part in answer))
+        altered = transformer(**call)
+        skipped.remove()
+        assert not close(own[0], altered[0], 1e-2)
+        return own
+
+    for guidance in (None, 2.0):
+        with patched(transformer, make(), native_pixels=NATIVE, latent_upsampler=repeated):
+            once, twice = (euler(asked, noise_of(12, 12), guidance=guidance) for asked in (transformer, asked_twice))
+        assert torch.equal(once, twice)
 
 
 def test_a_second_run_on_the_same_ids_is_not_handed_the_first_ones_picture(transformer):

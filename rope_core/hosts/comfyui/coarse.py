@@ -21,7 +21,8 @@ from .gather import at_low
 from .images import by_prompt
 from .packed import without_sound
 from .picture import PartOfPicture, parts_of_call
-from .run import SamplingRun
+from .prompt import kinds_of
+from .run import Asked, SamplingRun
 
 log = logging.getLogger("ropeworks")
 
@@ -65,6 +66,8 @@ class CoarsePart(Part):
         low = inner(self.model.other(execution, replace(small, x=read), LOW, float(ratio)))
         conditional = conditional_rows(request, execution.run, CONDITIONAL)
         with lock:
+            if execution.run.kept(("asked", id(run)), Asked).again(request.options, kinds_of(request.options, execution.run.guider)):
+                conditional = None
             return run.cascade.answered(low, (request.x.shape[-2], request.x.shape[-1]), depth, sigma, conditional)
 
     # ---- one run

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ...errors import RopeWorksError
-from ...mixed.run import CONDITIONAL, UNCONDITIONAL
+from ...mixed.run import CONDITIONAL, OTHER
 from ...tokens import Grid
 from .call import ModelCall
 
-OTHER = UNCONDITIONAL + 1
 # What of a conditioning speaks of a text; everything else belongs to the target's own pixels.
 TEXT_KEYS = (
     "cross_attn", "pooled_output", "guidance", "attention_mask", "attention_mask_img_shape", "t5xxl_ids", "t5xxl_weights",

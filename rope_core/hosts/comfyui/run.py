@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .continued import going_on_from, leave
 
@@ -76,6 +77,25 @@ class SamplingRun:
         found = {name: value for name, make in self._to_hand_on.items() if (value := make()) is not None}
         if found and isinstance(latent, Tensor):
             leave(latent, found)
+
+
+class Asked:
+    """Which prompts a step has asked by now. Guidance that alters the model and asks once more (skip-layer guidance) brings the very
+    tensor of noise levels that the step has."""
+
+    def __init__(self) -> None:
+        self._asked: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def again(self, options: dict[str, Any], kinds: Sequence[int]) -> bool:
+        """Whether all prompts of a call with these transformer_options have been asked in its step before. kinds: see `kinds_of`."""
+        levels, marks = options.get("sigmas"), options.get("uuids")
+        if levels is None or not marks:
+            return False
+        asked: set[Any] = self._asked.setdefault(levels, set())
+        prompts = set(zip(marks, kinds, strict=True))  # prompts for areas lend their marks to those of another kind
+        found = prompts <= asked
+        asked |= prompts
+        return found
 
 
 def trains(sampler: Any) -> bool:

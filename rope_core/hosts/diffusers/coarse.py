@@ -33,7 +33,7 @@ class CoarsePart(DrawnPart[CoarseRun]):
         level = execution.planned.call.sigma
         now = float(level)
         found = self.run(execution, (execution.image, execution.grid), now, lambda: self._new(execution, now))
-        run, again = found.kept, found.again(now)  # guidance in two calls asks for its own prompt first
+        run, again = found.kept, found.again(now, execution.whole.get("encoder_hidden_states"))
         if not run.levels:
             return inner(execution)
         self.model.refuse_other_sizes(execution.arguments, self.what)

@@ -17,7 +17,7 @@ from ...mixed.group_tables import GroupGrid
 from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid
-from ...mixed.run import CONDITIONAL, UNCONDITIONAL, MixedRun, query_groups
+from ...mixed.run import CONDITIONAL, OTHER, UNCONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip, every_nth, interpolated
 from ...stack import MIXED
 from .drawn import PATCH, Drawn, DrawnPart
@@ -86,8 +86,7 @@ class MixedPart(DrawnPart[MixedState]):
             return self._fine(execution, inner, run, carrier, sigma)
         run.carrier.begin(carrier, sigma)
         low = self._smaller(execution, carrier, LOW, self.settings.ratio)
-        # Guidance in two calls asks for its own prompt first.
-        again = found.again(now)
+        again = found.again(now, execution.whole.get("encoder_hidden_states"))
         answered = (self._coarse if stage == COARSE else self._mixed)(execution, inner, found, low, carrier, again)
         velocity = (carrier - answered.denoised) / level
         if run.carrier.hand_over is None:
@@ -103,21 +102,19 @@ class MixedPart(DrawnPart[MixedState]):
             return inner(execution)
         return read_otherwise(self.model, execution, inner, carrier, read)
 
-    def _coarse(
-        self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool
-    ) -> Answered:
+    def _coarse(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: int) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         output = inner(low)
         velocity = self.model.velocity(low, output)
         denoised = self.model.latent(low) - execution.planned.call.sigma.to(carrier) * velocity
-        run.observe(lambda: now, denoised, UNCONDITIONAL if again else CONDITIONAL)
+        run.observe(lambda: now, denoised, (CONDITIONAL, UNCONDITIONAL, OTHER)[again])
         full = run.carrier.after_coarse(denoised, size, lambda: now, None if again else slice(None))
         ratio = run.settings.ratio
         known = torch.zeros(size, dtype=torch.bool, device=carrier.device)
         known[::ratio, ::ratio] = True
         return Answered(output, full, interpolated(velocity, ratio)[..., : size[0], : size[1]], known)
 
-    def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: bool) -> Answered:
+    def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: int) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         strip = run.strip(carrier.device, self.model.longest_beside(execution.arguments))
         row = strip.gather(carrier, *run.carrier.for_strip(carrier, strip, lambda: now))

@@ -6,7 +6,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,14 +24,20 @@ class Run(Generic[Kept]):
     first: float
     last: float = math.inf
     step: int = -1
+    _asked: list[Callable[[], Tensor | None]] = field(default_factory=list)
 
-    def again(self, sigma: float) -> bool:
-        """Whether the call before was at `sigma` too; from here on, this is the latest call."""
-        found = sigma == self.last
-        if not found:
+    def again(self, sigma: float, prompt: Tensor | None = None) -> int:
+        """What a call is to guidance in several calls: 0 = its own prompt, which comes first, 1 = another, 2 = more of them, or one
+        that this step has asked before (skip-layer guidance). From here on, this is the latest call.
+        """
+        if sigma != self.last:
             self.step += 1
+            self._asked = []
         self.last = sigma
-        return found
+        if prompt is not None and any(one() is prompt for one in self._asked):
+            return 2
+        self._asked.append(weakref.ref(prompt) if prompt is not None else lambda: None)
+        return min(len(self._asked), 3) - 1
 
 
 class Runs(Protocol[Kept]):
