@@ -2,8 +2,8 @@
 
     python -m tests.fuzz [CASES]
 
-draws 10,000 cases unless told otherwise: half documents, half inputs of all nodes on the first ComfyUI that is found. The normal
-tests draw a few.
+draws 10,000 cases unless told otherwise: half documents, half inputs of all nodes, on every ComfyUI that is found. The normal tests
+draw a few.
 """
 
 from __future__ import annotations
@@ -260,8 +260,9 @@ def main(cases: int = 10_000) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))  # the core has its own
     if not cores:
         sys.exit(HOW_TO)
-    with running(cores[0]) as runner:
-        print(f"nodes on ComfyUI {cores[0].version}: {draw_nodes(runner, cases - cases // 2, False)}")
+    for core in cores:
+        with running(core) as runner:
+            print(f"nodes on ComfyUI {core.version}: {draw_nodes(runner, cases // 2 // len(cores), False)}", flush=True)
 
 
 if __name__ == "__main__":
