@@ -46,7 +46,7 @@ class LowBand:
 
 
 def pulled(denoised: Tensor, picture: Tensor, band: LowBand, weight: Tensor) -> Tensor:
-    """`denoised` with its low band moved by `weight` (scalar) of the way to the one of `picture`, which has its shape."""
+    """`denoised` with its low band moved by `weight` of the way to that of `picture`; both are of all images of a batch, or of each."""
     return denoised + (weight * band(picture.to(denoised) - denoised)).to(denoised)
 
 

@@ -51,8 +51,9 @@ class PictureGuide:
             self._made = made_for, *self._encoded(denoised, host)
         _, picture, band = self._made
         percents = flow_times(host.model_sampling)
-        weight = self.strength * falling(flow_time(host.model_sampling, sigma.flatten()[0]), percents(0.0), percents(self.until))
-        return pulled(denoised, picture, band, weight)
+        levels = sigma.reshape(len(sigma) if sigma.dim() else 1, -1)[:, 0]  # of all images, or of each
+        weights = self.strength * falling(flow_time(host.model_sampling, levels), percents(0.0), percents(self.until))
+        return pulled(denoised, picture, band, weights.view(-1, *[1] * (denoised.dim() - 1)))
 
     def _encoded(self, denoised: Tensor, host: Any) -> tuple[Tensor, LowBand]:
         """(the picture as a latent of this shape, or one for all of a batch; the band of it that counts)."""
