@@ -553,6 +553,36 @@ def test_guidance_that_asks_again_with_layers_left_out_changes_nothing_but_by_it
         assert torch.equal(once, twice)
 
 
+RISING = (0.1, 0.3, 0.5, 0.7)
+
+
+@pytest.mark.parametrize("patch", [region(), CoarseToFine()], ids=["mixed resolution", "coarse to fine"])
+@pytest.mark.parametrize("kind", ["Flux", "Wan"])
+def test_a_loop_from_picture_to_noise_is_refused(transformer, patch, kind):
+    model, call = (transformer, tiny.flux_call()) if kind == "Flux" else (tiny.wan(), tiny.wan_call())
+    scale = 1.0 if kind == "Flux" else 1000.0
+
+    def asked(sigmas: Sequence[float]) -> None:
+        for sigma in sigmas:
+            given = {**call, "hidden_states": call["hidden_states"].clone(), "timestep": torch.full((1,), scale * sigma)}
+            assert torch.isfinite(model(**given)[0]).all()
+
+    with patched(model, patch, native_pixels=NATIVE), torch.no_grad():
+        asked(reversed(RISING))
+        asked(reversed(RISING))
+        asked((0.5,))  # two pictures of one step
+        asked((0.9,))
+    with (
+        patched(model, patch, native_pixels=NATIVE),
+        torch.no_grad(),
+        pytest.raises(RopeWorksError, match=r"rise, the latest to 0.5, as those of an inversion do"),
+    ):
+        asked(RISING)
+    everywhere = MixedResolution(mask=torch.ones(1, 16, 16))
+    with patched(model, everywhere, native_pixels=NATIVE), torch.no_grad():
+        asked(RISING)
+
+
 def test_a_second_run_on_the_same_ids_is_not_handed_the_first_ones_picture(transformer):
     ids = grid_ids(8, 8)
     with patched(transformer, region(), native_pixels=NATIVE, latent_upsampler=repeated, sigmas=[LAST_SIGMA]):

@@ -36,6 +36,7 @@ class CoarsePart(DrawnPart[CoarseRun]):
         run, again = found.kept, found.again(now, execution.whole.get("encoder_hidden_states"))
         if not run.levels:
             return inner(execution)
+        self.refuse_rising(found)
         self.model.refuse_other_sizes(execution.arguments, self.what)
         carrier, depth = self.model.latent(execution), run.depth(now)
         read = run.cascade.read(carrier, depth, lambda: now)

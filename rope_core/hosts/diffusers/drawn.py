@@ -18,6 +18,7 @@ from .runs import Kept, Run, Runs, RunsOfIds
 from .ulysses import Ulysses, refuse_shared
 
 PATCH = 2  # a token is 2 x 2 latent pixels
+RISES = 2  # a single one is another picture's run
 
 
 class Drawn(PatchedTransformer):
@@ -162,6 +163,14 @@ class DrawnPart(Part, Generic[Kept]):
     def run(self, execution: Execution, of: Hashable, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
         """The run that a call at `sigma` belongs to, of those of the pictures `of`."""
         return self._runs.setdefault(of, self.model.runs()).at(self.model.key_of_run(execution.whole), sigma, begin)
+
+    def refuse_rising(self, run: Run[Kept]) -> None:
+        """Raises RopeWorksError in a run from a picture to noise (inversion), which takes what fewer tokens leave out for noise."""
+        if run.risen >= RISES:
+            raise RopeWorksError(
+                f"the times of this transformer's calls rise, the latest to {run.first:.3g}, as those of an inversion do, and {self.what} "
+                "goes from noise to picture. Leave the patch out where a picture is inverted; the pipeline that draws may have it."
+            )
 
     def close(self) -> None:
         for runs in self._runs.values():

@@ -71,7 +71,7 @@ class MixedPart(DrawnPart[MixedState]):
         call = execution.planned.call
         now = float(call.sigma)
         found = self.run(execution, (execution.image, execution.grid), now, lambda: self._new(execution, now))
-        run = found.kept.run
+        run, again = found.kept.run, found.again(now, execution.whole.get("encoder_hidden_states"))
 
         def sigma() -> float:
             return now
@@ -79,6 +79,7 @@ class MixedPart(DrawnPart[MixedState]):
         stage = run.stage(sigma)
         if run.unchanged:
             return inner(execution)
+        self.refuse_rising(found)
         self.model.refuse_other_sizes(execution.arguments, self.what)
         carrier = self.model.latent(execution)
         level = call.sigma.to(carrier)
@@ -86,7 +87,6 @@ class MixedPart(DrawnPart[MixedState]):
             return self._fine(execution, inner, run, carrier, sigma)
         run.carrier.begin(carrier, sigma)
         low = self._smaller(execution, carrier, LOW, self.settings.ratio)
-        again = found.again(now, execution.whole.get("encoder_hidden_states"))
         answered = (self._coarse if stage == COARSE else self._mixed)(execution, inner, found, low, carrier, again)
         velocity = (carrier - answered.denoised) / level
         if run.carrier.hand_over is None:

@@ -18,10 +18,14 @@ Kept = TypeVar("Kept")
 
 @dataclass
 class Run(Generic[Kept]):
-    """kept: what a part keeps during the run. first, last: the first and the latest sigma. step: the latest, from 0."""
+    """kept: what a part keeps during the run. first, last: the first and the latest sigma. step: the latest, from 0.
+
+    risen: how many runs of a single step have led to it, each at a higher sigma than the one before.
+    """
 
     kept: Kept
     first: float
+    risen: int = 0
     last: float = math.inf
     step: int = -1
     _asked: list[Callable[[], Tensor | None]] = field(default_factory=list)
@@ -38,6 +42,11 @@ class Run(Generic[Kept]):
             return 2
         self._asked.append(weakref.ref(prompt) if prompt is not None else lambda: None)
         return min(len(self._asked), 3) - 1
+
+
+def _after(before: Run[Kept] | None, sigma: float, kept: Kept) -> Run[Kept]:
+    risen = before is not None and before.step == 0 and sigma > before.first
+    return Run(kept, sigma, before.risen + 1 if before is not None and risen else 0)
 
 
 class Runs(Protocol[Kept]):
@@ -59,7 +68,7 @@ class RunsOfIds(Generic[Kept]):
     def at(self, key: Tensor, sigma: float, begin: Callable[[], Kept]) -> Run[Kept]:
         run: Run[Kept] | None = self._runs.get(key)
         if run is None or (sigma >= run.first and sigma > run.last):
-            run = self._runs[key] = Run(begin(), sigma)
+            run = self._runs[key] = _after(run, sigma, begin())
         return run
 
     def clear(self) -> None:
@@ -93,7 +102,8 @@ class RunsOfThread(Generic[Kept]):
         thread = threading.current_thread()
         found = self._runs.get(thread)
         if found is None or not found.goes_on(key, sigma):
-            found = self._runs[thread] = _OfThread(Run(begin(), sigma), weakref.ref(key), sigma)
+            before = None if found is None else found.run
+            found = self._runs[thread] = _OfThread(_after(before, sigma, begin()), weakref.ref(key), sigma)
         found.latest = sigma
         return found.run
 
