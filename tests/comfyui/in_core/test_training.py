@@ -76,6 +76,7 @@ def test_images_at_noise_levels_of_their_own_are_drawn_as_each_alone() -> None:
         sega(extrapolated(model, "dype-pi")),
         CoarseToFine.execute(model, "2", "custom", 0.5).args[0],
         MixedResRegionCRPA.execute(model, 2, 0.3, 1.0, mask=mask).args[0],
+        SharedAttentionStyleRef.execute(model, "balanced", 1.0, 0.0, 1.0, {"samples": x[:1, :, :32, :32]}, positive).args[0],
         GuidedByPicture.execute(model, torch.rand(1, 64, 64, 3), RopeLabModel.execute("rocket").args[2], 0.7, 0.9).args[0],
     ):
         both = drawn_at(patched, positive, x, levels)
