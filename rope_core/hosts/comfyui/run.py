@@ -100,7 +100,7 @@ class Asked:
 
 def trains(sampler: Any) -> bool:
     """Whether what a core runs as a sampler is its trainer."""
-    return getattr(sampler, "optimizer", None) is not None
+    return hasattr(sampler, "loss_fn") and hasattr(sampler, "optimizer")
 
 
 def begin_run(executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, *args: Any, **kwargs: Any) -> Any:
