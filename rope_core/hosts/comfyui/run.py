@@ -89,10 +89,10 @@ class Asked:
     def again(self, options: dict[str, Any], kinds: Sequence[int]) -> bool:
         """Whether all prompts of a call with these transformer_options have been asked in its step before. kinds: see `kinds_of`."""
         levels, marks = options.get("sigmas"), options.get("uuids")
-        if levels is None or not marks:
+        if not isinstance(levels, Tensor) or not marks:
             return False
         asked: set[Any] = self._asked.setdefault(levels, set())
-        prompts = set(zip(marks, kinds, strict=True))  # prompts for areas lend their marks to those of another kind
+        prompts = set(zip(marks, kinds, strict=False))  # prompts for areas lend their marks to those of another kind
         found = prompts <= asked
         asked |= prompts
         return found
