@@ -16,7 +16,7 @@ from ..data.world import PIXELS_PER_TOKEN, drawing_tokens, picture, scene
 from ..model.drawn import Drawn
 from ..pictures.charts import contact_sheet, small
 from ..sampling.draw import CFG, Prompt, draw, random_prompts
-from ..sampling.methods import FLAT, METHODS, PLAIN
+from ..sampling.methods import BY_SIDE, FLAT, METHODS, PLAIN
 from ..sampling.sample import NATIVE, Canvas, canvases
 from .metrics import around, detail, likeness
 from .named import Named, named
@@ -26,6 +26,7 @@ from .tables import Columns, Result, differences, markdown
 
 STEPS = 10
 SIZES = ("1×", "1.5×", "2×", "2:1", "1:2", "3×")
+OBLONGS = ("2:1", "1:2")
 EMPTY, TRUTH, ENLARGED = "(empty canvas)", "(truth)", "(native, enlarged)"
 ANCHORS = (EMPTY, TRUTH, ENLARGED)
 COLUMNS: Columns = {
@@ -49,6 +50,7 @@ it names, at seven eighths of the canvas's shorter side.
 - **detail**: where the drawing is, energy of what a picture of native size could not hold, against the truth's. 0 dB = as much; noise has
   it too. **detail in place**: its correlation with the truth's, moved to where the picture has its drawing. 1 = the same, 0 = none.
 - *{FLAT}* is a control: SEGA over yarn with one factor for all pairs, where SEGA chooses by the picture's spectrum.
+- *{BY_SIDE}*: on oblongs alone, pi with `native_rule` side, which stretches the longer axis and leaves the other.
 - *{EMPTY}*, *{TRUTH}*, *{ENLARGED}* are no methods: the background alone, what a perfect model draws, and the picture of native size
   of the same prompt and seed, enlarged. They tell what a figure is worth."""
 # A prompt costs minutes: the dearest canvas and what is over every rule take their turn with every second or fourth prompt.
@@ -75,6 +77,8 @@ def due(method: str, size: str, number: int) -> bool:
     every = RARER.get(size, 1)
     if size == NATIVE.name:
         return method == PLAIN
+    if method == BY_SIDE and size not in OBLONGS:
+        return False  # a square is the same either way
     if method.startswith("SEGA over") or method == FLAT:
         every = max(every, 1 if method in OFTENER else 4)
     return number % every == 0

@@ -7,11 +7,13 @@ from rope_core import SEGA_METHODS, Extrapolate, Patch, Sega
 
 Patches = tuple[Patch, ...]
 
-PLAIN, FLAT = "plain", "flat factor over yarn"
+PLAIN, FLAT, BY_SIDE = "plain", "flat factor over yarn", "pi by side"
 METHODS: dict[str, Patches] = {
     PLAIN: (),
     **{rule: (Extrapolate(rule),) for rule in RULES if rule != "riflex"},
     **{f"SEGA over {rule}": (Sega(extrapolation=rule),) for rule in SEGA_METHODS if rule != "keep"},
+    # An oblong compared with the native square: one axis is stretched, where the rules above stretch both alike.
+    BY_SIDE: (Extrapolate("pi", native_rule="side"),),
     # SEGA with its spectrum switched off: one factor for all pairs. What this reaches needs no spectrum.
     FLAT: (Sega(extrapolation="yarn", amplitude=0.0),),
 }

@@ -24,7 +24,7 @@ from lab.model.vae import LinearVAE
 from lab.sampling.clips import METHODS as CLIP_METHODS
 from lab.sampling.clips import Story
 from lab.sampling.draw import Prompt
-from lab.sampling.methods import METHODS, PLAIN
+from lab.sampling.methods import BY_SIDE, METHODS, PLAIN
 from lab.sampling.mixed import CANVAS_OF_RATIO, compared, pixels, shapes
 from lab.sampling.sample import CANVASES
 from lab.sampling.style import Pair, methods, pairs
@@ -195,7 +195,8 @@ def test_what_costs_most_is_drawn_less_often_and_sega_with_prompts_that_its_rule
             assert not due or PLAIN in due
             assert all(name.removeprefix("SEGA over ") in due for name in due)
     assert {name for name in METHODS if extrapolation.due(name, "1×", 0)} == {PLAIN}
-    assert {name for name in METHODS if extrapolation.due(name, "3×", 0)} == set(METHODS)
+    assert {name for name in METHODS if extrapolation.due(name, "3×", 0)} == set(METHODS) - {BY_SIDE}
+    assert {name for name in METHODS if extrapolation.due(name, "2:1", 0)} == set(METHODS)
     with pytest.raises(ValueError, match="unknown method 'magic': choose from plain, pi"):
         extrapolation.Chosen.of(methods=["magic"])
 

@@ -15,7 +15,7 @@ from lab.data.world import picture, random_scenes
 from lab.evaluate.metrics import psnr_within
 from lab.model.flux import build_transformer, pack, to_comfyui_names, to_diffusers_names, unpack
 from lab.model.vae import LinearVAE
-from lab.sampling.methods import FLAT, METHODS, PLAIN, SHOWN
+from lab.sampling.methods import BY_SIDE, FLAT, METHODS, PLAIN, SHOWN
 from lab.sampling.sample import CANVASES, canvases, seeded_noise
 
 
@@ -61,7 +61,7 @@ def test_the_noise_of_a_picture_does_not_depend_on_its_batch():
 
 
 def test_every_rule_is_compared_alone_and_under_sega():
-    alone = {name for name in METHODS if name not in (PLAIN, FLAT) and not name.startswith("SEGA over ")}
+    alone = {name for name in METHODS if name not in (PLAIN, FLAT, BY_SIDE) and not name.startswith("SEGA over ")}
     assert {name.removeprefix("SEGA over ") for name in METHODS if name.startswith("SEGA over ")} == alone
     assert len(alone) == 10 and "riflex" not in alone
     assert METHODS[PLAIN] == () and all(len(patches) == 1 for name, patches in METHODS.items() if name != PLAIN)
