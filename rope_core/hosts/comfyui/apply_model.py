@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...active import REPLACED_EMBEDDER, ActivePlan
 from ...errors import RopeWorksError
 from ...inspect.record import RunRecord
 from ...stack import Call
-from .caches import without_stale_caches
+from .caches import without_stale_caches, without_step_caches
 from .call import ModelCall
 from .execution import Answer, Execution, PatchedModel
 from .images import by_image
@@ -40,6 +41,7 @@ LOST_EMBEDDER = (
     "another node replaced this model's rotary embedder after RoPE Works, so {nodes} cannot act within the model: connect that node "
     "before the RoPE Works nodes, or remove it"
 )
+RESTING = "{cache} rests where the model runs on fewer tokens, or on one image of a batch: it would keep one call's results for another"
 LOST_ATTENTION = (
     "no attention call of this model came to RoPE Works, so a style reference would be read by nobody: another node or engine replaced its "
     "attention. Remove that node, or bypass Shared-Attention Style Ref."
@@ -80,7 +82,7 @@ class ApplyModel:
         request = execution.request
         self.record.axes = execution.planned.call.axes
         first = self._announce(execution.planned.call, run, tuple(request.picture.shape[2:]))
-        answer: Answer = partial(self._executed, first=first)
+        answer: Answer = partial(self._executed, first=first, asked=x.shape)
         for part in reversed(self.parts):
             answer = partial(part.answer, inner=answer)
         if self._one_table_for_several(execution) or self._several_times(execution):
@@ -103,8 +105,13 @@ class ApplyModel:
         run, t = execution.run, execution.request.t
         return self.model.stack.goes_by_time and (run.trains or run.kept((self, "several times"), lambda: bool((t != t[:1]).any())))
 
-    def _executed(self, execution: Execution, first: bool) -> Tensor:
+    def _executed(self, execution: Execution, first: bool, asked: torch.Size) -> Tensor:
         planned = execution.planned
+        if execution.request.x.shape != asked:
+            request, caches = without_step_caches(execution.request)
+            execution = replace(execution, request=request)
+            for cache in caches:
+                self._tell(execution.run, RESTING.format(cache=cache))
         execution.record.note(planned.call.sigma, planned.plan)
         result, active = execution.executed()
         if first:
@@ -197,10 +204,14 @@ class ApplyModel:
             )
 
     def _warn(self, run: SamplingRun, text: str, more: Callable[[], str] = str) -> None:
+        self._tell(run, text, more, logging.WARNING)
+
+    def _tell(self, run: SamplingRun, text: str, more: Callable[[], str] = str, level: int = logging.INFO) -> None:
+        """Once a run."""
         said = run.kept((self, "said"), set)
         if text not in said:
             said.add(text)
-            log.warning(text + more())
+            log.log(level, text + more())
 
     def _announce(self, call: Call, run: SamplingRun, size: tuple[int, ...]) -> bool:
         """One line per patch at the first call of a run, and at each new size in it; True at those calls."""

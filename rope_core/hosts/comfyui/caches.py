@@ -1,18 +1,23 @@
-"""ComfyUI: what a model keeps from one step for the next, rotated or made from rotated: it must not meet angles of another step."""
+"""ComfyUI: what is kept from one step for the next: it must not meet angles of another step, nor other tokens, nor another image."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
+
 from ...errors import RopeWorksError
 from ...stack import Stack
 from .call import ModelCall
 from .execution import Execution
+from .names import name_of, node_of
+from .own_pass import replaced_forward
 
 POSE_CACHE = "animate2_cache"  # of Wan Animate 2: what its pose branch makes in the first step serves all others
 # Of Qwen-Image 2.1: rotated keys of text and references, which the first step makes; the option says where they are kept.
 PREFIX_CACHE, PREFIX_CACHE_IS_ON = "qwen_image21_cache", "prefix_cache_enabled"
+STEP_CACHE = "cache"  # in the names of what other nodes keep of a step, whatever they call it beside
 BLOCKS_SO_FAR = "ar_state"  # of a causal Wan, while it draws block by block: keys of the blocks before
 
 
@@ -36,6 +41,28 @@ def without_stale_caches(execution: Execution, stack: Stack) -> tuple[Execution,
         )
         return _with_options(execution, {**options, PREFIX_CACHE: off}), said
     return execution, ""
+
+
+def without_step_caches(request: ModelCall) -> tuple[ModelCall, list[str]]:
+    """(the request without other nodes' caches of what a model answers, names of those left out).
+
+    For calls that are others than a step's own: on fewer tokens, or for one image of a batch. Raises RopeWorksError for a cache in the
+    place of the model's own forward, which cannot be left out.
+    """
+    replaced = replaced_forward(request.host.diffusion_model)
+    if replaced is not None and STEP_CACHE in name_of(replaced).lower():
+        raise RopeWorksError(
+            f"{node_of(replaced)} keeps what this model answers for the next step, and RoPE Works asks it more than once a step here, or "
+            "for fewer tokens. Remove that node, or the one that asks so: Mixed-Res Region (CRPA), Coarse to Fine, or SEGA on a batch."
+        )
+    wrappers = request.options.get("wrappers") or {}
+    hung = wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
+    caches = {key: [each for each in listed if STEP_CACHE in f"{key} {name_of(each)}".lower()] for key, listed in hung.items()}
+    if not any(caches.values()):
+        return request, []
+    kept = {key: [each for each in listed if each not in caches[key]] for key, listed in hung.items()}
+    options = {**request.options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}}
+    return replace(request, options=options), [node_of(each) for listed in caches.values() for each in listed]
 
 
 def _keeps_its_prefix(request: ModelCall) -> bool:

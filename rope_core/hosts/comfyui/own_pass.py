@@ -27,7 +27,7 @@ def alone(request: ModelCall, mark: UUID) -> ModelCall:
     mark: what those who keep something per prompt shall know it by. The attention of a pack before us stays: it is how this machine
     attends. Raises RopeWorksError for what replaced the model's own forward, since it cannot be passed by.
     """
-    replaced = _replaced_forward(request.host.diffusion_model)
+    replaced = replaced_forward(request.host.diffusion_model)
     if replaced is not None:
         raise RopeWorksError(
             f"{node_of(replaced)} replaced this model's own forward, so it would also act on the style reference's pass, which it knows "
@@ -62,7 +62,7 @@ def weights_in_force(request: ModelCall) -> Hashable:
     return () if hooks is None else tuple((hook.hook_ref, getattr(hook, "strength_model", hook.strength)) for hook in hooks.hooks)
 
 
-def _replaced_forward(transformer: nn.Module) -> Callable[..., Any] | None:
+def replaced_forward(transformer: nn.Module) -> Callable[..., Any] | None:
     """Another pack's function in the place of one of the transformer's own passes."""
     own = getattr(transformer, "_orig_mod", transformer)  # of a compiled one
     for name, value in vars(own).items():
