@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
+from torch import nn
 
 from ...errors import RopeWorksError
 from ...stack import Stack
 from .call import ModelCall
 from .execution import Execution
-from .names import name_of, node_of
+from .names import node_of, short_name_of
 from .own_pass import replaced_forward
 
 POSE_CACHE = "animate2_cache"  # of Wan Animate 2: what its pose branch makes in the first step serves all others
@@ -47,22 +48,30 @@ def without_step_caches(request: ModelCall) -> tuple[ModelCall, list[str]]:
     """(the request without other nodes' caches of what a model answers, names of those left out).
 
     For calls that are others than a step's own: on fewer tokens, or for one image of a batch. Raises RopeWorksError for a cache in the
-    place of the model's own forward, which cannot be left out.
+    place of the model's own forward or blocks, which cannot be left out.
     """
-    replaced = replaced_forward(request.host.diffusion_model)
-    if replaced is not None and STEP_CACHE in name_of(replaced).lower():
+    found = _cache_in_place(request.host.diffusion_model)
+    if found is not None:
         raise RopeWorksError(
-            f"{node_of(replaced)} keeps what this model answers for the next step, and RoPE Works asks it more than once a step here, or "
+            f"{node_of(found)} keeps what this model answers for the next step, and RoPE Works asks it more than once a step here, or "
             "for fewer tokens. Remove that node, or the one that asks so: Mixed-Res Region (CRPA), Coarse to Fine, or SEGA on a batch."
         )
     wrappers = request.options.get("wrappers") or {}
     hung = wrappers.get(WrappersMP.DIFFUSION_MODEL, {})
-    caches = {key: [each for each in listed if STEP_CACHE in f"{key} {name_of(each)}".lower()] for key, listed in hung.items()}
+    caches = {key: [each for each in listed if STEP_CACHE in f"{key} {short_name_of(each)}".lower()] for key, listed in hung.items()}
     if not any(caches.values()):
         return request, []
     kept = {key: [each for each in listed if each not in caches[key]] for key, listed in hung.items()}
     options = {**request.options, "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: kept}}
     return replace(request, options=options), [node_of(each) for listed in caches.values() for each in listed]
+
+
+def _cache_in_place(transformer: nn.Module) -> Any:
+    """What keeps a step's results in the place of the model's own forward, or of its blocks; None where nothing does."""
+    own = getattr(transformer, "_orig_mod", transformer)  # of a compiled one
+    blocks = (block for part in own.children() for block in (part, *part.children()))
+    found = (each for each in (replaced_forward(transformer), *blocks) if each is not None)
+    return next((each for each in found if STEP_CACHE in short_name_of(each).lower()), None)
 
 
 def _keeps_its_prefix(request: ModelCall) -> bool:

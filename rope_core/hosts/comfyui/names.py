@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from types import CodeType, ModuleType
@@ -12,6 +13,12 @@ def name_of(thing: Any) -> str:
     """Module and name of a function, or of an object's class."""
     named = _named(thing)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def short_name_of(thing: Any) -> str:
+    """The same without folders: packs are modules called by their paths."""
+    named = _named(thing)
+    return ".".join([*re.split(r"[./\\]", named.__module__)[-2:], named.__qualname__])
 
 
 def node_of(thing: Any) -> str:

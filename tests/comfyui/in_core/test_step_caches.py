@@ -79,3 +79,23 @@ def test_a_cache_in_the_place_of_the_forward_is_refused_for_fewer_tokens_alone()
     said = message_of(lambda: drawn(replaced, CoarseToFine(switch=0.5), ONE, None, True))
     assert "cached_forward, of another node, keeps what this model answers for the next step" in said
     assert torch.isfinite(drawn(replaced, Sega(), ONE, None, True)).all()
+
+
+class CachedBlocks(torch.nn.Module):
+    """Of another pack, in the place of a model's blocks."""
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.block(*args, **kwargs)
+
+
+def test_a_cache_in_the_place_of_blocks_is_refused_for_fewer_tokens_alone() -> None:
+    replaced = set_native_pixels(models.flux(depth=1, depth_single_blocks=1), 64)
+    [block] = replaced.model.diffusion_model.double_blocks
+    replaced.add_object_patch("diffusion_model.double_blocks", torch.nn.ModuleList([CachedBlocks(block)]))
+    said = message_of(lambda: drawn(replaced, MixedResolution(mask=corner(), **STAGES), ONE, None, True))
+    assert "CachedBlocks, of another node, keeps what this model answers for the next step" in said
+    assert torch.isfinite(drawn(replaced, Sega(), ONE, None, True)).all()
