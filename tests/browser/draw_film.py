@@ -121,7 +121,7 @@ def film(server: Server) -> Film:
             frontend.frame()
             done.shot(regions.at(corner))
         frontend.page.mouse.up()
-        regions.count()
+        regions.until_counted()
         done.shot(regions.at(TO), SLOW)
         done.shot(at_run, SLOW)
         within = run(frontend, without)

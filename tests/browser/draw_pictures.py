@@ -87,7 +87,7 @@ def editor(server: Server) -> None:
         left, top = frontend.page.evaluate("(({left, top}) => [left, top])(window.app.canvas.canvas.getBoundingClientRect())")
         frontend.page.mouse.move(1200, 800)
         clip = {"x": left + x - AROUND, "y": top + y - AROUND, "width": width + 2 * AROUND, "height": height + 2 * AROUND}
-        regions.count()
+        regions.until_counted()
         frontend.page.screenshot(path=HELP / "MixedResRegionMask.png", clip=clip)
 
 

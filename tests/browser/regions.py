@@ -68,7 +68,7 @@ class Regions:
         for key in keys:
             self.part("canvas").press(key)
 
-    def count(self) -> None:
+    def until_counted(self) -> None:
         """Waits past the moment after the last stroke at which the editor counts again."""
         self.page.wait_for_timeout(500)
 

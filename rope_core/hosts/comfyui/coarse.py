@@ -12,17 +12,15 @@ from ...errors import RopeWorksError
 from ...extrapolate.projection import token_grid
 from ...layout import LOW
 from ...mixed.coarse_to_fine import CoarseRun, CoarseToFine
-from ...mixed.run import CONDITIONAL
 from ...stack import COARSE_TO_FINE
 from .call import UPSAMPLE_KEY, ModelCall, hidden_width, patch_size
 from .execution import Answer, Execution, Part
-from .fewer_tokens import Sigma, conditional_rows, refuse_rising, refuse_what_goes_by_the_grid
+from .fewer_tokens import Sigma, conditional_rows, kinds_asked, refuse_rising, refuse_what_goes_by_the_grid
 from .gather import at_low
 from .images import by_prompt
 from .packed import without_sound
 from .picture import PartOfPicture, parts_of_call
-from .prompt import kinds_of
-from .run import Asked, SamplingRun
+from .run import SamplingRun
 
 log = logging.getLogger("ropeworks")
 
@@ -64,10 +62,8 @@ class CoarsePart(Part):
         patch, ratio = self._patch(request), run.ratio(depth)
         small = at_low(request, partial(run.cascade.low, depth=depth), patch, ratio, self.settings.node)
         low = inner(self.model.other(execution, replace(small, x=read), LOW, float(ratio)))
-        conditional = conditional_rows(request, execution.run, CONDITIONAL)
+        conditional = conditional_rows(request, kinds_asked(request, execution.run, run))
         with lock:
-            if execution.run.kept(("asked", id(run)), Asked).again(request.options, kinds_of(request.options, execution.run.guider)):
-                conditional = None
             return run.cascade.answered(low, (request.x.shape[-2], request.x.shape[-1]), depth, sigma, conditional)
 
     # ---- one run

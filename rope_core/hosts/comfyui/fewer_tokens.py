@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...errors import RopeWorksError
+from ...mixed.run import CONDITIONAL, OTHER
 from .call import ModelCall
 from .names import node_of
 from .prompt import kinds_of
-from .run import SamplingRun
+from .run import Asked, SamplingRun
 
 # Hooks of other nodes that are handed the tokens as the picture's grid.
 GRID_HOOKS = ("post_input", "double_block", "single_block", "noise_refiner", "attn1_patch", "attn2_patch", "mlp_patch")
@@ -44,11 +45,21 @@ def refuse_rising(sigmas: list[float], node: str) -> None:
         )
 
 
-def conditional_rows(request: ModelCall, run: SamplingRun, conditional: int) -> slice | None:
-    """The positive prompt's rows of the batch, `conditional` being its kind; None where it is not among them."""
+def kinds_asked(request: ModelCall, run: SamplingRun, of: object) -> list[int]:
+    """As `kinds_of`; OTHER throughout where this step has asked these prompts before, see `Asked`. To be told of each call once.
+
+    of: the mixed or coarse run whose calls count.
+    """
     kinds = kinds_of(request.options, run.guider)
+    with run.lock:
+        again = run.kept(("asked", id(of)), Asked).again(request.options, kinds)
+    return [OTHER] * len(kinds) if again else kinds
+
+
+def conditional_rows(request: ModelCall, kinds: list[int]) -> slice | None:
+    """The positive prompt's rows of the batch; None where it is not among its `kinds`."""
     chunk = len(request.x) // len(kinds)
-    first = kinds.index(conditional) * chunk if conditional in kinds else None
+    first = kinds.index(CONDITIONAL) * chunk if CONDITIONAL in kinds else None
     return None if first is None else slice(first, first + chunk)
 
 

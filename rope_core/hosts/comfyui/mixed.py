@@ -22,7 +22,7 @@ from ...mixed.handover import HandOver
 from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid, part_of
-from ...mixed.run import CONDITIONAL, OTHER, MixedRun, query_groups
+from ...mixed.run import MixedRun, query_groups
 from ...mixed.strip import Strip, every_nth
 from ...packed import PackedFinder, check_masks
 from ...stack import MIXED, Call
@@ -30,7 +30,7 @@ from ...table import token_table
 from ...tokens import TokenFinder
 from .call import UPSAMPLE_KEY, ModelCall, finder_of, hidden_width, patch_size
 from .execution import Answer, Execution, Part, Planned
-from .fewer_tokens import Sigma, conditional_rows, refuse_rising, refuse_what_goes_by_the_grid
+from .fewer_tokens import Sigma, conditional_rows, kinds_asked, refuse_rising, refuse_what_goes_by_the_grid
 from .gather import at_low, on_the_strip
 from .images import by_image, by_prompt
 from .names import name_of
@@ -38,7 +38,7 @@ from .packed import without_sound
 from .picture import PartOfPicture, Size, latent_size, parts_of_call
 from .positions import origins, position_steps
 from .prompt import kinds_of
-from .run import Asked, SamplingRun
+from .run import SamplingRun
 
 log = logging.getLogger("ropeworks")
 
@@ -81,17 +81,14 @@ class MixedPart(Part):
         looks = stage == FINE and run.looks_sharply(sigma)
         if stage == FINE and not looks:
             return inner(self.model.other(execution, replace(request, x=run.for_fine(request.x, sigma))))
-        kinds, conditional = kinds_of(request.options, execution.run.guider), conditional_rows(request, execution.run, CONDITIONAL)
-        chunk = len(request.x) // len(kinds)
-        with execution.run.lock:
-            if execution.run.kept(("asked", id(run)), Asked).again(request.options, kinds):
-                kinds, conditional = [OTHER] * len(kinds), None
+        kinds = kinds_asked(request, execution.run, run)
         if looks:
             sharp = inner(execution)
             with execution.run.lock:
                 for kind, answer in zip(kinds, sharp.chunk(len(kinds)), strict=True):
                     run.observe(sigma, run.carrier.low(answer), kind)
             return sharp
+        chunk, conditional = len(request.x) // len(kinds), conditional_rows(request, kinds)
         with execution.run.lock:
             run.carrier.begin(request.x[:chunk], sigma)
         if stage == COARSE:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...layout import LOW
 from ...mixed.coarse_to_fine import CoarseRun, CoarseToFine
+from ...mixed.run import CONDITIONAL
 from ...stack import COARSE_TO_FINE
 from .drawn import PATCH, DrawnPart
 from .execution import Answer, Execution, PatchedTransformer
@@ -33,7 +34,7 @@ class CoarsePart(DrawnPart[CoarseRun]):
         level = execution.planned.call.sigma
         now = float(level)
         found = self.run(execution, (execution.image, execution.grid), now, lambda: self._new(execution, now))
-        run, again = found.kept, found.again(now, execution.whole.get("encoder_hidden_states"))
+        run, kind = found.kept, found.kind_of_call(now, execution.whole.get("encoder_hidden_states"))
         if not run.levels:
             return inner(execution)
         self.refuse_rising(found)
@@ -45,7 +46,7 @@ class CoarsePart(DrawnPart[CoarseRun]):
         low = self.model.other(execution, *self.model.with_latent(execution, read), LOW, float(run.ratio(depth)))
         output = inner(low)
         own, size = self.model.velocity(low, output), (carrier.shape[-2], carrier.shape[-1])
-        full = run.cascade.answered(read - level.to(read) * own, size, depth, lambda: now, None if again else slice(None))
+        full = run.cascade.answered(read - level.to(read) * own, size, depth, lambda: now, slice(None) if kind == CONDITIONAL else None)
         velocity = (carrier - full) / level.to(carrier)
         if self.model.told.upsampler is None:
             velocity = _with_own(velocity, own, run.ratio(depth))

@@ -17,7 +17,7 @@ from ...mixed.group_tables import GroupGrid
 from ...mixed.nested import carrier_for
 from ...mixed.patches import COARSE, FINE, MixedResolution
 from ...mixed.regions import CellGrid
-from ...mixed.run import CONDITIONAL, OTHER, UNCONDITIONAL, MixedRun, query_groups
+from ...mixed.run import CONDITIONAL, MixedRun, query_groups
 from ...mixed.strip import Strip, every_nth, interpolated
 from ...stack import MIXED
 from .drawn import PATCH, Drawn, DrawnPart
@@ -71,7 +71,7 @@ class MixedPart(DrawnPart[MixedState]):
         call = execution.planned.call
         now = float(call.sigma)
         found = self.run(execution, (execution.image, execution.grid), now, lambda: self._new(execution, now))
-        run, again = found.kept.run, found.again(now, execution.whole.get("encoder_hidden_states"))
+        run, kind = found.kept.run, found.kind_of_call(now, execution.whole.get("encoder_hidden_states"))
 
         def sigma() -> float:
             return now
@@ -87,7 +87,7 @@ class MixedPart(DrawnPart[MixedState]):
             return self._fine(execution, inner, run, carrier, sigma)
         run.carrier.begin(carrier, sigma)
         low = self._smaller(execution, carrier, LOW, self.settings.ratio)
-        answered = (self._coarse if stage == COARSE else self._mixed)(execution, inner, found, low, carrier, again)
+        answered = (self._coarse if stage == COARSE else self._mixed)(execution, inner, found, low, carrier, kind)
         velocity = (carrier - answered.denoised) / level
         if run.carrier.hand_over is None:
             # A token's own velocity is exact; elsewhere it is the one that leads to the interpolated picture.
@@ -102,19 +102,19 @@ class MixedPart(DrawnPart[MixedState]):
             return inner(execution)
         return read_otherwise(self.model, execution, inner, carrier, read)
 
-    def _coarse(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: int) -> Answered:
+    def _coarse(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, kind: int) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         output = inner(low)
         velocity = self.model.velocity(low, output)
         denoised = self.model.latent(low) - execution.planned.call.sigma.to(carrier) * velocity
-        run.observe(lambda: now, denoised, (CONDITIONAL, UNCONDITIONAL, OTHER)[again])
-        full = run.carrier.after_coarse(denoised, size, lambda: now, None if again else slice(None))
+        run.observe(lambda: now, denoised, kind)
+        full = run.carrier.after_coarse(denoised, size, lambda: now, slice(None) if kind == CONDITIONAL else None)
         ratio = run.settings.ratio
         known = torch.zeros(size, dtype=torch.bool, device=carrier.device)
         known[::ratio, ::ratio] = True
         return Answered(output, full, interpolated(velocity, ratio)[..., : size[0], : size[1]], known)
 
-    def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, again: int) -> Answered:
+    def _mixed(self, execution: Execution, inner: Answer, found: Run[MixedState], low: Execution, carrier: Tensor, kind: int) -> Answered:
         run, now, size = found.kept.run, found.last, _size(carrier)
         strip = run.strip(carrier.device, self.model.longest_beside(execution.arguments))
         row = strip.gather(carrier, *run.carrier.for_strip(carrier, strip, lambda: now))
@@ -125,7 +125,7 @@ class MixedPart(DrawnPart[MixedState]):
         output = inner(on_strip)
         velocity = self.model.velocity(on_strip, output)
         denoised = row - execution.planned.call.sigma.to(row) * velocity
-        full = run.carrier.after_mixed(strip, denoised, size, lambda: now, None if again else slice(None))
+        full = run.carrier.after_mixed(strip, denoised, size, lambda: now, slice(None) if kind == CONDITIONAL else None)
         known = strip.known(size)
         return Answered(output, full, strip.scatter(velocity, size), known if carrier.dim() == 5 else known[0])
 

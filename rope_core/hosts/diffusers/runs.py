@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ...mixed.run import CONDITIONAL, OTHER, UNCONDITIONAL
+
 Kept = TypeVar("Kept")
 
 
@@ -30,21 +32,22 @@ class Run(Generic[Kept]):
     step: int = -1
     _asked: list[Callable[[], Tensor | None]] = field(default_factory=list)
 
-    def again(self, sigma: float, prompt: Tensor | None = None) -> int:
-        """What a call is to guidance in several calls: 0 = its own prompt, which comes first, 1 = another, 2 = more of them, or one
-        that this step has asked before (skip-layer guidance). From here on, this is the latest call.
+    def kind_of_call(self, sigma: float, prompt: Tensor | None = None) -> int:
+        """What the call after the latest, which it becomes, is to guidance: CONDITIONAL = the step's first, UNCONDITIONAL = its second
+        prompt, OTHER = more, or one that this step has asked before (skip-layer guidance). prompt: as passed.
         """
         if sigma != self.last:
             self.step += 1
             self._asked = []
         self.last = sigma
         if prompt is not None and any(one() is prompt for one in self._asked):
-            return 2
+            return OTHER
         self._asked.append(weakref.ref(prompt) if prompt is not None else lambda: None)
-        return min(len(self._asked), 3) - 1
+        return (CONDITIONAL, UNCONDITIONAL, OTHER)[min(len(self._asked), 3) - 1]
 
 
 def _after(before: Run[Kept] | None, sigma: float, kept: Kept) -> Run[Kept]:
+    """A run at `sigma` that keeps `kept`, on the same ids, or in the same thread, as the one `before`."""
     risen = before is not None and before.step == 0 and sigma > before.first
     return Run(kept, sigma, before.risen + 1 if before is not None and risen else 0)
 

@@ -68,7 +68,7 @@ class ReferencePart(DrawnPart[StyleState]):
         now = float(call.sigma)
         self.model.refuse_times_by_token(execution.whole, self.what)
         run = self.run(execution, self.model.grid(execution.whole), now, lambda: self._new(now))
-        run.again(now)  # also for a step outside of every window, which counts as one
+        run.kind_of_call(now)  # also for a step outside of every window, which counts as one
         acting = [patch for patch in able if _inside(call, patch)]
         for patch in able:
             if patch not in acting:

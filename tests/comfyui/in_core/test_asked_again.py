@@ -11,10 +11,10 @@ from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_latent_upsampl
 
 from . import models
 from .recording import message_of
+from .test_mixed_sampling import STAGES, corner
 from .test_what_runs import first_block_is_told
 
 SHAPE, CLIP = (1, 16, 16, 16), (1, 16, 3, 16, 16)
-STAGES = {"coarse_until": 0.3, "fine_from": 0.7}
 
 
 def skipping(model: Any, scale: float) -> Any:
@@ -26,12 +26,6 @@ def skipping(model: Any, scale: float) -> Any:
 def brighter(low: torch.Tensor, ratio: int) -> torch.Tensor:
     """A latent upsampler that is no interpolation."""
     return low.repeat_interleave(ratio, -2).repeat_interleave(ratio, -1) + low.mean()
-
-
-def corner() -> torch.Tensor:
-    mask = torch.zeros(1, 16, 16)
-    mask[:, :8, :8] = 1
-    return mask
 
 
 def runs_of(model: Any) -> list[tuple[Any, tuple[Patch, ...]]]:

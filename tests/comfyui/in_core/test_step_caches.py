@@ -11,22 +11,16 @@ from ropeworks_pack.rope_core.hosts.comfyui import add_patch, set_native_pixels
 
 from . import models
 from .recording import lines_of_ours, message_of
+from .test_mixed_sampling import STAGES, corner
 from .test_more_families import of
 from .test_style_own_pass import skipped
 
 ONE, TWO, CLIP = (1, 16, 16, 16), (2, 16, 16, 16), (1, 16, 3, 16, 16)
 SKIPS = 3.0  # a threshold at which the cache skips steps even of these models
-STAGES = {"coarse_until": 0.3, "fine_from": 0.7}
 
 
 def cached(model: Any, threshold: float) -> Any:
     return EasyCacheNode.execute(model, threshold, 0.0, 1.0, False).args[0]
-
-
-def corner() -> torch.Tensor:
-    mask = torch.zeros(1, 16, 16)
-    mask[:, :8, :8] = 1
-    return mask
 
 
 def drawn(model: Any, patch: Patch, shape: tuple[int, ...], threshold: float | None, after: bool) -> torch.Tensor:

@@ -7,7 +7,6 @@ from unittest import mock
 
 import comfy.samplers
 import torch
-from comfy_extras.nodes_train import TrainLoraNode
 from ropeworks_pack.nodes.coarse_to_fine import CoarseToFine
 from ropeworks_pack.nodes.extrapolate import RopePatchExtrapolate
 from ropeworks_pack.nodes.guided_by_picture import GuidedByPicture
@@ -23,9 +22,8 @@ from ropeworks_pack.rope_core.rpe2d.patches import Rpe2dTraining
 
 from . import models
 from .recording import lines_of_ours, message_of
-from .test_rpe2d_training import apart, tiny, trained
+from .test_rpe2d_training import LISTS, apart, tiny, trained
 
-LISTS = hasattr(TrainLoraNode, "execute")  # the newer trainer, which checkpoints as deep as it is told
 FLUX, WAN = (RopeLabModel, (2, 16, 48, 48)), (RopeLabVideoModel, (2, 16, 2, 24, 24))  # beyond native
 
 
